@@ -1,0 +1,229 @@
+"""Which limits apply to a request, and what each charges.
+
+A PolicySet is compiled once from the configuration. Whether a path can concern a policy depends on the path alone, so
+that answer is cached; what is left for each request is a few set look-ups over the policies that can match.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from functools import lru_cache
+from typing import NamedTuple
+
+from proxy.decision.bucket import Charge, Limit
+from proxy.decision.identity import ClientAddress, Identity, Key, Network, host_of
+from proxy.decision.request import CACHED_TARGET_CHARS, CACHED_TARGETS, RequestFacts, path_part, paths_of
+
+
+class OnStoreFailure(Enum):
+    """What a policy does with a request that the store cannot decide."""
+
+    DENY = "deny"
+    ALLOW = "allow"
+
+
+@dataclass(frozen=True, slots=True)
+class FieldMatch:
+    """A header condition: the field is present (`pattern` None) or one of its values matches whole."""
+
+    name: str
+    pattern: re.Pattern[str] | None
+
+    def matches(self, facts: RequestFacts) -> bool:
+        values = facts.fields.getall(self.name, ())
+        if self.pattern is None:
+            return bool(values)
+        return any(self.pattern.fullmatch(value.strip(" \t")) for value in values)
+
+
+class Mismatch(NamedTuple):
+    """A condition that does not hold, as the configuration names it, and what the request has in that place."""
+
+    condition: str
+    found: str
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """Conditions that must all hold; an empty one always does. Within one, any alternative suffices."""
+
+    paths: tuple[re.Pattern[str], ...] = ()
+    methods: frozenset[str] = frozenset()
+    fields: tuple[FieldMatch, ...] = ()
+    hosts: tuple[re.Pattern[str], ...] = ()
+    client_ip: tuple[Network, ...] = ()
+
+    def takes_path(self, paths: Sequence[str]) -> bool:
+        """Whether any reading of the path matches."""
+        return not self.paths or any(pattern.fullmatch(path) for pattern in self.paths for path in paths)
+
+    def takes_rest(self, facts: RequestFacts, identity: Identity) -> bool:
+        """Whether everything but path and method matches."""
+        if self.fields and not all(condition.matches(facts) for condition in self.fields):
+            return False
+        if self.hosts:
+            host = host_of(facts) or ""
+            if not any(pattern.fullmatch(host) for pattern in self.hosts):
+                return False
+        if self.client_ip:
+            address = identity.client_ip(facts)
+            return any(address in network for network in self.client_ip)
+        return True
+
+    def why_not(self, facts: RequestFacts, identity: Identity) -> Mismatch | None:
+        """The first condition that does not hold; None where all do. For people: matching itself never asks."""
+        paths = paths_of(facts.target)
+        if not self.takes_path(paths):
+            return Mismatch("path", " or ".join(paths))
+        if self.methods and facts.method not in self.methods:
+            return Mismatch("method", facts.method)
+        for condition in self.fields:
+            if not condition.matches(facts):
+                return Mismatch(f"header {condition.name}", ", ".join(facts.fields.getall(condition.name, ())))
+        if self.hosts and not Match(hosts=self.hosts).takes_rest(facts, identity):
+            return Mismatch("host", host_of(facts) or "")
+        if self.client_ip and not Match(client_ip=self.client_ip).takes_rest(facts, identity):
+            return Mismatch("client_ip", str(identity.client_ip(facts)))
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Override:
+    """Another rule for one key of a policy: another limit, or `blocked`, or `exempt`."""
+
+    limit: Limit | None = None
+    blocked: bool = False
+    exempt: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """One policy of the configuration. `limit` and `key` are None exactly where `exempt` is set.
+
+    `costs` maps a method to its cost where the cost depends on it; `cost` is that of all others.
+    """
+
+    name: str
+    match: Match = field(default_factory=Match)
+    key: Key | None = None
+    limit: Limit | None = None
+    cost: int = 1
+    costs: Mapping[str, int] = field(default_factory=dict)
+    overrides: Mapping[tuple[str, ...], Override] = field(default_factory=dict)
+    exempt: bool = False
+    shadow: bool = False
+    on_store_failure: OnStoreFailure = OnStoreFailure.DENY
+
+
+class Applied(NamedTuple):
+    """A policy that applies to a request, and the charge it makes. `charge` is None where its key is blocked."""
+
+    policy: Policy
+    charge: Charge | None
+
+
+class PolicySet:
+    """All policies of one configuration, compiled.
+
+    `fields` are the header names (lower case) that decide a limit: identity or condition. They reach the application
+    even where a client names them in `Connection`.
+    """
+
+    def __init__(self, policies: Sequence[Policy], addresses: ClientAddress, key_prefix: str) -> None:
+        self.policies = tuple(policies)
+        self.identity = Identity(addresses)
+        self.fields = frozenset(_fields_of(policies))
+        self._key_prefix = key_prefix
+        self._rules = tuple(_Rule(policy, self.identity, key_prefix) for policy in policies)
+        self._cached_candidates = lru_cache(CACHED_TARGETS)(self._candidates)
+
+    def applying(self, facts: RequestFacts) -> list[Applied]:
+        """The policies that apply to a request, in the order of the configuration; empty where one exempts it.
+
+        Raises BadRequest where the path is doubtful or an identity is given twice.
+        """
+        path = path_part(facts.target)
+        candidates = self._cached_candidates(path) if len(path) <= CACHED_TARGET_CHARS else self._candidates(path)
+        if len(candidates) == 1 and candidates[0].always:
+            entry = candidates[0].applied(facts)
+            return [] if entry is None else [entry]
+        return _applied([rule for rule in candidates if rule.takes(facts)], facts)
+
+    def concerning(self, facts: RequestFacts) -> list[Applied]:
+        """The policies that concern the caller whatever path and method it asks for: those its status shows."""
+        return _applied(
+            [rule for rule in self._rules if rule.policy.match.takes_rest(facts, self.identity)],
+            facts,
+        )
+
+    def key_in(self, bucket: str, policy: Policy) -> str:
+        """The key's part of one of the policy's bucket names."""
+        return bucket[len(self._key_prefix) + len(policy.name) + 1 :]
+
+    def _candidates(self, path: str) -> "tuple[_Rule, ...]":
+        readings = paths_of(path)
+        return tuple(rule for rule in self._rules if rule.policy.match.takes_path(readings))
+
+
+class _Rule:
+    """A policy as it is applied: what can be worked out beforehand has been.
+
+    `always` says that it applies, and charges, whenever its path matches.
+    """
+
+    __slots__ = ("_bucket", "_identity", "_methods", "_only_path", "_parts", "always", "policy")
+
+    def __init__(self, policy: Policy, identity: Identity, key_prefix: str) -> None:
+        self.policy = policy
+        self._identity = identity
+        self._bucket = f"{key_prefix}{policy.name}:"
+        self._methods = policy.match.methods
+        self._only_path = not (policy.match.fields or policy.match.hosts or policy.match.client_ip)
+        self._parts = identity.part_readers(policy.key) if policy.key else ()
+        self.always = self._only_path and not self._methods and not policy.exempt
+
+    def takes(self, facts: RequestFacts) -> bool:
+        """Whether everything but the path matches."""
+        if self._methods and facts.method not in self._methods:
+            return False
+        return self._only_path or self.policy.match.takes_rest(facts, self._identity)
+
+    def applied(self, facts: RequestFacts) -> Applied | None:
+        """The policy with its charge; None where an override exempts the key. Not for exempt policies."""
+        policy = self.policy
+        if len(self._parts) == 1:
+            name, value = self._parts[0](facts)
+            values: tuple[str, ...] = (value,)
+        else:
+            read = [part(facts) for part in self._parts]
+            name, values = ",".join(part[0] for part in read), tuple(part[1] for part in read)
+        limit = policy.limit
+        if policy.overrides and (override := policy.overrides.get(values)) is not None:
+            if override.exempt:
+                return None
+            if override.blocked:
+                return Applied(policy, None)
+            limit = override.limit or limit
+        cost = policy.costs.get(facts.method, policy.cost) if policy.costs else policy.cost
+        assert limit is not None  # noqa: S101  (only exempt policies have none)
+        return Applied(policy, Charge(self._bucket + name, limit, cost, policy.shadow))
+
+
+def _applied(rules: Sequence[_Rule], facts: RequestFacts) -> list[Applied]:
+    applied = []
+    for rule in rules:
+        if rule.policy.exempt:
+            return []
+        entry = rule.applied(facts)
+        if entry is not None:
+            applied.append(entry)
+    return applied
+
+
+def _fields_of(policies: Sequence[Policy]) -> set[str]:
+    names = {condition.name.lower() for policy in policies for condition in policy.match.fields}
+    for policy in policies:
+        for alternatives in policy.key.parts if policy.key else ():
+            names.update(field_name for source in alternatives if (field_name := source.field))
+    return names

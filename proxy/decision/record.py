@@ -1,0 +1,27 @@
+"""One request's record, made when it ends: metrics and the log line both come from it, so they never disagree."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from proxy.decision.request import RequestFacts
+from proxy.decision.verdict import Verdict
+
+
+class Record(NamedTuple):
+    """What happened to one request.
+
+    `status` is that of the answer sent, 499 where the client left before it. `verdict` is None where nothing was
+    decided, since the request was no valid one. `error` is the reason of an answer that is ours for a fault
+    (edge/replies), else empty. Times are in seconds: `total_s` from the head's arrival to the end of the answer,
+    `decision_s` the part of it spent deciding.
+    """
+
+    facts: RequestFacts
+    status: int
+    verdict: Verdict | None
+    error: str
+    decision_s: float
+    total_s: float
+
+
+Observe = Callable[[Record], None]

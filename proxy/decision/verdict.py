@@ -1,0 +1,103 @@
+"""What was decided for one request, and by whom: the one value that edge answers from and ops tells of."""
+
+from collections.abc import Callable, Sequence
+from enum import Enum, StrEnum
+from typing import NamedTuple
+
+from proxy.decision.bucket import Level
+from proxy.decision.policy import Applied, OnStoreFailure
+
+
+class Answer(Enum):
+    """What the edge does: forward, answer 429, answer 503."""
+
+    PASS = "pass"  # noqa: S105  (a verdict, not a password)
+    REFUSE = "refuse"
+    UNAVAILABLE = "unavailable"
+
+
+class DecidedBy(StrEnum):
+    """Where the decision was made."""
+
+    NO_POLICY = "no_policy"
+    STORE = "store"
+    DENY_CACHE = "deny_cache"
+    OVERRIDE = "override"
+    STORE_FAILURE = "store_failure"
+
+
+class Outcome(StrEnum):
+    """What became of one policy on one request; the values are metric labels."""
+
+    ALLOWED = "allowed"
+    REFUSED = "refused"
+    SHADOW_REFUSED = "shadow_refused"
+    STORE_DENIED = "store_denied"
+    STORE_ALLOWED = "store_allowed"
+
+
+class Verdict(NamedTuple):
+    """The decision over all policies that applied.
+
+    `levels` holds one entry per entry of `applied`; None where the bucket's state is not known: its key is blocked,
+    the store failed, or another bucket's refusal was remembered and the store not asked. `reason` says why the store
+    could not decide.
+    """
+
+    answer: Answer
+    decided_by: DecidedBy
+    applied: Sequence[Applied] = ()
+    levels: Sequence[Level | None] = ()
+    reason: str = ""
+
+    @property
+    def refusing(self) -> tuple[str, ...]:
+        """Names of the policies that refused, in the order of the configuration."""
+        if len(self.applied) == 1 and self.answer is Answer.REFUSE:
+            return (self.applied[0].policy.name,)
+        return tuple(
+            [
+                applied.policy.name
+                for applied, level in zip(self.applied, self.levels, strict=True)
+                if outcome_of(self, applied, level) is Outcome.REFUSED
+            ]
+        )
+
+    @property
+    def retry_us(self) -> int | None:
+        """Microseconds until the request would pass; None where no time will help (a blocked key)."""
+        longest_us = 0
+        for (policy, charge), level in zip(self.applied, self.levels, strict=True):
+            if policy.shadow:
+                continue
+            if charge is None:
+                return None
+            if level is not None and level.tokens < charge.cost:
+                longest_us = max(longest_us, charge.limit.wait_us(charge.cost - level.tokens, level.age_us))
+        return longest_us
+
+
+# Decides; calls back exactly once, at once or in a later turn, and never raises.
+Decide = Callable[[Sequence[Applied], Callable[[Verdict], None]], None]
+
+UNLIMITED = Verdict(Answer.PASS, DecidedBy.NO_POLICY)
+
+
+def outcome_of(verdict: Verdict, applied: Applied, level: Level | None) -> Outcome:
+    """What became of one of the verdict's policies.
+
+    A policy that had its tokens while another refused is `allowed`: it was not the one that stood in the way.
+    """
+    if verdict.decided_by is DecidedBy.STORE_FAILURE:
+        allows = applied.policy.shadow or applied.policy.on_store_failure is OnStoreFailure.ALLOW
+        return Outcome.STORE_ALLOWED if allows else Outcome.STORE_DENIED
+    if applied.charge is None or (level is not None and not level.enough):
+        return Outcome.SHADOW_REFUSED if applied.policy.shadow else Outcome.REFUSED
+    return Outcome.ALLOWED
+
+
+def store_failed(applied: Sequence[Applied], reason: str) -> Verdict:
+    """The verdict where the store cannot decide: each policy's `on_store_failure`, the strictest one wins."""
+    denies = any(entry.policy.on_store_failure is OnStoreFailure.DENY and not entry.policy.shadow for entry in applied)
+    answer = Answer.UNAVAILABLE if denies else Answer.PASS
+    return Verdict(answer, DecidedBy.STORE_FAILURE, applied, (None,) * len(applied), reason)
