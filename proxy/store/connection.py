@@ -1,0 +1,134 @@
+"""One multiplexed connection to a Redis or Valkey node: many questions in flight, answers matched in order.
+
+redis-py opens it (address, TLS, authentication, database) and hands the transport over; from then on this protocol
+packs with hiredis, writes at once, and gives each reply to whoever asked in that place. RESP2 only, so that nothing
+arrives unasked. Whatever puts the order in doubt (a deadline passed, a broken reply, a reply nobody asked for) ends the
+connection: a late answer can then never reach another waiter.
+
+Deadlines cost nothing per question: they all have the same length, so the oldest question's deadline is the next one to
+pass, and one timer that re-arms itself watches that one.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from typing import Any, cast
+
+import hiredis
+from redis.asyncio.connection import ConnectionPool
+
+from proxy.store.batch import BadReply
+
+# Opening may need a TLS handshake and several round trips; no request waits for it.
+OPENING_TIMEOUT_S = 1.0
+
+ReplyError = hiredis.ReplyError
+
+
+class StoreUnavailable(Exception):
+    """The store gave no answer. `reason` is one word for logs and metrics; the text says more."""
+
+    def __init__(self, reason: str, text: str = "") -> None:
+        super().__init__(text or reason)
+        self.reason = reason
+
+
+Command = tuple[str | int, ...]
+_pack = cast(Callable[[Command], bytes], hiredis.pack_command)  # its stub admits tuples of one item only
+
+# Receives the reply: what hiredis made of it, a ReplyError, or StoreUnavailable.
+OnReply = Callable[[object], None]
+
+
+async def open_connection(pool: ConnectionPool, timeout_s: float) -> "MultiplexedConnection":
+    """Open a connection with redis-py and take over its transport. Raises StoreUnavailable."""
+    link = cast(Any, pool).make_connection()  # untyped in redis-py
+    try:
+        async with asyncio.timeout(OPENING_TIMEOUT_S):
+            await link.connect()
+    except BaseException as error:  # redis-py raises more than its own exceptions while a server comes and goes
+        await link.disconnect(nowait=True)
+        if isinstance(error, TimeoutError):
+            raise StoreUnavailable("timeout", f"no connection within {OPENING_TIMEOUT_S:g} s") from error
+        if isinstance(error, Exception):
+            raise StoreUnavailable("connect", str(error)) from error
+        raise
+    return MultiplexedConnection.adopting(link, timeout_s)
+
+
+class MultiplexedConnection(asyncio.Protocol):
+    """See the module's text. Not reusable: once lost, it fails every question at once."""
+
+    def __init__(self, writer: asyncio.StreamWriter, timeout_s: float) -> None:
+        self._writer = writer  # kept alive: a forgotten stream writer closes its transport
+        self._transport = writer.transport
+        self._timeout_s = timeout_s
+        self._loop = asyncio.get_running_loop()
+        self._reader = hiredis.Reader()
+        self._waiting: deque[tuple[float, OnReply]] = deque()
+        self._timer: asyncio.TimerHandle | None = None
+        self._lost: StoreUnavailable | None = None
+        self.closed: asyncio.Future[StoreUnavailable] = self._loop.create_future()
+
+    @classmethod
+    def adopting(cls, link: Any, timeout_s: float) -> "MultiplexedConnection":
+        """Take the transport of a connected redis-py connection, which has nothing left to close afterwards."""
+        connection = cls(link._writer, timeout_s)
+        link._reader = link._writer = None
+        connection._transport.set_protocol(connection)
+        return connection
+
+    def ask(self, command: Command, on_reply: OnReply) -> None:
+        """Send a command; `on_reply` is called once, within the timeout, possibly before this returns."""
+        if self._lost is not None:
+            on_reply(self._lost)
+            return
+        now = self._loop.time()
+        self._waiting.append((now + self._timeout_s, on_reply))
+        self._transport.write(_pack(command))
+        if self._timer is None:
+            self._timer = self._loop.call_at(now + self._timeout_s, self._check_deadline)
+
+    def close(self) -> None:
+        """End the connection on our own account."""
+        self._fail(StoreUnavailable("closed", "the connection was closed by this proxy"))
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            self._reader.feed(data)
+            while (reply := self._reader.gets()) is not False:
+                if not self._waiting:
+                    raise BadReply("a reply that nobody asked for")
+                self._waiting.popleft()[1](reply)
+        except (hiredis.ProtocolError, BadReply) as error:
+            self._fail(StoreUnavailable("protocol", str(error)))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._fail(StoreUnavailable("connection_lost", str(exc or "the store closed the connection")))
+
+    def _check_deadline(self, grace: bool = True) -> None:
+        self._timer = None
+        if not self._waiting:
+            return
+        due = self._waiting[0][0]
+        if due > self._loop.time():
+            self._timer = self._loop.call_at(due, self._check_deadline)
+        elif grace:
+            # The reply may lie unread in the socket because this process was late, not the store: read once, then
+            # judge.
+            self._timer = self._loop.call_later(0.001, self._check_deadline, False)
+        else:
+            self._fail(StoreUnavailable("timeout", f"no reply within {self._timeout_s * 1000:g} ms"))
+
+    def _fail(self, error: StoreUnavailable) -> None:
+        if self._lost is not None:
+            return
+        self._lost = error
+        if self._timer is not None:
+            self._timer.cancel()
+        self._transport.abort()
+        if not self.closed.done():
+            self.closed.set_result(error)
+        waiting, self._waiting = self._waiting, deque()
+        for _, on_reply in waiting:
+            on_reply(error)

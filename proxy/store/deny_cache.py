@@ -1,0 +1,69 @@
+"""Refusals that need no question: a bucket known to lack tokens lacks them until they can have grown.
+
+Exact: other callers only take tokens, so a bucket holds at most what it held when it was last seen plus what grew
+since. Growth is counted from the moment the question was *sent*, which is before the store looked. Only a reset by hand
+puts tokens back sooner; MEMORY_S bounds how long that goes unnoticed.
+
+Pure: `now_s` is the loop's clock, in seconds.
+"""
+
+from typing import NamedTuple
+
+from proxy.decision.bucket import Charge, Level, Limit
+
+MEMORY_S = 1.0
+# Bounds the memory that an attacker with many identities can claim: about 25 MB.
+MOST_ENTRIES = 65_536
+
+
+class _Seen(NamedTuple):
+    level: Level
+    limit: Limit
+    asked_s: float
+    until_s: float
+
+
+class DenyCache:
+    """What is known of buckets that lacked tokens when last seen. The oldest entry gives way to a new one."""
+
+    def __init__(self, most_entries: int = MOST_ENTRIES) -> None:
+        self._seen: dict[str, _Seen] = {}
+        self._most_entries = most_entries
+
+    def __len__(self) -> int:
+        return len(self._seen)
+
+    def remember(self, charge: Charge, level: Level, asked_s: float) -> None:
+        """Note a bucket that now holds less than the charge costs; `level` answers a question sent at `asked_s`."""
+        wait_s = charge.limit.wait_us(charge.cost - level.tokens, level.age_us) / 1e6
+        self._seen.pop(charge.key, None)
+        if len(self._seen) >= self._most_entries:
+            del self._seen[next(iter(self._seen))]
+        self._seen[charge.key] = _Seen(level, charge.limit, asked_s, asked_s + min(wait_s, MEMORY_S))
+
+    def __contains__(self, key: str) -> bool:
+        """Whether anything is known of a bucket: cheaper than `lacking`, which then says what it is worth."""
+        return key in self._seen
+
+    def lacking(self, charge: Charge, now_s: float) -> Level | None:
+        """The bucket's level if it surely cannot pay the charge now; None where the store must be asked."""
+        seen = self._seen.get(charge.key)
+        if seen is None:
+            return None
+        if now_s >= seen.until_s or seen.limit is not charge.limit:
+            del self._seen[charge.key]
+            return None
+        age_us = seen.level.age_us + int((now_s - seen.asked_s) * 1e6) + 1
+        rate = charge.limit.rate
+        grown = age_us * rate.tokens // rate.period_us
+        if seen.level.tokens + grown >= charge.cost:
+            return None
+        return Level(seen.level.tokens + grown, age_us - grown * rate.period_us // rate.tokens, False)
+
+    def forget(self, key: str) -> None:
+        """Drop what is known of one bucket (it was reset)."""
+        self._seen.pop(key, None)
+
+    def clear(self) -> None:
+        """Drop everything (the limits changed)."""
+        self._seen.clear()
