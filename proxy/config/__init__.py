@@ -1,0 +1,27 @@
+"""The configuration: one strict YAML file, read into settings that are valid by construction."""
+
+from proxy.config.compile import compile_policies
+from proxy.config.faults import ConfigError, Fault
+from proxy.config.load import load, parse
+from proxy.config.model import (
+    AdminSettings,
+    ListenSettings,
+    LogSettings,
+    Settings,
+    StoreSettings,
+    UpstreamSettings,
+)
+
+__all__ = [
+    "AdminSettings",
+    "ConfigError",
+    "Fault",
+    "ListenSettings",
+    "LogSettings",
+    "Settings",
+    "StoreSettings",
+    "UpstreamSettings",
+    "compile_policies",
+    "load",
+    "parse",
+]

@@ -1,0 +1,66 @@
+"""From policies as they are written to policies as they are applied."""
+
+import re
+
+from proxy.config import globs
+from proxy.config.model import Settings
+from proxy.config.policies import FieldCondition, MatchSettings, OverrideSettings, PolicySettings
+from proxy.config.units import Quota
+from proxy.decision.bucket import Limit, Rate
+from proxy.decision.policy import FieldMatch, Match, OnStoreFailure, Override, Policy, PolicySet
+
+
+def compile_policies(settings: Settings) -> PolicySet:
+    """The policies of a configuration, ready to be applied."""
+    on_failure = OnStoreFailure(settings.store.on_failure)
+    policies = [_policy(policy, on_failure) for policy in settings.policies]
+    return PolicySet(policies, settings.client_ip.addresses, settings.store.key_prefix)
+
+
+def _policy(written: PolicySettings, on_failure: OnStoreFailure) -> Policy:
+    if written.exempt or written.limit is None:
+        return Policy(written.name, _match(written.match), exempt=True)
+    own = OnStoreFailure(written.on_store_failure) if written.on_store_failure else on_failure
+    return Policy(
+        name=written.name,
+        match=_match(written.match),
+        key=written.key,
+        limit=_limit(written.limit, written.burst, written.initial, written.idle_ttl_ms),
+        cost=written.cost.other,
+        costs=written.cost.by_method,
+        overrides={
+            values: _override(override, written.idle_ttl_ms)
+            for override in written.overrides
+            for values in override.key
+        },
+        shadow=written.shadow,
+        on_store_failure=own,
+    )
+
+
+def _limit(quota: Quota, burst: int | None, initial: int | None, idle_ttl_ms: int) -> Limit:
+    burst = burst or quota.count
+    rate = Rate.fitting(quota.count, quota.period_us, burst)
+    return Limit(rate, burst, burst if initial is None else min(initial, burst), idle_ttl_ms)
+
+
+def _override(written: OverrideSettings, idle_ttl_ms: int) -> Override:
+    limit = written.limit and _limit(written.limit, written.burst, written.initial, idle_ttl_ms)
+    return Override(limit, blocked=written.blocked, exempt=written.exempt)
+
+
+def _match(written: MatchSettings) -> Match:
+    case = re.IGNORECASE if written.ignore_case else re.NOFLAG
+    return Match(
+        paths=tuple(re.compile(globs.path_regex(pattern), case) for pattern in written.path),
+        methods=frozenset(written.method),
+        fields=tuple(map(_field, written.header)),
+        hosts=tuple(re.compile(globs.text_regex(pattern), re.IGNORECASE) for pattern in written.host),
+        client_ip=written.client_ip,
+    )
+
+
+def _field(written: FieldCondition) -> FieldMatch:
+    if not written.values:
+        return FieldMatch(written.name, None)
+    return FieldMatch(written.name, re.compile("|".join(f"(?:{globs.text_regex(value)})" for value in written.values)))

@@ -1,0 +1,167 @@
+"""The kinds of values that settings have: each reads what is written and says in a sentence what was expected."""
+
+from collections.abc import Callable
+from difflib import get_close_matches
+from ipaddress import IPv4Network, IPv6Network
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer, SecretStr, WithJsonSchema
+
+from proxy.config import addresses, units
+from proxy.config.environment import Substituted
+from proxy.config.faults import shown
+
+Item = TypeVar("Item")
+
+_SHORTEST_US = 1_000
+_DAY_US = 86_400_000_000
+
+
+class Section(BaseModel):
+    """A mapping of the configuration: no key but the known ones, no value of another type, never changed."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+def text_of(value: object) -> str:
+    """Text; a number or a truth value in its place needs quotes."""
+    if not isinstance(value, str):
+        quotes = f", in quotes: '{shown(value)}'" if isinstance(value, bool | int | float) else ""
+        raise ValueError(f"{shown(value)} is not text; expected text{quotes}")  # noqa: TRY004  (see units)
+    return str(value)
+
+
+def secret_text(value: object) -> object:
+    """Text that no message may show."""
+    if not isinstance(value, str | SecretStr):
+        raise ValueError("is not text; expected text, in quotes")  # noqa: TRY004
+    return str(value) if isinstance(value, str) else value
+
+
+def no_empty_text(value: object) -> object:
+    """An empty text, as an unset variable gives, is no value."""
+    return None if value is None or value == "" else text_of(value)
+
+
+def flag_of(value: object) -> bool:
+    """True or false."""
+    if isinstance(value, Substituted) and value.lower() in {"true", "false"}:
+        return value.lower() == "true"
+    if not isinstance(value, bool):
+        raise ValueError(f"{shown(value)} is neither true nor false")  # noqa: TRY004
+    return value
+
+
+def whole(least: int, most: int, name: str = "") -> Callable[[object], int]:
+    """Reads a whole number within bounds, called `name` in messages."""
+
+    def read(value: object) -> int:
+        number = value
+        if isinstance(value, Substituted) and value.isascii() and value.isdigit() and len(value) < 20:
+            number = int(value)
+        if not isinstance(number, int) or isinstance(number, bool) or not least <= number <= most:
+            kind = f"{name}; expected a whole number" if name else "a whole number"
+            raise ValueError(f"{shown(value)} is not {kind} from {least} to {most}")
+        return number
+
+    return read
+
+
+def one_of(*names: str, later: str = "") -> Callable[[object], str]:
+    """Reads one of some words; `later` is a word that a later release will know."""
+
+    def read(value: object) -> str:
+        if isinstance(value, str) and value in names:
+            return str(value)
+        expected = " or ".join([", ".join(names[:-1]), names[-1]])
+        if later and value == later:
+            raise ValueError(f"{value!r} is not supported by this version yet; expected {expected}")
+        close = get_close_matches(value[:64].lower(), names, n=1) if isinstance(value, str) else []
+        hint = f", did you mean {close[0]!r}?" if close else ""
+        raise ValueError(f"{shown(value)} is not known here; expected {expected}{hint}")
+
+    return read
+
+
+def listed(value: object) -> object:
+    """A single value as the list of it; lists as they are. Empty lists are refused: they would match nothing."""
+    if value == []:
+        raise ValueError("the list is empty; leave the key out to match all")
+    return tuple(value) if isinstance(value, list) else value if isinstance(value, tuple) else (value,)
+
+
+def plain_list(value: object) -> object:
+    """A list; it may be empty."""
+    if not isinstance(value, list | tuple):
+        raise ValueError(f"{shown(value)} is not a list; expected one, e.g. [...] or lines that begin with a dash")  # noqa: TRY004
+    return tuple(value)
+
+
+def seconds(least_us: int, most_us: int) -> Callable[[object], float]:
+    """Reads a duration within bounds, as seconds."""
+
+    def read(value: object) -> float:
+        return _within(value, least_us, most_us) / 1_000_000
+
+    return read
+
+
+def milliseconds(least_us: int, most_us: int) -> Callable[[object], int]:
+    """Reads a duration within bounds, as whole milliseconds, rounded up."""
+
+    def read(value: object) -> int:
+        return -(-_within(value, least_us, most_us) // 1_000)
+
+    return read
+
+
+def size(least: int, most: int) -> Callable[[object], int]:
+    """Reads a size in bytes within bounds."""
+
+    def read(value: object) -> int:
+        number = units.size_bytes(int(value) if isinstance(value, Substituted) and value.isdigit() else value)
+        if not least <= number <= most:
+            bounds = f"from {units.size_text(least)} to {units.size_text(most)}"
+            raise ValueError(f"{shown(value)} is out of bounds; expected a size {bounds}")
+        return number
+
+    return read
+
+
+def _within(value: object, least_us: int, most_us: int) -> int:
+    us = units.duration_us(value)
+    if not least_us <= us <= most_us:
+        bounds = f"from {units.duration_text(least_us)} to {units.duration_text(most_us)}"
+        raise ValueError(f"{shown(value)} is out of bounds; expected a duration {bounds}")
+    return us
+
+
+def _schema(kind: str | list[str], *examples: object) -> WithJsonSchema:
+    schema: dict[str, Any] = {"type": kind}
+    if examples:
+        schema["examples"] = list(examples)
+    return WithJsonSchema(schema, mode="validation")
+
+
+def _seconds_text(value: float) -> str:
+    return units.duration_text(round(value * 1_000_000))
+
+
+_AS_SECONDS = PlainSerializer(_seconds_text, return_type=str, when_used="json")
+_A_DURATION = _schema("string", "250ms", "10s", "5m")
+
+Text = Annotated[str, BeforeValidator(text_of)]
+Secret = Annotated[SecretStr, BeforeValidator(secret_text), _schema("string")]
+FileName = Annotated[str | None, BeforeValidator(no_empty_text), _schema("string")]
+Flag = Annotated[bool, BeforeValidator(flag_of)]
+Port = Annotated[int, BeforeValidator(whole(0, 65535, "a port")), _schema(["integer", "string"], 8080)]
+Connections = Annotated[int, BeforeValidator(whole(1, 1_000_000)), _schema(["integer", "string"])]
+Timeout = Annotated[float, BeforeValidator(seconds(_SHORTEST_US, _DAY_US)), _A_DURATION, _AS_SECONDS]
+Patience = Annotated[float, BeforeValidator(seconds(0, _DAY_US)), _A_DURATION, _AS_SECONDS]
+Network = Annotated[
+    IPv4Network | IPv6Network,
+    BeforeValidator(lambda value: addresses.network(text_of(value))),
+    _schema("string", "10.0.0.0/8", "2001:db8::/32"),
+]
+OneOrMore = Annotated[tuple[Item, ...], BeforeValidator(listed)]
+Many = Annotated[tuple[Item, ...], BeforeValidator(plain_list)]
