@@ -1,0 +1,356 @@
+"""A request that may pass, on its way: to the application, back to the client, into the record.
+
+Theory of operation. An exchange begins with a verdict that lets the request pass; it is a small state machine driven
+by callbacks: a connection, the answer's head, or a failure of either side. The common request (no body, or one that
+has arrived whole; an answer that has arrived whole) takes no task: one write to the application, one write to the
+client. A body that is still arriving, in either direction, is passed on by a coroutine that the exchange owns, piece
+by piece, and never faster than the receiver takes it.
+
+    forward → a connection → head sent → answer's head → answer's body → end
+                           └ body sent ┘
+
+Whatever happens, `_end` is called exactly once, and then the record is told. The client's leaving ends the exchange and
+aborts the connection to the application, which may still be working on the request. A request is sent a second time
+only where a reused connection turned out to be closed before any byte of an answer, the method is idempotent (RFC 9110
+§9.2.2) and the whole body is at hand.
+"""
+
+import asyncio
+import time
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+from proxy.decision.policy import PolicySet
+from proxy.decision.record import Observe, Record
+from proxy.decision.request import RequestFacts
+from proxy.decision.verdict import Decide, Verdict
+from proxy.edge.headers import Forwarding, RateLimitFields, response_head
+from proxy.edge.pool import Pool, Spawn
+from proxy.edge.replies import KEEPS_CONNECTION, Fault, fault_reply
+from proxy.edge.upstream import BrokenReply, Busy, ConnectFailed, TimedOut, UpstreamConnection, UpstreamError
+from proxy.edge.wire import BROKEN_BODY, Body, RequestMessage, ResponseMessage
+
+# RFC 9110 §9.2.2: repeating these has the same effect as doing them once.
+IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
+CLIENT_LEFT = 499  # nginx's number for a request whose client did not wait; never sent
+
+CLOSE = b"Connection: close\r\n"
+KEEP_ALIVE = b"Connection: keep-alive\r\n"
+CHUNKED = b"Transfer-Encoding: chunked\r\n"
+LAST_CHUNK = b"0\r\n\r\n"
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+@dataclass(slots=True)
+class Gateway:
+    """What all connections of a sidecar share. `policies` is replaced as a whole when the configuration changes."""
+
+    policies: PolicySet
+    decide: Decide
+    observe: Observe
+    pool: Pool
+    forwarding: Forwarding
+    rate_limit_fields: RateLimitFields
+    spawn: Spawn
+    response_timeout_s: float
+    body_timeout_s: float
+
+
+class Request(NamedTuple):
+    """A request under way: as parsed, as the decision saw it, and when it came and was decided (time.perf_counter)."""
+
+    message: RequestMessage
+    body: Body
+    facts: RequestFacts
+    verdict: Verdict | None
+    arrived_s: float
+    decided_s: float
+
+    def record(self, status: int, error: str = "") -> Record:
+        """What is told of it when it ends, which is now."""
+        now_s = time.perf_counter()
+        decision_s = (self.decided_s or now_s) - self.arrived_s
+        return Record(self.facts, status, self.verdict, error, decision_s, now_s - self.arrived_s)
+
+    def connection_line(self, *, closing: bool) -> bytes:
+        """The Connection line of an answer to it: whether the client may send another request behind it."""
+        if closing or self.message.should_close or not self.body.is_eof():
+            return CLOSE
+        return KEEP_ALIVE if self.message.version.minor == 0 else b""
+
+
+class Client(Protocol):
+    """The client's side of an exchange."""
+
+    closing: bool  # whether the connection ends after the present answer, whatever the client wishes
+
+    def write(self, data: bytes) -> None:
+        """Send, unless gone."""
+
+    async def drain(self) -> None:
+        """Wait until the client takes more. Raises ConnectionError where it has left."""
+
+    def request_ended(self, *, keep: bool) -> None:
+        """The answer is complete; the connection may be used again if `keep` and the request allow it."""
+
+    def break_off(self) -> None:
+        """The answer cannot be completed: end the connection so that it cannot look complete."""
+
+
+class Exchange:
+    """See the module's text."""
+
+    __slots__ = (
+        "_body",
+        "_client",
+        "_connection",
+        "_data",
+        "_ended",
+        "_gateway",
+        "_keep",
+        "_message",
+        "_relay_task",
+        "_request",
+        "_retried",
+        "_status",
+        "_upload_task",
+    )
+
+    def __init__(self, gateway: Gateway, client: Client, request: Request) -> None:
+        self._gateway = gateway
+        self._client = client
+        self._request = request
+        self._message = request.message
+        self._body = request.body
+        self._keep = True
+        self._connection: UpstreamConnection | None = None
+        self._data = b""
+        self._retried = False
+        self._upload_task: asyncio.Task[None] | None = None
+        self._relay_task: asyncio.Task[None] | None = None
+        self._status = 0
+        self._ended = False
+
+    # To the application
+
+    def forward(self) -> None:
+        """Send the request on. Not to be called for a request that was not let pass."""
+        message, body = self._message, b""
+        framing = b""
+        if self._body.is_eof():
+            if message.chunked or "Content-Length" in message.headers:
+                body = self._body.read_nowait()
+                framing = b"Content-Length: %d\r\n" % len(body)
+        else:
+            framing = CHUNKED if message.chunked else b"Content-Length: %d\r\n" % int(message.headers["Content-Length"])
+            if "Expect" in message.headers and not self._is_http_1_0:
+                self._client.write(CONTINUE)
+        gateway = self._gateway
+        head = gateway.forwarding.request_head(
+            message.method,
+            message.path,
+            message.raw_headers,
+            message.headers.getall("Connection", ()),
+            self._request.facts.peer,
+            gateway.policies.identity.trusts(self._request.facts.peer),
+            framing,
+        )
+        self._data = head + body
+        self._acquire()
+
+    def _acquire(self, *, fresh: bool = False) -> None:
+        self._gateway.pool.acquire(self, fresh=fresh, sure=not self._repeatable)
+
+    def on_connection(self, connection: UpstreamConnection) -> None:
+        """Send the request (see pool.Wanting)."""
+        self._connection = connection
+        streaming = not self._body.is_eof()
+        timeout_s = 0.0 if streaming else self._gateway.response_timeout_s
+        connection.send(self, self._data, head_only=self._head_only, timeout_s=timeout_s)
+        if streaming:
+            self._upload_task = self._gateway.spawn(self._upload(connection))
+
+    async def _upload(self, connection: UpstreamConnection) -> None:
+        gateway, chunked = self._gateway, self._message.chunked
+        try:
+            while True:
+                async with asyncio.timeout(gateway.body_timeout_s):
+                    data = await self._body.readany()
+                if not data:
+                    break
+                connection.write(_chunk(data) if chunked else data)
+                async with asyncio.timeout(gateway.response_timeout_s):
+                    await connection.drain()
+        except TimeoutError:
+            self._give_up(Fault.UPSTREAM_TIMEOUT if connection.writing_paused else Fault.BODY_TIMEOUT)
+        except BROKEN_BODY:
+            # Either the client broke its framing, which the server reports by `request_broken`, or the application
+            # closed, which it reports itself, perhaps after an early answer.
+            return
+        else:
+            if chunked:
+                connection.write(LAST_CHUNK)
+            connection.expect_answer(gateway.response_timeout_s)
+
+    # To the client
+
+    def on_response(self, message: ResponseMessage, body: Body) -> None:
+        """Pass on the answer's head, and its body as far as it has come (see upstream.Using)."""
+        if message.code < 200:
+            self._on_interim(message)
+            return
+        self._status = message.code
+        bodyless = self._head_only or message.code in (204, 304)
+        complete = bodyless or body.is_eof()
+        data = b"" if bodyless else body.read_nowait()
+        framing, chunked = self._answer_framing(message, bodyless=bodyless, length=len(data) if complete else None)
+        verdict = self._request.verdict
+        ours = self._gateway.rate_limit_fields.of(verdict) if verdict is not None and verdict.applied else b""
+        ours += framing + self._connection_line()
+        named = message.headers.getall("Connection", ())
+        head = response_head(message.code, message.reason, message.raw_headers, named, ours)
+        if complete:
+            self._client.write(head + data)
+            self._finish()
+        else:
+            self._client.write(head + (_chunk(data) if chunked and data else data))
+            self._relay_task = self._gateway.spawn(self._relay(body, chunked=chunked))
+
+    def _on_interim(self, message: ResponseMessage) -> None:
+        if message.code == 101:  # nobody asked to switch protocols
+            self._give_up(Fault.UPSTREAM_BROKEN)
+        elif message.code != 100 and not self._is_http_1_0:
+            named = message.headers.getall("Connection", ())
+            self._client.write(response_head(message.code, message.reason, message.raw_headers, named, b""))
+
+    def _answer_framing(self, message: ResponseMessage, *, bodyless: bool, length: int | None) -> tuple[bytes, bool]:
+        """The framing line of the answer, and whether its body is to be chunked."""
+        announced = message.headers.get("Content-Length")
+        if bodyless:
+            framed = announced is not None and message.code != 204
+            return (b"Content-Length: %b\r\n" % announced.encode() if framed and announced else b""), False
+        if length is None:
+            length = int(announced) if announced is not None and not message.chunked else None
+        if length is not None:
+            return b"Content-Length: %d\r\n" % length, False
+        if self._is_http_1_0:
+            self._keep = False  # the end of the connection is the only end such a body can have
+            return b"", False
+        return CHUNKED, True
+
+    async def _relay(self, body: Body, *, chunked: bool) -> None:
+        client = self._client
+        try:
+            while data := await body.readany():
+                client.write(_chunk(data) if chunked else data)
+                await client.drain()
+        except (*BROKEN_BODY, UpstreamError) as error:
+            self._drop_connection()
+            client.break_off()
+            self._end(self._status, error=_fault_of(error).reason)
+        else:
+            if chunked:
+                client.write(LAST_CHUNK)
+            self._finish()
+
+    def _finish(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            if self._upload_task is not None and not self._upload_task.done():
+                # An early answer: the rest of the request is of no interest to anybody.
+                self._upload_task.cancel()
+                connection.abort()
+            else:
+                self._gateway.pool.release(connection)
+        self._end(self._status)
+
+    # When something goes wrong
+
+    def on_upstream_error(self, error: UpstreamError) -> None:
+        """Try once more where that is safe, else answer for the application (see upstream.Using and pool.Wanting)."""
+        connection, self._connection = self._connection, None
+        stale = connection is not None and connection.reused and not connection.answered
+        if stale and self._repeatable and isinstance(error, BrokenReply) and not self._retried:
+            self._retried = True
+            self._acquire(fresh=True)
+            return
+        if self._upload_task is not None:
+            self._upload_task.cancel()
+        self._fail(_fault_of(error))
+
+    def request_broken(self) -> None:
+        """The client broke the framing of its request's body."""
+        self._give_up(Fault.BAD_REQUEST)
+
+    def client_left(self) -> None:
+        """The client's connection is lost."""
+        self._stop()
+        self._end(CLIENT_LEFT)
+
+    def fail_internally(self) -> None:
+        """Something of ours raised while this exchange was under way (see upstream.Using)."""
+        self._give_up(Fault.INTERNAL)
+
+    def _give_up(self, fault: Fault) -> None:
+        self._stop()
+        self._fail(fault)
+
+    def _stop(self) -> None:
+        self._gateway.pool.cancel(self)
+        self._drop_connection()
+        for task in (self._upload_task, self._relay_task):
+            if task is not None and task is not asyncio.current_task():
+                task.cancel()
+
+    def _drop_connection(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.abort()
+
+    # Answering and ending
+
+    def _fail(self, fault: Fault) -> None:
+        if self._status:
+            self._client.break_off()
+            self._end(self._status, error=fault.reason)
+            return
+        self._keep = fault in KEEPS_CONNECTION
+        self._client.write(fault_reply(fault, head_only=self._head_only, connection=self._connection_line()))
+        self._end(fault.status, error=fault.reason)
+
+    def _end(self, status: int, error: str = "") -> None:
+        if not self._ended:
+            self._ended = True
+            self._gateway.observe(self._request.record(status, error))
+            self._client.request_ended(keep=self._keep)
+
+    def _connection_line(self) -> bytes:
+        return self._request.connection_line(closing=self._client.closing or not self._keep)
+
+    @property
+    def _head_only(self) -> bool:
+        return self._message.method == "HEAD"
+
+    @property
+    def _is_http_1_0(self) -> bool:
+        return self._message.version.minor == 0
+
+    @property
+    def _repeatable(self) -> bool:
+        return self._message.method in IDEMPOTENT and self._upload_task is None
+
+
+def _chunk(data: bytes) -> bytes:
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+def _fault_of(error: Exception) -> Fault:
+    match error:
+        case ConnectFailed():
+            return Fault.UPSTREAM_CONNECT
+        case Busy():
+            return Fault.UPSTREAM_BUSY
+        case TimedOut():
+            return Fault.UPSTREAM_TIMEOUT
+        case _:
+            return Fault.UPSTREAM_BROKEN

@@ -1,0 +1,416 @@
+"""The client's side: connections, and the requests on them, one after the other.
+
+A connection parses one request at a time. What arrives behind it (pipelining) waits unparsed, and reading stops, so
+that no client can make us hold more than one segment of its requests; answers are thereby in order. A connection that
+breaks the protocol gets one short answer and is closed; after an answer to a request whose body was not read to its
+end, whatever still arrives is thrown away for a moment (so that the answer is not lost to a reset) and never parsed.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+from proxy.config import ListenSettings
+from proxy.decision.request import BadRequest, RequestFacts, path_part
+from proxy.decision.verdict import Answer, Verdict
+from proxy.edge.deadline import Deadline
+from proxy.edge.forward import CLIENT_LEFT, CLOSE, Exchange, Gateway, Request
+from proxy.edge.headers import valid_host
+from proxy.edge.replies import KEEPS_CONNECTION, Fault, fault_reply, page, refusal
+from proxy.edge.wire import (
+    BaseProtocol,
+    Body,
+    HttpProcessingError,
+    LineTooLong,
+    RequestMessage,
+    RequestParser,
+    ends_clean,
+    request_parser,
+)
+
+# After an answer that ends the connection, at most this much of what the client still sends is taken, for at most as
+# long.
+LINGER_BYTES = 64 * 1024
+LINGER_S = 1.0
+# How long an idle connection stays open for one more request while the sidecar drains.
+IDLE_GRACE_S = 0.5
+
+# A page of the sidecar's own: its status and JSON content.
+Page = Callable[[RequestFacts], Awaitable[tuple[int, Mapping[str, object]]]]
+
+logger = logging.getLogger(__name__)
+
+
+class Server:
+    """All client connections of one listener."""
+
+    def __init__(self, settings: ListenSettings, gateway: Gateway, pages: Mapping[str, Page]) -> None:
+        self.settings = settings
+        self.gateway = gateway
+        self.pages = pages
+        self.draining = False
+        self.connections: set[ClientConnection] = set()
+        self._loop = asyncio.get_running_loop()
+        self._listener: asyncio.Server | None = None
+        self._empty = asyncio.Event()
+
+    async def listen(self) -> int:
+        """Accept connections; returns the port. Raises OSError where the address cannot be had."""
+        self._listener = await self._loop.create_server(
+            lambda: ClientConnection(self, self._loop), self.settings.host, self.settings.port, backlog=1024
+        )
+        return int(self._listener.sockets[0].getsockname()[1])
+
+    async def drain(self) -> int:
+        """Accept nothing new, let the requests under way finish, then end. Returns how many had to be cut off."""
+        self.draining = True
+        if self._listener is not None:
+            self._listener.close()
+        for connection in list(self.connections):
+            connection.drain_and_close()
+        try:
+            async with asyncio.timeout(self.settings.drain_timeout_s):
+                while self.connections:
+                    self._empty.clear()
+                    await self._empty.wait()
+        except TimeoutError:
+            pass
+        cut_off = list(self.connections)
+        for connection in cut_off:
+            connection.break_off()
+        return len(cut_off)
+
+    def forget(self, connection: "ClientConnection") -> None:
+        """A connection is lost."""
+        self.connections.discard(connection)
+        if not self.connections:
+            self._empty.set()
+
+
+class ClientConnection(BaseProtocol):
+    """One client's connection. See the module's text; it is the `Client` of its exchanges."""
+
+    _parser: RequestParser
+
+    def __init__(self, server: Server, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(loop)
+        self._server = server
+        self._parser = request_parser(self, loop, server.settings.max_header_bytes)
+        self._deadline = Deadline(loop, self._timed_out)
+        self._exchange: Exchange | None = None
+        self._page: asyncio.Task[None] | None = None
+        self._request: Request | None = None  # the one under way
+        self._busy = False
+        self._advancing = False
+        self._held = b""
+        self._more = True  # whether the parser may hold bytes behind the present request
+        self._head_bytes = 0
+        self._last_bytes = b""
+        self._broken = False  # whether the present request's body broke its framing
+        self._lingering: int | None = None
+        self.peer = ""
+        self.closing = False
+
+    # The connection's life
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        server = self._server
+        server.connections.add(self)
+        peer = transport.get_extra_info("peername")
+        self.peer = peer[0] if isinstance(peer, tuple) else "unix"
+        if len(server.connections) > server.settings.max_connections:
+            # One write and the door is shut: a flood must not be served at leisure.
+            self._busy = self.closing = True
+            self.write(fault_reply(Fault.TOO_MANY_CONNECTIONS, head_only=False, connection=CLOSE))
+            self.transport.close()  # type: ignore[union-attr]  # just made
+        else:
+            self._deadline.set(server.settings.header_timeout_s)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        super().connection_lost(exc)
+        self._deadline.close()
+        self._server.forget(self)
+        if self._page is not None:
+            self._page.cancel()
+        if self._exchange is not None:
+            self._exchange.client_left()
+
+    def drain_and_close(self) -> None:
+        """Close after the request under way, or the next one if it comes soon.
+
+        A request that is already on its way on an idle connection would be lost if that were closed at once.
+        """
+        self.closing = True
+        if not self._busy:
+            self._deadline.set(IDLE_GRACE_S)
+
+    def break_off(self) -> None:
+        """End the connection at once, so that no answer can look complete."""
+        self.closing = True
+        if self.transport is not None:
+            self.transport.abort()
+
+    # Bytes in
+
+    def data_received(self, data: bytes) -> None:
+        if self._lingering is not None:
+            self._lingering -= len(data)
+            if self._lingering < 0:
+                self.break_off()
+        elif not self._busy:
+            self._held += data
+            self._more = True
+            self._advance()
+        elif self._request is not None and not self._request.body.is_eof():
+            self._feed_body(data)
+        elif data:
+            self._held += data
+            self._more = True
+            self._pause_reading_for_buffer()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._advance()
+
+    def _advance(self) -> None:
+        """Take requests out of what has arrived until one is under way, or there are no more."""
+        if self._advancing:
+            return  # a request ended at once; the loop below goes on
+        self._advancing = True
+        try:
+            while self._more and not self._busy and not self._paused and self._next_request():
+                pass
+        finally:
+            self._advancing = False
+        if not self._busy and self._buffer_paused:
+            self._resume_reading_for_buffer()
+
+    def _next_request(self) -> bool:
+        """Feed the parser; whether a request came out of it."""
+        if self.gone or self._lingering is not None:
+            return False
+        data, self._held = self._held, b""
+        try:
+            messages, _, _ = self._parser.feed_data(data)
+        except HttpProcessingError as error:
+            self._refuse(Fault.HEAD_TOO_LARGE if isinstance(error, LineTooLong) else Fault.BAD_REQUEST)
+            return False
+        if not messages:
+            self._more = False
+            self._await_head(data)
+            return False
+        message, body = messages[0]
+        self._busy = True
+        self._head_bytes = 0
+        self._last_bytes = data[-7:]
+        # The common request is one segment that its head fills to the end: then there is nothing behind it.
+        self._more = data.find(b"\r\n\r\n") != len(data) - 4
+        if message.upgrade:
+            self._stay_with_http(body)
+        self._deadline.clear()
+        self._begin(message, body, oversized=len(data) > self._server.settings.max_header_bytes)
+        return True
+
+    def _stay_with_http(self, body: Body) -> None:
+        """Answer a request for another protocol as any other, and so what follows it.
+
+        The parser is done after one; it hands back what came behind it only where it knows the other protocol.
+        """
+        try:
+            _, handed_back, rest = self._parser.feed_data(b"")
+        except HttpProcessingError:
+            handed_back = False
+        if handed_back and body.is_eof():
+            self._parser = request_parser(self, self._loop, self._server.settings.max_header_bytes)
+            self._held, self._more = rest, True
+        else:
+            self.closing = True
+
+    def _await_head(self, data: bytes) -> None:
+        if not data:
+            return
+        if not self._head_bytes:
+            self._deadline.set(self._server.settings.header_timeout_s)
+        self._head_bytes += len(data)
+        if self._head_bytes > self._server.settings.max_header_bytes:
+            self._refuse(Fault.HEAD_TOO_LARGE)
+
+    def _feed_body(self, data: bytes) -> None:
+        self._more = True
+        self._last_bytes = (self._last_bytes + data)[-7:]
+        try:
+            self._parser.feed_data(data)
+        except HttpProcessingError:
+            self._broken = self.closing = True
+            if self._exchange is not None:
+                self._exchange.request_broken()
+
+    # A request
+
+    def _begin(self, message: RequestMessage, body: Body, *, oversized: bool) -> None:
+        facts = RequestFacts(message.method, message.path, message.headers, self.peer)
+        request = self._request = Request(message, body, facts, None, time.perf_counter(), 0.0)
+        fault = _fault_in(message)
+        if oversized and _head_size(message) > self._server.settings.max_header_bytes:
+            fault = Fault.HEAD_TOO_LARGE
+        if fault is not None:
+            self._fail(request, fault)
+            return
+        make_page = self._server.pages.get(path_part(message.path))
+        if make_page is not None and message.method in ("GET", "HEAD"):
+            self._page = self._server.gateway.spawn(self._show(request, make_page))
+            return
+        gateway = self._server.gateway
+        try:
+            gateway.decide(gateway.policies.applying(facts), self._on_verdict)
+        except BadRequest:
+            self._fail(request, Fault.BAD_REQUEST)
+        except Exception:  # the boundary of one request: ours to answer for, and to learn of
+            logger.exception("a request could not be handled")
+            self._fail(request, Fault.INTERNAL)
+
+    def _on_verdict(self, verdict: Verdict) -> None:
+        if self._request is None:
+            return  # failed meanwhile
+        request = self._request = self._request._replace(verdict=verdict, decided_s=time.perf_counter())
+        try:
+            self._follow(request, verdict)
+        except Exception:  # the boundary of one request, as above: nothing may leave a client waiting
+            logger.exception("a request failed after its decision")
+            if self._exchange is not None:
+                self._exchange.fail_internally()
+            else:
+                self._fail(request, Fault.INTERNAL)
+
+    def _follow(self, request: Request, verdict: Verdict) -> None:
+        if self.gone:
+            self._server.gateway.observe(request.record(CLIENT_LEFT))
+        elif self._broken:
+            self._fail(request, Fault.BAD_REQUEST)
+        elif verdict.answer is Answer.PASS:
+            self._exchange = Exchange(self._server.gateway, self, request)
+            self._exchange.forward()
+        elif verdict.answer is Answer.REFUSE:
+            fields = self._server.gateway.rate_limit_fields.of(verdict)
+            connection = request.connection_line(closing=self.closing)
+            self.write(refusal(verdict, fields, head_only=request.message.method == "HEAD", connection=connection))
+            self._server.gateway.observe(request.record(429))
+            self.request_ended(keep=True)
+        else:
+            self._fail(request, Fault.STORE_UNAVAILABLE)
+
+    def _fail(self, request: Request, fault: Fault) -> None:
+        """Answer a request that gets nowhere."""
+        keep = fault in KEEPS_CONNECTION
+        connection = request.connection_line(closing=self.closing or not keep)
+        self.write(fault_reply(fault, head_only=request.message.method == "HEAD", connection=connection))
+        self._server.gateway.observe(request.record(fault.status, fault.reason))
+        self.request_ended(keep=keep)
+
+    def _refuse(self, fault: Fault) -> None:
+        """Answer what is no request, and close."""
+        self.write(fault_reply(fault, head_only=False, connection=CLOSE))
+        self._linger()
+
+    async def _show(self, request: Request, make_page: Page) -> None:
+        try:
+            status, content = await make_page(request.facts)
+        except BadRequest:
+            self._fail(request, Fault.BAD_REQUEST)
+        except Exception:  # the boundary of one request
+            logger.exception("a page could not be made")
+            self._fail(request, Fault.INTERNAL)
+        else:
+            connection = request.connection_line(closing=self.closing)
+            self.write(page(status, content, head_only=request.message.method == "HEAD", connection=connection))
+            self.request_ended(keep=True)
+
+    # What exchanges use
+
+    @property
+    def gone(self) -> bool:
+        return self.transport is None or self.transport.is_closing()
+
+    def write(self, data: bytes) -> None:
+        transport = self.transport
+        if transport is not None and not transport.is_closing():
+            transport.write(data)
+
+    async def drain(self) -> None:
+        if not self.writing_paused:
+            return
+        self._deadline.set(self._server.settings.idle_timeout_s)
+        await self._drain_helper()
+        self._deadline.clear()
+
+    def request_ended(self, *, keep: bool) -> None:
+        request, transport = self._request, self.transport
+        self._request = self._exchange = self._page = None
+        if request is None or transport is None or transport.is_closing():
+            return
+        message = request.message
+        self._parser.message_consumed()
+        if not keep or not request.body.is_eof():
+            self._linger()  # more may be on its way
+        elif self.closing or message.should_close or (message.chunked and not self._is_clean()):
+            transport.close()
+        else:
+            self._busy = False
+            self._deadline.set(self._server.settings.idle_timeout_s)
+            self._advance()
+
+    def _is_clean(self) -> bool:
+        """Whether the parser is clean after a chunked request: no trailers, and nothing behind it (see edge/wire)."""
+        if not ends_clean(self._last_bytes):
+            return False
+        try:
+            return not self._parser.feed_data(b"")[0]
+        except HttpProcessingError:
+            return False
+
+    def _linger(self) -> None:
+        self._busy = True
+        self.closing = True
+        if self.gone:
+            return
+        self._lingering = LINGER_BYTES
+        self._held = b""
+        if self.transport is not None and self.transport.can_write_eof():
+            self.transport.write_eof()
+        self._reading_paused = False  # for the body that nobody reads any more
+        self._resume_reading_for_buffer()
+        self._deadline.set(LINGER_S)
+
+    def _timed_out(self) -> None:
+        if self._lingering is None and not self._busy and self._head_bytes:
+            self._refuse(Fault.HEAD_TIMEOUT)
+        else:
+            self.break_off()
+
+
+def _fault_in(message: RequestMessage) -> Fault | None:
+    """What the parser lets through and we do not: anything that another parser might read otherwise."""
+    if message.version.major != 1:
+        return Fault.VERSION
+    if message.method == "CONNECT":
+        return Fault.CONNECT
+    headers = message.headers
+    host = headers.get("Host")
+    if host is not None and not valid_host(host):
+        return Fault.BAD_REQUEST
+    if message.chunked and (
+        message.version.minor == 0 or headers.getall("Transfer-Encoding")[0].strip(" \t").lower() != "chunked"
+    ):
+        return Fault.BAD_REQUEST
+    expect = headers.get("Expect")
+    if expect is not None and expect.lower() != "100-continue":
+        return Fault.EXPECTATION
+    return None
+
+
+def _head_size(message: RequestMessage) -> int:
+    fields: Any = message.raw_headers
+    return len(message.path) + sum(len(name) + len(value) + 4 for name, value in fields)
