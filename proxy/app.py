@@ -1,0 +1,181 @@
+"""Sidegate put together: the only module that knows every room. It owns the clock, the tasks and the signals."""
+
+import asyncio
+import gc
+import logging
+import signal
+from collections.abc import Coroutine
+from typing import Any
+
+import uvloop
+from redis.asyncio.connection import ConnectionPool, SSLConnection
+
+import proxy
+from proxy.config import Settings, StoreSettings, compile_policies
+from proxy.decision.record import Record
+from proxy.decision.request import RequestFacts
+from proxy.edge.forward import Gateway
+from proxy.edge.headers import Forwarding, RateLimitFields
+from proxy.edge.pool import Pool
+from proxy.edge.server import Server
+from proxy.edge.wire import ensure_compiled
+from proxy.ops.admin import Admin
+from proxy.ops.health import Health
+from proxy.ops.logs import LineWriter, RequestLog, start_logging
+from proxy.ops.metrics import Metrics
+from proxy.ops.status import CallerStatus
+from proxy.store.connection import StoreUnavailable
+from proxy.store.deny_cache import DenyCache
+from proxy.store.limiter import Limiter
+from proxy.store.redis_store import RedisStore
+
+logger = logging.getLogger(__name__)
+
+
+class App:
+    """One sidecar. Build it inside the event loop it shall run on."""
+
+    def __init__(self, settings: Settings, writer: LineWriter) -> None:
+        self._settings = settings
+        self._loop = asyncio.get_running_loop()
+        self._tasks: set[asyncio.Task[Any]] = set()
+        policies = compile_policies(settings)
+
+        self._store = RedisStore(store_pool(settings.store), settings.store.timeout_s, _note_store)
+        self._deny_cache = DenyCache()
+        limiter = Limiter(self._store, self._deny_cache)
+        self._pool = Pool(settings.upstream, self.spawn)
+        self._gateway = Gateway(
+            policies=policies,
+            decide=limiter.decide,
+            observe=self._observe,
+            pool=self._pool,
+            forwarding=Forwarding(f"{settings.upstream.host}:{settings.upstream.port}", policies.fields),
+            rate_limit_fields=RateLimitFields(
+                standard="ratelimit" in settings.responses.headers, legacy="x-ratelimit" in settings.responses.headers
+            ),
+            spawn=self.spawn,
+            response_timeout_s=settings.upstream.response_timeout_s,
+            body_timeout_s=settings.listen.header_timeout_s,
+        )
+        health = Health(
+            settings.upstream, self._ping_store, lambda: self._gateway.policies, lambda: self._server.draining
+        )
+        status = CallerStatus(lambda: self._gateway.policies, limiter.look)
+
+        async def health_page(_: RequestFacts) -> Any:
+            return await health.page()
+
+        pages = {settings.listen.health_path: health_page, settings.listen.status_path: status.page}
+        self._server = Server(settings.listen, self._gateway, pages)
+        self._log = RequestLog(settings.log, writer, self._client_of)
+        self._metrics = Metrics(
+            {
+                "client_connections": ("Open client connections.", lambda: len(self._server.connections)),
+                "upstream_connections": ("Open connections to the application.", lambda: self._pool.open),
+                "deny_cache_entries": ("Buckets known to be empty.", lambda: len(self._deny_cache)),
+                "store_up": ("Whether the store is connected.", lambda: self._store.failure is None),
+                "log_lines_dropped": ("Log lines that found no room.", lambda: writer.dropped),
+            }
+        )
+        self._admin = Admin(settings.admin, health.page, self._metrics.exposition)
+
+    def spawn(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Run a coroutine as a task of this app: kept, ended with it, and heard if it fails."""
+        task = self._loop.create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    async def run(self) -> None:
+        """Serve until SIGTERM or SIGINT, then drain. Raises OSError where a port cannot be had."""
+        stop = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._loop.add_signal_handler(number, stop.set)
+        try:
+            _ = self.spawn(self._store.keep_connected())
+            _ = self.spawn(self._tick())
+            await self._admin.listen()
+            port = await self._server.listen()
+            # What start-up made stays for good: the garbage collector need not look at it again.
+            gc.collect()
+            gc.freeze()
+            started = {"version": proxy.__version__, "port": port, "upstream": str(self._settings.upstream.url)}
+            logger.info("started", extra={"fields": started})
+            await stop.wait()
+            logger.info("draining", extra={"fields": {"connections": len(self._server.connections)}})
+            cut_off = await self._server.drain()
+            logger.info("stopped", extra={"fields": {"cut_off": cut_off}})
+        finally:
+            await self._close()
+
+    async def _close(self) -> None:
+        self._pool.close()
+        await self._admin.close()
+        self._log.each_second()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(1)
+            self._log.each_second()
+
+    async def _ping_store(self) -> str | None:
+        answer: asyncio.Future[object] = self._loop.create_future()
+        self._store.ping(lambda reply: None if answer.done() else answer.set_result(reply))
+        reply = await answer
+        return None if reply == b"PONG" else str(reply)
+
+    def _observe(self, record: Record) -> None:
+        self._metrics.count(record)
+        self._log.note(record)
+
+    def _client_of(self, facts: RequestFacts) -> str:
+        return self._gateway.policies.identity.client_group(facts)
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.error("a background task failed", exc_info=error)
+
+
+def store_pool(settings: StoreSettings) -> ConnectionPool:
+    """How redis-py opens connections to the store: RESP2, no retries of its own, no time-outs but ours."""
+    options: dict[str, Any] = {"protocol": 2, "retry": None}
+    username, password = settings.credentials
+    if username:
+        options["username"] = username
+    if password:
+        options["password"] = password
+    url = settings.normalised_url
+    if url.startswith("rediss://"):
+        options |= {
+            "connection_class": SSLConnection,
+            "ssl_ca_certs": settings.ca_file,
+            "ssl_certfile": settings.cert_file,
+            "ssl_keyfile": settings.key_file,
+        }
+    return ConnectionPool.from_url(url, **options)
+
+
+def run(settings: Settings) -> None:
+    """Run one sidecar until it is told to stop. Raises OSError where a port cannot be had."""
+    ensure_compiled()
+    writer = start_logging(settings.log)
+    try:
+        uvloop.run(_serve(settings, writer))
+    finally:
+        writer.close()
+
+
+async def _serve(settings: Settings, writer: LineWriter) -> None:
+    await App(settings, writer).run()
+
+
+def _note_store(failure: StoreUnavailable | None) -> None:
+    if failure is None:
+        logger.info("store_connected")
+    else:
+        logger.warning("store_unavailable", extra={"fields": {"reason": failure.reason, "detail": str(failure)}})

@@ -1,0 +1,57 @@
+"""The command `sidegate`. Exit status: 0 right, 1 found wrong, 2 misused."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import proxy
+from proxy.config import ConfigError, Settings, load
+
+DEFAULT_CONFIG = "config.yaml"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status."""
+    options = _parser().parse_args(arguments)
+    try:
+        settings = load(Path(options.config), os.environ)
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return 1
+    status: int = options.do(settings, options)
+    return status
+
+
+def _run(settings: Settings, _: argparse.Namespace) -> int:
+    from proxy.app import run
+
+    try:
+        run(settings)
+    except OSError as error:
+        print(f"sidegate: cannot start: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _check(settings: Settings, options: argparse.Namespace) -> int:
+    print(f"{options.config}: right, {len(settings.policies)} policies")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="sidegate", description=proxy.__doc__, allow_abbrev=False)
+    parser.add_argument("--version", action="version", version=f"sidegate {proxy.__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    default = os.environ.get("CONFIG") or DEFAULT_CONFIG
+    about_config = "the configuration (default: $CONFIG, else config.yaml)"
+
+    run = commands.add_parser("run", help="run the sidecar until SIGTERM, which drains it")
+    run.add_argument("--config", default=default, metavar="FILE", help=about_config)
+    run.set_defaults(do=_run)
+
+    check = commands.add_parser("check", help="say what is wrong with a configuration, and where")
+    check.add_argument("config", nargs="?", default=default, metavar="FILE", help=about_config)
+    check.set_defaults(do=_check)
+    return parser

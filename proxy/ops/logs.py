@@ -1,0 +1,180 @@
+"""The log: one JSON object a line on stdout, written by a thread of its own so that a slow reader never stops the
+proxy.
+
+Requests are logged from their records. A refused bucket is logged when it is first refused, and from then on once a
+second with a count for as long as refusals go on, so that a flood of refusals is no flood of lines.
+"""
+
+import logging
+import os
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+
+import orjson
+
+from proxy.config import LogSettings
+from proxy.decision.record import Record
+from proxy.decision.request import RequestFacts
+from proxy.decision.verdict import Answer
+from proxy.ops.outcomes import policy_outcomes
+
+# Lines waiting for a slow reader of stdout; what does not fit is dropped and counted.
+MOST_WAITING_LINES = 20_000
+# Buckets whose refusals are counted apart within one second; those beyond share one line.
+MOST_FOLDED = 1_000
+# What a log line may hold of a request's target.
+LONGEST_TARGET_CHARS = 512
+
+
+class LineWriter:
+    """Writes lines to a file descriptor from a thread. `dropped` counts the lines that found no room."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._lines: deque[bytes] = deque()
+        self._wake = threading.Event()
+        self._closing = False
+        self._thread = threading.Thread(target=self._run, name="log", daemon=True)
+        self.dropped = 0
+        self._thread.start()
+
+    def write(self, line: bytes) -> None:
+        """Queue a line, without waiting."""
+        if len(self._lines) >= MOST_WAITING_LINES:
+            self.dropped += 1
+            return
+        self._lines.append(line)
+        if not self._wake.is_set():
+            self._wake.set()
+
+    def close(self, timeout_s: float = 2.0) -> None:
+        """Write what is queued, for at most `timeout_s`."""
+        self._closing = True
+        self._wake.set()
+        self._thread.join(timeout_s)
+
+    def _run(self) -> None:
+        while True:
+            self._wake.wait()
+            self._wake.clear()
+            taken = [self._lines.popleft() for _ in range(len(self._lines))]
+            try:
+                self._write_all(b"".join(taken))
+            except OSError:  # nobody reads any more; the proxy goes on without its log
+                self.dropped += len(taken)
+            if self._closing and not self._lines:
+                return
+
+    def _write_all(self, data: bytes) -> None:
+        while data:
+            data = data[os.write(self._descriptor, data) :]
+
+
+class JsonHandler(logging.Handler):
+    """Formats the standard library's log records; what is given as `extra={"fields": {…}}` becomes members."""
+
+    def __init__(self, writer: LineWriter) -> None:
+        super().__init__()
+        self._writer = writer
+
+    def emit(self, record: logging.LogRecord) -> None:
+        fields: Mapping[str, object] = getattr(record, "fields", {})
+        line = {"level": record.levelname.lower(), "event": record.getMessage(), "logger": record.name, **fields}
+        if record.exc_info:
+            line["trace"] = (self.formatter or logging.Formatter()).formatException(record.exc_info)
+        self._writer.write(json_line(line))
+
+
+def json_line(members: Mapping[str, object]) -> bytes:
+    """One line with its time. orjson escapes control characters, so nothing in a value can begin another line."""
+    time = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return orjson.dumps({"time": time, **members}, default=str, option=orjson.OPT_APPEND_NEWLINE)
+
+
+def start_logging(settings: LogSettings) -> LineWriter:
+    """Send everything that is logged in this process to stdout as JSON."""
+    writer = LineWriter(sys.stdout.fileno())
+    root = logging.getLogger()
+    root.handlers[:] = [JsonHandler(writer)]
+    root.setLevel(settings.level.upper())
+    logging.getLogger("asyncio").setLevel(logging.WARNING)
+    return writer
+
+
+class RequestLog:
+    """Logs requests as `log.requests` says. `client_of` gives the address that the limits saw."""
+
+    def __init__(self, settings: LogSettings, writer: LineWriter, client_of: Callable[[RequestFacts], str]) -> None:
+        self._wanted = settings.requests
+        self._writer = writer
+        self._client_of = client_of
+        self._folded: dict[str, int] = {}
+
+    def note(self, record: Record) -> None:
+        """Log the record, fold it, or pass over it."""
+        if self._wanted == "all":
+            self._write(record)
+        elif self._wanted == "refused" and (
+            record.error or (record.verdict and record.verdict.answer is not Answer.PASS)
+        ):
+            self._fold(record)
+
+    def each_second(self) -> None:
+        """Write what was folded in the second that has passed."""
+        folded, self._folded = self._folded, {}
+        for subject, count in folded.items():
+            if count:
+                self._folded[subject] = 0  # goes on being folded for as long as it goes on
+                self._writer.write(
+                    json_line({"level": "info", "event": "refused_again", "subject": subject, "count": count})
+                )
+
+    def _fold(self, record: Record) -> None:
+        subject = _subject(record)
+        if subject not in self._folded and len(self._folded) >= MOST_FOLDED:
+            subject = "others"
+        count = self._folded.get(subject)
+        if count is None:
+            self._folded[subject] = 0
+            self._write(record)
+        else:
+            self._folded[subject] = count + 1
+
+    def _write(self, record: Record) -> None:
+        facts, verdict = record.facts, record.verdict
+        line: dict[str, object] = {
+            "level": "info",
+            "event": "refused" if verdict and verdict.answer is Answer.REFUSE else "request",
+            "client": self._client_of(facts),
+            "method": facts.method,
+            "target": facts.target[:LONGEST_TARGET_CHARS].encode("utf-8", "backslashreplace").decode(),
+            "status": record.status,
+            "decision_ms": round(record.decision_s * 1000, 3),
+            "total_ms": round(record.total_s * 1000, 3),
+        }
+        if record.error:
+            line["error"] = record.error
+        if verdict is not None and verdict.applied:
+            line["decided_by"] = verdict.decided_by.value
+            line["policies"] = dict(policy_outcomes(verdict))
+            line["buckets"] = [applied.charge.key for applied in verdict.applied if applied.charge]
+            if verdict.reason:
+                line["store_failure"] = verdict.reason
+            if verdict.answer is Answer.REFUSE and verdict.retry_us is not None:
+                line["retry_after_s"] = round(verdict.retry_us / 1e6, 3)
+        self._writer.write(json_line(line))
+
+
+def _subject(record: Record) -> str:
+    """What the refusals of a flood have in common: the refusing bucket, or the fault."""
+    verdict = record.verdict
+    if verdict is not None and not record.error:
+        if len(verdict.applied) == 1 and (charge := verdict.applied[0].charge) is not None:
+            return charge.key
+        for applied, level in zip(verdict.applied, verdict.levels, strict=True):
+            if applied.charge is not None and level is not None and not level.enough:
+                return applied.charge.key
+    return record.error or "blocked"
