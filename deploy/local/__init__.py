@@ -1,0 +1,1 @@
+"""The demonstration as local processes: an embedded Valkey, three applications, three sidecars, kept by supervisord."""

@@ -1,0 +1,111 @@
+"""What the kernel tells about processes and ports. Where there is no /proc, nothing is known and nothing is guessed."""
+
+import contextlib
+import os
+import signal
+import socket
+import time
+from pathlib import Path
+
+_PROC = Path("/proc")
+_LISTENING = "0A"
+_LONGEST_COMMAND = 70
+
+
+def taken(host: str, port: int) -> bool:
+    """True when no server could listen there now."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+            probe.listen(1)
+        except OSError:
+            return True
+    return False
+
+
+def free_port_above(port: int) -> int:
+    return next((each for each in range(port + 1, 65536) if not taken("0.0.0.0", each)), port)
+
+
+def holder(port: int) -> str:
+    """Who listens on the port, as far as this user may see it."""
+    inodes = _listening_inodes(port)
+    for folder in _processes():
+        with contextlib.suppress(OSError):
+            if any(str(link.readlink()) in inodes for link in (folder / "fd").iterdir()):
+                return f"{_command(folder)} (pid {folder.name})"
+    return "a process of another user" if inodes else "a process that is not to be seen"
+
+
+def marked(run: Path) -> list[int]:
+    """The processes that `make start` started for this folder, by the mark in their environment."""
+    mark = b"SIDEGATE_RUN=" + os.fsencode(run)
+    found = []
+    for folder in _processes():
+        with contextlib.suppress(OSError):
+            if mark in (folder / "environ").read_bytes().split(b"\0") and not _is_dead(folder):
+                found.append(int(folder.name))
+    return found
+
+
+def end(pids: list[int], patience_s: float) -> None:
+    """Ask them to end; after `patience_s` end them."""
+    for sign, wait_s in ((signal.SIGTERM, patience_s), (signal.SIGKILL, 5.0)):
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, sign)
+        if wait_for_end(pids, wait_s):
+            return
+
+
+def wait_for_end(pids: list[int], limit_s: float) -> bool:
+    deadline = time.monotonic() + limit_s
+    while any(map(_alive, pids)):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return not _is_dead(_PROC / str(pid))
+
+
+def _is_dead(folder: Path) -> bool:
+    """Ended, but not yet asked about by its parent."""
+    try:
+        return (folder / "stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return False
+
+
+def _listening_inodes(port: int) -> set[str]:
+    found = set()
+    for name in ("tcp", "tcp6"):
+        with contextlib.suppress(OSError):
+            for line in (_PROC / "net" / name).read_text().splitlines()[1:]:
+                fields = line.split()
+                if fields[3] == _LISTENING and int(fields[1].rpartition(":")[2], 16) == port:
+                    found.add(f"socket:[{fields[9]}]")
+    return found
+
+
+def _processes() -> list[Path]:
+    try:
+        return [folder for folder in _PROC.iterdir() if folder.name.isdigit()]
+    except OSError:
+        return []
+
+
+def _command(folder: Path) -> str:
+    line = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+    program, _, arguments = line.partition(" ")
+    text = f"{program.rpartition('/')[2]} {arguments}".strip()
+    return text if len(text) <= _LONGEST_COMMAND else text[: _LONGEST_COMMAND - 1] + "…"

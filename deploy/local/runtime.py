@@ -1,0 +1,235 @@
+"""start, stop, restart and status of the local processes.
+
+Whatever way `start` ends but the good one (a fault, Ctrl-C, a signal), everything is stopped again. A start that was
+killed outright leaves marked processes behind, which the next `start` or `stop` finds and ends.
+"""
+
+import os
+import shutil
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from deploy import probe
+from deploy.check import checked
+from deploy.local import proc
+from deploy.local.services import Service, services, valkey_conf
+from deploy.local.supervise import Process, Supervisor, forget_socket, launch, socket_path
+from deploy.settings import HEALTH_DEADLINE_S, NUMBERS, Settings, forget, record, recorded
+from deploy.terminal import Trouble, end_ticks, good, say, step, table, tick
+
+_GROUPS = 3  # supervisord ends one after the other: sidecars, applications, store
+_LOG_LINES = 12
+
+
+def running(settings: Settings) -> Supervisor | None:
+    path = recorded(settings.run).get("SOCKET")
+    supervisor = Supervisor(Path(path)) if path else None
+    return supervisor if supervisor and supervisor.answers() else None
+
+
+def start(settings: Settings) -> None:
+    """Start everything and return when it is healthy; else raise Trouble with nothing left behind."""
+    _end_left_overs(settings)
+    settings = checked(settings)
+    check_ports(settings, services(settings))
+    if settings.redis_url:
+        step(f"using the Redis at {settings.redis_url.rpartition('@')[2]}, as REDIS_URL says")
+        _check_store(settings)
+    _begin_logs(settings.run / "logs")
+    conf = settings.run / "valkey.conf"
+    conf.touch(mode=0o600)
+    conf.write_text(valkey_conf(settings))
+    path = socket_path(settings.run)
+    record(settings, RUNTIME="local", SOCKET=str(path))
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        wanted = services(settings)
+        launch(settings.run, path, wanted, _environment(settings), settings.stop_wait_s)
+        step(f"started {', '.join(service.name for service in wanted)}; waiting until all are healthy")
+        _wait_until_healthy(Supervisor(path), settings)
+    except BaseException:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        end_ticks()
+        step("stopping what was started")
+        # No request is in flight yet, so nobody waits for a drain.
+        if not _end_marked(settings):
+            stop(settings)
+        _forget(settings)
+        raise
+
+
+def stop(settings: Settings) -> bool:
+    """Stop exactly what was started; False when nothing was there."""
+    supervisor = running(settings)
+    if supervisor:
+        pid = supervisor.pid()
+        supervisor.shut_down()
+        if not proc.wait_for_end([pid], _GROUPS * settings.stop_wait_s + 5):
+            raise Trouble(f"supervisord (pid {pid}) does not end", f"its log: {settings.run / 'logs/supervisord.log'}")
+    left_over = _end_left_overs(settings)
+    return supervisor is not None or left_over
+
+
+def restart(settings: Settings) -> None:
+    """One sidecar after the other, each with its application: drained first, back in health before the next."""
+    supervisor = running(settings)
+    if not supervisor:
+        raise Trouble("nothing runs here", "make start")
+    checked(settings)
+    for number in NUMBERS:
+        began_s = time.monotonic()
+        processes = supervisor.processes()
+        for name in (f"proxy{number}", f"app{number}"):
+            if processes[name].state in {"RUNNING", "STARTING", "BACKOFF"}:
+                supervisor.stop(processes[name], limit_s=settings.stop_wait_s + 5)
+        for name in (f"app{number}", f"proxy{number}"):
+            supervisor.start(processes[name])
+        _wait_until_healthy(supervisor, settings, (number,))
+        good(f"proxy{number} and app{number} are back after {time.monotonic() - began_s:.1f} s")
+
+
+def status(settings: Settings) -> bool:
+    """Print the table; True when everything runs."""
+    supervisor = running(settings)
+    if not supervisor:
+        say("nothing runs here: make start")
+        return False
+    processes = supervisor.processes()
+    rows = [("process", "state", "pid", "uptime", "url")]
+    for service in services(settings):
+        process = processes[service.name]
+        uptime = f"{process.uptime_s // 60} min {process.uptime_s % 60} s" if process.runs else "-"
+        rows.append((service.name, process.state.lower(), str(process.pid or "-"), uptime, service.url))
+    for line in table(rows):
+        say(line)
+    return all(process.runs for process in processes.values())
+
+
+def check_ports(settings: Settings, wanted: list[Service]) -> None:
+    rows = []
+    for service in wanted:
+        for name in (service.port, *service.more_ports):
+            port = settings.ports[name]
+            if proc.taken(service.host if name == service.port else "127.0.0.1", port):
+                rows.append((f"{name}={port}", f"is held by {proc.holder(port)}"))
+                free = proc.free_port_above(port)
+                rows.append(("", f"leave it alone:  make start {name}={free}"))
+                if name == "REDIS_PORT":
+                    rows.append(("", f"or use that one: make start REDIS_URL=redis://localhost:{port}"))
+    if rows:
+        ports = "a port is" if sum(bool(row[0]) for row in rows) == 1 else "ports are"
+        raise Trouble(f"{ports} taken, so nothing was started:", *table(rows))
+
+
+def _check_store(settings: Settings) -> None:
+    from deploy import store  # noqa: PLC0415  needs redis-py, which the environment has and a bare Python has not
+
+    store.ping(settings)
+
+
+def _environment(settings: Settings) -> dict[str, str]:
+    more = {
+        "REDIS_URL": settings.store_url,
+        "REDIS_PASSWORD": settings.redis_password,
+        "CONFIG": str(settings.config),
+        "PYTHONUNBUFFERED": "1",
+    }
+    return {**os.environ, **more}
+
+
+def _wait_until_healthy(supervisor: Supervisor, settings: Settings, numbers: tuple[int, ...] = NUMBERS) -> None:
+    began_s = time.monotonic()
+    names = {"redis", *(f"{kind}{number}" for kind in ("app", "proxy") for number in numbers)}
+    waiting = {f"proxy{number}": f"{settings.proxy_url(number)}/health" for number in numbers}
+    while True:
+        watched = [process for process in _patiently(supervisor, began_s) if process.name in names]
+        _raise_for_the_dead(watched, settings)
+        answers = {name: probe.get(url) for name, url in waiting.items()}
+        waiting = {name: url for name, url in waiting.items() if not answers[name].good}
+        passed_s = time.monotonic() - began_s
+        # Healthy, and for supervisord past the second in which an end is a failed start.
+        if not waiting and all(process.runs for process in watched):
+            end_ticks()
+            return
+        if passed_s > HEALTH_DEADLINE_S:
+            said = [line for name in waiting for line in (f"{name}: {answers[name].text}", *_tail(settings, name))]
+            raise Trouble(f"not healthy within {HEALTH_DEADLINE_S:.0f} s: {', '.join(waiting)}", *said)
+        tick(f"{passed_s:.0f} s, waiting for {', '.join(waiting)}")
+        time.sleep(0.1)
+
+
+def _patiently(supervisor: Supervisor, began_s: float) -> list[Process]:
+    """A supervisord of this instant does not answer yet."""
+    while True:
+        try:
+            return list(supervisor.processes().values())
+        except OSError as fault:
+            if time.monotonic() - began_s > HEALTH_DEADLINE_S:
+                raise Trouble(f"supervisord does not answer: {fault}") from fault
+            time.sleep(0.05)
+
+
+def _raise_for_the_dead(processes: list[Process], settings: Settings) -> None:
+    dead = [process for process in processes if process.gone_wrong]
+    lines: list[str] = []
+    for process in dead:
+        why = f"exit status {process.exit_status}" if process.exit_status else process.spawn_fault or "ended"
+        lines += [f"{process.name}: {why}; the end of {_log(settings, process.name)}:", *_tail(settings, process.name)]
+    if dead:
+        raise Trouble(f"ended at once: {', '.join(process.name for process in dead)}", *lines)
+
+
+def _begin_logs(folder: Path) -> None:
+    """Fresh ones for each run; those of the one before are kept."""
+    if folder.exists():
+        before = folder.with_name("logs-before")
+        shutil.rmtree(before, ignore_errors=True)
+        folder.rename(before)
+    folder.mkdir()
+
+
+def _log(settings: Settings, name: str) -> Path:
+    return settings.run / "logs" / f"{name}.log"
+
+
+def _tail(settings: Settings, name: str) -> Iterator[str]:
+    try:
+        lines = _log(settings, name).read_text(errors="replace").splitlines()
+    except OSError:
+        return
+    yield from (f"  | {line}" for line in lines[-_LOG_LINES:])
+
+
+def _end_left_overs(settings: Settings) -> bool:
+    """What a killed supervisord or a killed `make start` left; then the traces of the run, but for its logs."""
+    pids = proc.marked(settings.run)
+    if pids:
+        step(f"ending what an earlier run left behind: {', '.join(map(str, pids))}")
+        _end_marked(settings)
+    _forget(settings)
+    return bool(pids)
+
+
+def _end_marked(settings: Settings) -> bool:
+    """True when there was something; again until nothing is left, since a supervisord may be starting one more."""
+    found = False
+    while pids := proc.marked(settings.run):
+        found = True
+        proc.end(pids, patience_s=5.0)
+    return found
+
+
+def _forget(settings: Settings) -> None:
+    known = recorded(settings.run).get("SOCKET")
+    if known:
+        forget_socket(Path(known), settings.run)
+    for name in ("valkey.conf", "supervisord.conf", "supervisord.pid"):
+        (settings.run / name).unlink(missing_ok=True)
+    forget(settings)
+
+
+def remove(settings: Settings) -> None:
+    shutil.rmtree(settings.run, ignore_errors=True)

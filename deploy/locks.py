@@ -1,0 +1,59 @@
+"""Write the lock files in `requirements/` anew: names, versions, hashes; no index address. What is pinned stays unless
+`--upgrade` or `--upgrade-package NAME` is given. One file serves every Python from 3.11 on and every platform.
+"""
+
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from deploy.settings import ROOT
+
+_LIMIT_S = 600
+
+
+@dataclass(frozen=True, slots=True)
+class Lock:
+    name: str
+    what: str
+    arguments: tuple[str, ...]
+    given: str = ""
+
+
+_LOCKS = (
+    Lock("dev", "development, CI and the local runtime", ("pyproject.toml", "--extra", "dev")),
+    Lock("image", "the container image", ("pyproject.toml", "--constraints", "requirements/dev.txt")),
+    Lock(
+        "build",
+        "building the wheel inside the image",
+        ("-", "--constraints", "requirements/dev.txt"),
+        given="hatchling\neditables\n",
+    ),
+    Lock("redis-cli", "the Redis prompt where redis-cli is not installed", ("-",), given="iredis\n"),
+)
+
+
+def main(arguments: list[str]) -> int:
+    with tempfile.TemporaryDirectory(prefix="sidegate-locks-") as folder:
+        subprocess.run([sys.executable, "-m", "venv", folder], check=True, timeout=_LIMIT_S)
+        subprocess.run([f"{folder}/bin/pip", "install", "--quiet", "uv"], check=True, timeout=_LIMIT_S)
+        for lock in _LOCKS:
+            _write(Path(folder) / "bin" / "uv", lock, arguments)
+    return 0
+
+
+def _write(uv: Path, lock: Lock, arguments: list[str]) -> None:
+    target = f"requirements/{lock.name}.txt"
+    options = "--quiet --no-config --universal --python-version=3.11 --generate-hashes --no-header --no-emit-index-url"
+    command = [str(uv), "pip", "compile", *options.split(), "--output-file", target, *lock.arguments, *arguments]
+    subprocess.run(
+        command, cwd=ROOT, check=True, timeout=_LIMIT_S, input=lock.given, text=True, stdout=subprocess.DEVNULL
+    )
+    path = ROOT / target
+    path.write_text(f"# For {lock.what}. Written by `make lock`.\n{path.read_text()}")
+    print(f"{target}: {sum('==' in line for line in path.read_text().splitlines())} packages")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
