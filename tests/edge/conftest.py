@@ -1,0 +1,58 @@
+"""One store, one recorder and a few sidecars, shared by all tests of the edge; each test finds them empty."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.recorder import Recorder
+from tests.servers import StoreServer
+from tests.sidecar import Sidecar, configuration
+
+
+@pytest.fixture(scope="session")
+def shared_recorder() -> Iterator[Recorder]:
+    recorder = Recorder()
+    yield recorder
+    recorder.stop()
+
+
+@pytest.fixture(scope="session")
+def shared_sidecar(shared_store_server: StoreServer, shared_recorder: Recorder) -> Iterator[Sidecar]:
+    config = configuration(shared_store_server.url, shared_recorder.url, listen={"max_header_bytes": "32KiB"})
+    with Sidecar(config) as sidecar:
+        yield sidecar
+
+
+@pytest.fixture(scope="session")
+def shared_impatient_sidecar(shared_store_server: StoreServer, shared_recorder: Recorder) -> Iterator[Sidecar]:
+    config = configuration(
+        shared_store_server.url,
+        shared_recorder.url,
+        listen={"header_timeout": "200ms", "idle_timeout": "400ms", "max_connections": 8},
+        upstream={"connect_timeout": "200ms", "response_timeout": "300ms", "max_connections": 2, "idle_timeout": "500ms"},
+    )
+    with Sidecar(config) as sidecar:
+        yield sidecar
+
+
+@pytest.fixture
+def recorder(shared_recorder: Recorder) -> Iterator[Recorder]:
+    """The application: records, and answers as told. Whatever clients send, it must never see a doubtful request."""
+    shared_recorder.reset()
+    yield shared_recorder
+    shared_recorder.release()
+    assert shared_recorder.faults == []
+
+
+@pytest.fixture
+def sidecar(store_server: StoreServer, recorder: Recorder, shared_sidecar: Sidecar) -> Sidecar:
+    """A sidecar with the usual times, before an empty store and `recorder`: the policies `roomy` and `tight`."""
+    assert shared_sidecar.process.poll() is None
+    return shared_sidecar
+
+
+@pytest.fixture
+def impatient_sidecar(store_server: StoreServer, recorder: Recorder, shared_impatient_sidecar: Sidecar) -> Sidecar:
+    """One whose patience with everybody is a fraction of a second, and that takes 8 clients and 2 upstream connections."""
+    assert shared_impatient_sidecar.process.poll() is None
+    return shared_impatient_sidecar

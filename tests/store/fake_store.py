@@ -1,0 +1,73 @@
+"""A store that says what the real one will not say on request. It speaks just enough to be connected to."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Sequence
+
+import hiredis
+
+# Hang up instead of answering.
+HANG_UP = b""
+# Say nothing, and keep the line.
+SILENCE = None
+
+
+class FakeStore:
+    """Answers the n-th script call with the n-th of `says`, and the last of them ever after; all else with +OK."""
+
+    def __init__(self, says: Sequence[bytes | None]) -> None:
+        self.says = list(says)
+        self.port = 0
+        self.asked: list[list[bytes]] = []
+        self.connections = 0
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}"
+
+    async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        commands = hiredis.Reader()
+        with contextlib.suppress(ConnectionError):
+            while data := await reader.read(65536):
+                commands.feed(data)
+                while command := commands.gets():
+                    if not isinstance(command, list) or command[0] not in (b"EVALSHA", b"EVAL"):
+                        writer.write(b"+OK\r\n")
+                        continue
+                    reply = self.says[min(len(self.asked), len(self.says) - 1)]
+                    self.asked.append(command)
+                    if reply == HANG_UP:
+                        return
+                    if reply is not None:
+                        writer.write(reply)
+
+    async def answer_and_close(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            await self.answer(reader, writer)
+        finally:
+            writer.close()
+            with contextlib.suppress(ConnectionError):
+                await writer.wait_closed()
+
+
+@contextlib.asynccontextmanager
+async def fake_store(*says: bytes | None) -> AsyncIterator[FakeStore]:
+    fake = FakeStore(says)
+    tasks: set[asyncio.Task[None]] = set()
+
+    def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.get_running_loop().create_task(fake.answer_and_close(reader, writer))
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+
+    server = await asyncio.start_server(accept, "127.0.0.1", 0)
+    fake.port = server.sockets[0].getsockname()[1]
+    try:
+        yield fake
+    finally:
+        server.close()
+        for task in list(tasks):
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await server.wait_closed()

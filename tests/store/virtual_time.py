@@ -1,0 +1,111 @@
+"""Two stores whose clock a test moves by hand: the shipped script on a real server, and its reference in Python."""
+
+import json
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+import redis
+
+from proxy.decision.bucket import Bucket, Charge, Level, Limit, Rate, decide
+from proxy.store.batch import Batch
+from proxy.store.redis_store import SCRIPT
+
+# The one line of the script that reads the clock, and what stands in its place here. All else is the shipped script.
+READS_TIME = "local time = redis.call('TIME')"
+GIVEN_TIME = "local time = cjson.decode(ARGV[3])"
+assert SCRIPT.count(READS_TIME) == 1
+VIRTUAL_SCRIPT = SCRIPT.replace(READS_TIME, GIVEN_TIME)
+
+# A year in 2023: microseconds of a real clock's size.
+START = 1_700_000_000_000_000
+
+Request = Sequence[Charge]
+Decided = tuple[Level | None, ...]
+
+
+class Stored(NamedTuple):
+    """A bucket as found in the store, and how long it will stay there."""
+
+    bucket: Bucket
+    ttl_ms: int
+
+
+class VirtualStore(Protocol):
+    """A store at any moment of a clock that the test moves. Buckets expire by that clock."""
+
+    def decide(self, requests: Sequence[Request], now_us: int) -> list[Decided]: ...
+
+    def found(self, key: str) -> Stored | None: ...
+
+
+class ReferenceStore:
+    """decision/bucket.py over a dict."""
+
+    def __init__(self) -> None:
+        self._buckets: dict[str, Bucket] = {}
+        self._expiry: dict[str, tuple[int, int]] = {}
+
+    def decide(self, requests: Sequence[Request], now_us: int) -> list[Decided]:
+        for key in [key for key, (_, due_us) in self._expiry.items() if due_us <= now_us]:
+            del self._buckets[key], self._expiry[key]
+        before = dict(self._buckets)
+        decided = decide(requests, self._buckets, now_us)
+        settled_to: dict[str, Limit] = {}
+        for charge in (charge for request in requests for charge in request):
+            settled_to.setdefault(charge.key, charge.limit)
+        for key, limit in settled_to.items():
+            if self._buckets.get(key) is not before.get(key):  # written, if only with what it held
+                self._expiry[key] = limit.ttl_ms, now_us + limit.ttl_ms * 1000
+        return list(decided)
+
+    def found(self, key: str) -> Stored | None:
+        bucket = self._buckets.get(key)
+        return None if bucket is None else Stored(bucket, self._expiry[key][0])
+
+
+class ScriptStore:
+    """The script on a real server. Nothing really expires; a bucket whose time has come is deleted before a call."""
+
+    def __init__(self, client: redis.Redis) -> None:
+        self._client = client
+        self._sha = client.script_load(VIRTUAL_SCRIPT)
+        self._ttl_ms: dict[str, int] = {}
+        self._due_us: dict[str, int] = {}
+
+    def decide(self, requests: Sequence[Request], now_us: int) -> list[Decided]:
+        batch: Batch[None] = Batch()
+        for request in requests:
+            batch.add(request, None)
+        number, *rest = batch.arguments()
+        keys = [str(key) for key in rest[: int(number)]]
+        transaction = self._client.pipeline(transaction=True)
+        if gone := [key for key, due_us in self._due_us.items() if due_us <= now_us]:
+            transaction.delete(*gone)
+            for key in gone:
+                del self._due_us[key], self._ttl_ms[key]
+        time = json.dumps([str(now_us // 1_000_000), str(now_us % 1_000_000)])
+        transaction.evalsha(self._sha, int(number), *rest, time)
+        for key in keys:
+            transaction.pttl(key)
+            transaction.persist(key)
+        replies = transaction.execute()[bool(gone) :]
+        for key, ttl_ms in zip(keys, replies[1::2], strict=True):
+            assert ttl_ms != 0
+            if ttl_ms > 0:  # written just now
+                self._ttl_ms[key], self._due_us[key] = ttl_ms, now_us + ttl_ms * 1000
+        return [levels for _, levels in batch.deliver(replies[0])]
+
+    def found(self, key: str) -> Stored | None:
+        state = {name.decode(): value.decode() for name, value in self._client.hgetall(key).items()}
+        if not state:
+            return None
+        assert set(state) == {"tokens", "since", "rate"}
+        tokens, period_us = state["rate"].split("/")
+        return Stored(
+            Bucket(int(state["tokens"]), int(state["since"]), Rate(int(tokens), int(period_us))), self._ttl_ms[key]
+        )
+
+
+def allowed(request: Request, decided: Decided) -> bool:
+    """Whether a request passed."""
+    return all(charge.shadow or (level and level.enough) for charge, level in zip(request, decided, strict=True))
