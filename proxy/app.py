@@ -3,8 +3,10 @@
 import asyncio
 import gc
 import logging
+import os
 import signal
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
+from pathlib import Path
 from typing import Any
 
 import uvloop
@@ -12,6 +14,7 @@ from redis.asyncio.connection import ConnectionPool, SSLConnection
 
 import proxy
 from proxy.config import Settings, StoreSettings, compile_policies
+from proxy.decision.policy import PolicySet
 from proxy.decision.record import Record
 from proxy.decision.request import RequestFacts
 from proxy.edge.forward import Gateway
@@ -24,6 +27,7 @@ from proxy.ops.health import Health
 from proxy.ops.logs import LineWriter, RequestLog, start_logging
 from proxy.ops.metrics import Metrics
 from proxy.ops.status import CallerStatus
+from proxy.reload import Reloader
 from proxy.store.connection import StoreUnavailable
 from proxy.store.deny_cache import DenyCache
 from proxy.store.limiter import Limiter
@@ -33,9 +37,9 @@ logger = logging.getLogger(__name__)
 
 
 class App:
-    """One sidecar. Build it inside the event loop it shall run on."""
+    """One sidecar, configured by the file at `path`. Build it inside the event loop it shall run on."""
 
-    def __init__(self, settings: Settings, writer: LineWriter) -> None:
+    def __init__(self, settings: Settings, path: Path, writer: LineWriter) -> None:
         self._settings = settings
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -50,16 +54,19 @@ class App:
             decide=limiter.decide,
             observe=self._observe,
             pool=self._pool,
-            forwarding=Forwarding(f"{settings.upstream.host}:{settings.upstream.port}", policies.fields),
-            rate_limit_fields=RateLimitFields(
-                standard="ratelimit" in settings.responses.headers, legacy="x-ratelimit" in settings.responses.headers
-            ),
+            forwarding=_forwarding(settings, policies),
+            rate_limit_fields=_rate_limit_fields(settings),
             spawn=self.spawn,
             response_timeout_s=settings.upstream.response_timeout_s,
             body_timeout_s=settings.listen.header_timeout_s,
         )
+        self._reloader = Reloader(path, os.environ, settings, self._take_over)
         health = Health(
-            settings.upstream, self._ping_store, lambda: self._gateway.policies, lambda: self._server.draining
+            settings.upstream,
+            self._ping_store,
+            lambda: self._gateway.policies,
+            lambda: self._server.draining,
+            self._about_config,
         )
         status = CallerStatus(lambda: self._gateway.policies, limiter.look)
 
@@ -95,6 +102,8 @@ class App:
         try:
             _ = self.spawn(self._store.keep_connected())
             _ = self.spawn(self._tick())
+            _ = self.spawn(self._reloader.watch())
+            self._loop.add_signal_handler(signal.SIGHUP, lambda: self.spawn(self._reloader.reload()))
             await self._admin.listen()
             port = await self._server.listen()
             # What start-up made stays for good: the garbage collector need not look at it again.
@@ -108,6 +117,24 @@ class App:
             logger.info("stopped", extra={"fields": {"cut_off": cut_off}})
         finally:
             await self._close()
+
+    def _take_over(self, settings: Settings) -> None:
+        """Go on under new settings: what they change is in force for the next request, also on live connections."""
+        policies = compile_policies(settings)
+        gateway = self._gateway
+        gateway.policies = policies
+        gateway.forwarding = _forwarding(self._settings, policies)
+        gateway.rate_limit_fields = _rate_limit_fields(settings)
+        gateway.response_timeout_s = settings.upstream.response_timeout_s
+        self._deny_cache.clear()
+        self._log.wanted = settings.log.requests
+        logging.getLogger().setLevel(settings.log.level.upper())
+
+    def _about_config(self) -> Mapping[str, object]:
+        stale = self._reloader.stale
+        if stale is None:
+            return {"status": "ok", "loaded": self._reloader.loaded_at}
+        return {"status": "stale", "since": stale.since, "loaded": self._reloader.loaded_at, "faults": stale.faults}
 
     async def _close(self) -> None:
         self._pool.close()
@@ -160,18 +187,27 @@ def store_pool(settings: StoreSettings) -> ConnectionPool:
     return ConnectionPool.from_url(url, **options)
 
 
-def run(settings: Settings) -> None:
-    """Run one sidecar until it is told to stop. Raises OSError where a port cannot be had."""
+def _forwarding(settings: Settings, policies: PolicySet) -> Forwarding:
+    return Forwarding(f"{settings.upstream.host}:{settings.upstream.port}", policies.fields)
+
+
+def _rate_limit_fields(settings: Settings) -> RateLimitFields:
+    wanted = settings.responses.headers
+    return RateLimitFields(standard="ratelimit" in wanted, legacy="x-ratelimit" in wanted)
+
+
+def run(settings: Settings, path: Path) -> None:
+    """Run one sidecar, and follow edits of its file, until it is told to stop. Raises OSError where a port is taken."""
     ensure_compiled()
     writer = start_logging(settings.log)
     try:
-        uvloop.run(_serve(settings, writer))
+        uvloop.run(_serve(settings, path, writer))
     finally:
         writer.close()
 
 
-async def _serve(settings: Settings, writer: LineWriter) -> None:
-    await App(settings, writer).run()
+async def _serve(settings: Settings, path: Path, writer: LineWriter) -> None:
+    await App(settings, path, writer).run()
 
 
 def _note_store(failure: StoreUnavailable | None) -> None:

@@ -24,11 +24,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return status
 
 
-def _run(settings: Settings, _: argparse.Namespace) -> int:
+def _run(settings: Settings, options: argparse.Namespace) -> int:
     from proxy.app import run
 
     try:
-        run(settings)
+        run(settings, Path(options.config))
     except OSError as error:
         print(f"sidegate: cannot start: {error}", file=sys.stderr)
         return 1

@@ -22,7 +22,11 @@ class State(Enum):
 
 
 class Health:
-    """Looks at the application and the store. `ping_store` returns why the store does not answer, or None."""
+    """Looks at the application and the store. `ping_store` returns why the store does not answer, or None.
+
+    A configuration that could not be taken over is shown, but does not make the sidecar unhealthy: the last good one is
+    in force.
+    """
 
     def __init__(
         self,
@@ -30,11 +34,13 @@ class Health:
         ping_store: Callable[[], Awaitable[str | None]],
         policies: Callable[[], PolicySet],
         draining: Callable[[], bool],
+        config: Callable[[], Mapping[str, object]],
     ) -> None:
         self._upstream = upstream
         self._ping_store = ping_store
         self._policies = policies
         self._draining = draining
+        self._config = config
         self._loop = asyncio.get_running_loop()
         self._looked_s = -LOOK_EVERY_S
         self._parts: tuple[str | None, str | None] = (None, None)
@@ -44,7 +50,7 @@ class Health:
         """Status and content of the health page."""
         app, store = await self._look()
         state = self._state(app, store)
-        content = {"status": state.value, "app": _part(app), "store": _part(store)}
+        content = {"status": state.value, "app": _part(app), "store": _part(store), "config": self._config()}
         return (200 if state in (State.OK, State.DEGRADED) else 503), content
 
     def _state(self, app: str | None, store: str | None) -> State:

@@ -108,16 +108,16 @@ class RequestLog:
     """Logs requests as `log.requests` says. `client_of` gives the address that the limits saw."""
 
     def __init__(self, settings: LogSettings, writer: LineWriter, client_of: Callable[[RequestFacts], str]) -> None:
-        self._wanted = settings.requests
+        self.wanted = settings.requests  # none, refused or all; may be changed
         self._writer = writer
         self._client_of = client_of
         self._folded: dict[str, int] = {}
 
     def note(self, record: Record) -> None:
         """Log the record, fold it, or pass over it."""
-        if self._wanted == "all":
+        if self.wanted == "all":
             self._write(record)
-        elif self._wanted == "refused" and (
+        elif self.wanted == "refused" and (
             record.error or (record.verdict and record.verdict.answer is not Answer.PASS)
         ):
             self._fold(record)

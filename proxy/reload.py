@@ -1,0 +1,114 @@
+"""Edits of the configuration, noticed and taken over while the sidecar runs.
+
+The file is looked at by its identity, size and time, ten times a second: that costs microseconds, and sees every way
+a file can change, also those that file notifications miss (network and virtual file systems, bind mounts, a replaced
+symbolic link above it, as Kubernetes swaps them for a ConfigMap). A change is read once it has stood still for one
+look, so that an editor that empties the file before it writes is not taken at its word. See docs/adr/0006.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import NamedTuple
+
+from pydantic import BaseModel
+
+from proxy.config import ConfigError, Settings, load
+
+LOOK_EVERY_S = 0.1
+
+# What can be taken over without a restart, by section; in all other sections everything can.
+_LIVE: Mapping[str, frozenset[str]] = {
+    "listen": frozenset(),
+    "admin": frozenset(),
+    "upstream": frozenset({"response_timeout_s"}),
+    "store": frozenset({"on_failure", "key_prefix"}),
+}
+
+logger = logging.getLogger(__name__)
+
+
+class Stale(NamedTuple):
+    """An edit was refused: since when (ISO 8601, UTC), and all its faults."""
+
+    since: str
+    faults: tuple[str, ...]
+
+
+class Reloader:
+    """Watches one file. `apply` takes new settings over; `stale` tells of an edit that was refused."""
+
+    def __init__(
+        self, path: Path, environ: Mapping[str, str], settings: Settings, apply: Callable[[Settings], None]
+    ) -> None:
+        self._path = path
+        self._environ = environ
+        self._settings = settings
+        self._apply = apply
+        self._taken = self._seen = _signature(path)
+        self._busy = asyncio.Lock()
+        self.stale: Stale | None = None
+        self.loaded_at = _now()
+
+    async def watch(self) -> None:
+        """Reload whenever the file has changed. Runs until cancelled."""
+        while True:
+            await asyncio.sleep(LOOK_EVERY_S)
+            before, self._seen = self._seen, _signature(self._path)
+            if self._seen != self._taken and self._seen == before:
+                await self.reload()
+
+    async def reload(self) -> None:
+        """Read the file and take it over; keep what is in force where it has faults, and log them once."""
+        async with self._busy:
+            self._taken = _signature(self._path)
+            try:
+                # In a thread: a large file takes a while to check, and requests go on meanwhile.
+                settings = await asyncio.to_thread(load, self._path, self._environ)
+            except ConfigError as error:
+                self.stale = Stale(self.stale.since if self.stale else _now(), tuple(map(str, error.faults)))
+                logger.error("config_refused", extra={"fields": {"faults": self.stale.faults}})  # noqa: TRY400
+                return
+            before, self._settings = self._settings, settings
+            self._apply(settings)
+            self.stale, self.loaded_at = None, _now()
+            logger.info("config_reloaded", extra={"fields": dict(_changes(before, settings))})
+            if needing := list(restart_needed(before, settings)):
+                logger.warning("config_needs_restart", extra={"fields": {"settings": needing}})
+
+
+def restart_needed(before: Settings, after: Settings) -> Iterator[str]:
+    """Paths of changed settings that take effect only at the next start."""
+    for section, live in _LIVE.items():
+        old: BaseModel = getattr(before, section)
+        new: BaseModel = getattr(after, section)
+        for name, field in type(new).model_fields.items():
+            if name not in live and getattr(old, name) != getattr(new, name):
+                yield f"{section}.{field.alias or name}"
+
+
+def _changes(before: Settings, after: Settings) -> Iterator[tuple[str, object]]:
+    """What an edit changed about the policies. A policy of a new name starts with new buckets, also a renamed one."""
+    old = {policy.name: policy for policy in before.policies}
+    new = {policy.name: policy for policy in after.policies}
+    yield "policies", len(new)
+    yield "changed", [name for name in new if name in old and old[name] != new[name]]
+    yield "gone", [name for name in old if name not in new]
+    yield "new_with_new_buckets", [name for name in new if name not in old]
+    if before.store.key_prefix != after.store.key_prefix:
+        yield "all_buckets_new", after.store.key_prefix
+
+
+def _signature(path: Path) -> tuple[int, int, int, int] | None:
+    """What tells one state of a file from another; None where it cannot be seen, as while it is being replaced."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
