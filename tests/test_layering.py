@@ -1,4 +1,7 @@
-"""The rooms of the product, and who may import whom: decision ← config ← {store, edge, ops} ← app ← cli."""
+"""The rooms of the product, and who may import whom: decision ← config ← {store, edge, ops} ← app ← cli.
+
+Beside the middle rooms stands `reload`, which watches the configuration; between app and cli the commands.
+"""
 
 import ast
 from collections.abc import Iterator
@@ -17,8 +20,10 @@ BELOW = {
     "store": {"decision", "config"},
     "edge": {"decision", "config"},
     "ops": {"decision", "config"},
-    "app": {"decision", "config", "store", "edge", "ops"},
-    "cli": {"decision", "config", "store", "edge", "ops", "app"},
+    "reload": {"decision", "config"},
+    "app": {"decision", "config", "store", "edge", "ops", "reload"},
+    "commands": {"decision", "config", "store", "edge", "ops", "reload", "app"},
+    "cli": {"decision", "config", "store", "edge", "ops", "reload", "app", "commands"},
     "__main__": {"cli"},
 }
 

@@ -1,0 +1,131 @@
+"""Everything that is wrong with a configuration is said at once, each with its place and what was expected."""
+
+from pathlib import Path
+
+import pytest
+
+from proxy.config import ConfigError, Settings, compile_policies, load, parse
+
+ENTIRE = """\
+polices: 3
+listen: {port: 99999, idle_timeout: 5}
+store: {url: "redis://u:p@h/1", password: [1]}
+policies:
+ - {name: a, limit: 10/min, key: heeder:X, cost: 20}
+ - {name: a b, key: client_ip, limit: 5/s, cost: 6}
+ - {name: b}
+ - {name: c, exempt: true, key: client_ip}
+ - {name: d, key: client_ip, limit: 5/s, overrides: [{key: x}, {key: y, limit: 3/s, blocked: true}]}
+"""
+
+FAULTS = [
+    "c.yaml:1:1: polices: unknown key 'polices', did you mean 'policies'?",
+    "c.yaml:2:16: listen.port: 99999 is not a port; expected a whole number from 0 to 65535",
+    "c.yaml:2:37: listen.idle_timeout: 5 has no unit; expected e.g. 250ms, 1s, 5m, 1h, 1d",
+    "c.yaml:3:43: store.password: is not text; expected text, in quotes",
+    "c.yaml:5:21: policies[0].limit: '10/min' is not a rate; expected e.g. 10/minute, 100/s, 1/2.5s",
+    "c.yaml:5:34: policies[0].key: 'heeder:X' is not a source of keys; did you mean 'header'?",
+    "c.yaml:6:11: policies[1].name: 'a b' is not a name; expected 1 to 64 of the characters A-Z a-z 0-9 . _ -",
+    "c.yaml:6:50: policies[1].cost: a cost of 6 can never pass a burst of 5; expected a cost up to the burst",
+    "c.yaml:7:4: policies[2].key: a policy needs a key; expected e.g. key: header:X-User-ID | client_ip",
+    "c.yaml:7:4: policies[2].limit: a policy needs a limit; expected e.g. limit: 10/minute",
+    "c.yaml:8:4: policies[3]: an exempt policy takes only name, match and exempt; key would do nothing",
+    "c.yaml:9:54: policies[4].overrides[0]: an override is exactly one of limit, blocked: true and exempt: true",
+    "c.yaml:9:64: policies[4].overrides[1]: an override is exactly one of limit, blocked: true and exempt: true",
+]
+
+
+def faults_of(text: str, environ: dict[str, str] | None = None) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        parse(text, "c.yaml", environ or {})
+    assert str(caught.value) == "\n".join(map(str, caught.value.faults))
+    return [str(fault) for fault in caught.value.faults]
+
+
+def test_all_faults_are_named_at_once_in_the_order_of_the_document() -> None:
+    assert faults_of(ENTIRE) == FAULTS
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        (
+            "listen: {port: 1, port: 2}",
+            "c.yaml:1:19: listen.port: the key 'port' stands here twice; the first is in line 1",
+        ),
+        ("a: [", "c.yaml:2:1: is not valid YAML: "),
+        ("- a", "c.yaml:1:1: the configuration is a list; expected a mapping, e.g. policies: [...]"),
+        (
+            "log: {level: loud}",
+            "c.yaml:1:14: log.level: 'loud' is not known here; expected debug, info, warning or error",
+        ),
+        ("upstream: {url: 'http://h/x'}", "c.yaml:1:17: upstream.url: 'http://h/x' is not an upstream"),
+        ("store: {on_failure: local}", "c.yaml:1:21: store.on_failure: 'local' is not supported by this version yet"),
+        ("store: {url: 'redis+sentinel://h/m'}", "c.yaml:1:14: store.url: redis+sentinel:// is not supported"),
+        ("store: {ca_file: /x}", "c.yaml:1:18: store.ca_file: takes effect only with a store url of rediss://"),
+        ("listen: {health_path: /a, status_path: /a}", "c.yaml:1:40: listen.status_path: '/a' is the health page"),
+        (
+            "policies: [{name: a, key: client_ip, limit: 1/s, burst: 0}]",
+            "c.yaml:1:57: policies[0].burst: 0 is not a whole",
+        ),
+        ("policies: 3", "c.yaml:1:11: policies: 3 is not a list"),
+        ("listen: []", "c.yaml:1:9: listen: is not a mapping"),
+        ("listen: {port: '${NOT_SET}'}", "c.yaml:1:16: listen.port: the environment variable NOT_SET is not set"),
+    ],
+)
+def test_a_fault_names_its_place_and_what_was_expected(text: str, fault: str) -> None:
+    (found,) = faults_of(text)
+    assert found.startswith(fault)
+
+
+def test_two_policies_of_one_name_are_a_fault() -> None:
+    one = "{name: a, key: client_ip, limit: 1/s}"
+    assert faults_of(f"policies: [{one}, {one}]") == [
+        "c.yaml:1:58: policies[1].name: 'a' is the name of a policy before this one"
+    ]
+
+
+def test_a_secret_is_never_shown() -> None:
+    settings = parse("store: {password: hunter2, url: 'redis://me:hunter2@h'}\nadmin: {token: hunter2}", "c.yaml", {})
+    assert "hunter2" not in repr(settings.store.password) + repr(settings.admin)
+    assert settings.store.credentials == ("me", "hunter2")
+    assert settings.store.normalised_url == "redis://h:6379/0"
+
+
+def test_a_variable_takes_the_type_wanted_where_it_stands_and_never_becomes_structure() -> None:
+    text = 'listen: {port: "${PORT:-8080}"}\nstore: {password: "${PW:-}"}'
+    assert parse(text, "c.yaml", {}).listen.port == 8080
+    settings = parse(text, "c.yaml", {"PORT": "81", "PW": "a, b: {c}"})
+    assert settings.listen.port == 81
+    assert settings.store.password.get_secret_value() == "a, b: {c}"
+
+
+def test_an_empty_document_is_all_defaults() -> None:
+    assert parse("", "c.yaml", {}) == Settings()
+
+
+@pytest.mark.parametrize("name", ["missing.yaml", "."])
+def test_what_cannot_be_read_is_a_fault_without_a_place(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path / name, {})
+    assert caught.value.faults[0].line is None
+
+
+def test_what_is_not_utf_8_is_a_fault_with_its_place(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_bytes(b"log:\n  level: \xff")
+    with pytest.raises(ConfigError, match=r":2:10: is not UTF-8 here"):
+        load(file, {})
+
+
+def test_the_demonstration_is_right_and_compiles_to_one_policy() -> None:
+    settings = load(Path(__file__).parents[2] / "config.yaml", {})
+    (policy,) = compile_policies(settings).policies
+    assert policy.limit is not None
+    assert (policy.name, policy.limit.burst, policy.limit.initial, policy.limit.ttl_ms) == (
+        "ratelimit",
+        15,
+        10,
+        3_600_000,
+    )
+    assert settings.store.normalised_url == "redis://localhost:6379/0"

@@ -1,0 +1,144 @@
+"""Edits of the configuration: what is taken over, what is refused, and what is said about it."""
+
+import asyncio
+import logging
+import os
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from proxy.config import Settings, load
+from proxy.reload import Reloader, restart_needed
+
+ONE = "policies: [{name: a, key: client_ip, limit: 1/s}]\n"
+TWO = "policies: [{name: b, key: client_ip, limit: 2/s}]\n"
+PATIENCE_S = 10
+
+
+@asynccontextmanager
+async def watched(file: Path) -> AsyncIterator[tuple[Reloader, list[Settings]]]:
+    """A reloader that watches the file, and what it has taken over so far."""
+    taken: list[Settings] = []
+    reloader = Reloader(file, {}, load(file, {}), taken.append)
+    task = asyncio.get_running_loop().create_task(reloader.watch())
+    try:
+        yield reloader, taken
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def until(condition: Callable[[], object]) -> None:
+    async with asyncio.timeout(PATIENCE_S):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+def write(file: Path, text: str) -> None:
+    file.write_text(text)
+
+
+def replace(file: Path, text: str) -> None:
+    new = file.with_name("new")
+    new.write_text(text)
+    new.replace(file)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("edit", [write, replace])
+async def test_an_edit_is_taken_over_however_the_editor_saves(
+    tmp_path: Path, edit: Callable[[Path, str], None]
+) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text(ONE)
+    async with watched(file) as (_, taken):
+        edit(file, TWO + "# edited\n")
+        await until(lambda: taken)
+        assert [policy.name for policy in taken[-1].policies] == ["b"]
+
+
+@pytest.mark.slow
+async def test_a_swapped_symbolic_link_above_the_file_is_an_edit(tmp_path: Path) -> None:
+    for name, text in (("one", ONE), ("two", TWO)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.yaml").write_text(text)
+    (tmp_path / "data").symlink_to("one")
+    (tmp_path / "config.yaml").symlink_to("data/config.yaml")
+    async with watched(tmp_path / "config.yaml") as (_, taken):
+        (tmp_path / "data_tmp").symlink_to("two")
+        (tmp_path / "data_tmp").replace(tmp_path / "data")
+        await until(lambda: taken)
+        assert [policy.name for policy in taken[-1].policies] == ["b"]
+
+
+@pytest.mark.slow
+async def test_an_invalid_edit_changes_nothing_and_is_said_once_with_all_its_faults(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text(ONE)
+    async with watched(file) as (reloader, taken):
+        file.write_text("policies: 3\nlog: 4\n")
+        await until(lambda: reloader.stale)
+        await asyncio.sleep(0.5)
+        assert not taken
+        assert reloader.stale is not None
+        assert len(reloader.stale.faults) == 2
+        assert [record.getMessage() for record in caplog.records] == ["config_refused"]
+        file.write_text(TWO)
+        await until(lambda: taken)
+        assert reloader.stale is None
+
+
+@pytest.mark.slow
+async def test_a_file_that_is_gone_for_a_moment_is_no_edit_until_it_is_back(tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text(ONE)
+    async with watched(file) as (reloader, taken):
+        file.unlink()
+        await until(lambda: reloader.stale)
+        file.write_text(TWO)
+        await until(lambda: taken)
+        assert reloader.stale is None
+
+
+async def test_a_reload_can_be_asked_for_though_the_file_looks_the_same(tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text(ONE)
+    taken: list[Settings] = []
+    reloader = Reloader(file, {}, load(file, {}), taken.append)
+    times = file.stat()
+    file.write_text(TWO)
+    os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
+    await reloader.reload()
+    assert [policy.name for policy in taken[-1].policies] == ["b"]
+
+
+async def test_an_edit_says_which_policies_changed_and_which_begin_with_new_buckets(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text(ONE)
+    reloader = Reloader(file, {}, load(file, {}), lambda _: None)
+    file.write_text(TWO + "listen: {port: 81}\n")
+    with caplog.at_level(logging.INFO):
+        await reloader.reload()
+    told = {record.getMessage(): getattr(record, "fields", None) for record in caplog.records}
+    assert told["config_reloaded"] == {"policies": 1, "changed": [], "gone": ["a"], "new_with_new_buckets": ["b"]}
+    assert told["config_needs_restart"] == {"settings": ["listen.port"]}
+
+
+def test_limits_need_no_restart_and_addresses_do(tmp_path: Path) -> None:
+    def settings(text: str) -> Settings:
+        file = tmp_path / "config.yaml"
+        file.write_text(text)
+        return load(file, {})
+
+    before = settings(ONE)
+    assert list(restart_needed(before, settings(TWO + "log: {requests: all}\nstore: {on_failure: allow}\n"))) == []
+    after = settings(
+        TWO + "store: {timeout: 20ms, url: 'redis://h'}\nupstream: {url: 'http://h:1'}\nadmin: {port: 1}\n"
+    )
+    assert list(restart_needed(before, after)) == ["admin.port", "upstream.url", "store.url", "store.timeout"]
