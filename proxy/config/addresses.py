@@ -5,7 +5,7 @@ password.
 """
 
 import re
-from ipaddress import IPv6Network, ip_network
+from ipaddress import IPv6Address, IPv6Network, ip_network
 from typing import NamedTuple
 from urllib.parse import unquote
 
@@ -31,6 +31,10 @@ class Endpoint(NamedTuple):
     host: str
     port: int
 
+    @property
+    def url(self) -> str:
+        return f"http://[{self.host}]:{self.port}" if ":" in self.host else f"http://{self.host}:{self.port}"
+
 
 class Credentials(NamedTuple):
     """A store's URL without the credentials that it held, and these."""
@@ -43,16 +47,16 @@ class Credentials(NamedTuple):
 def upstream(url: str) -> Endpoint:
     """The endpoint that an upstream's URL names."""
     if url.startswith("https://"):
-        raise ValueError(f"{shown(_bare(url))} asks for TLS; the sidecar stands beside the application, {_AN_UPSTREAM}")
+        raise ValueError(f"{_bare(url)} asks for TLS, but the sidecar stands beside the application; {_AN_UPSTREAM}")
     match = _UPSTREAM.fullmatch(url)
     if match is None:
-        raise ValueError(f"{shown(_bare(url))} is not an upstream: scheme, host and port alone, {_AN_UPSTREAM}")
-    return Endpoint(match["host"].strip("[]"), _port(match["port"], 80))
+        raise ValueError(f"{_bare(url)} is not an upstream; {_AN_UPSTREAM}: scheme, host and port alone")
+    return Endpoint(_host(match["host"]), _port(match["port"], 80))
 
 
 def split_credentials(url: str) -> Credentials:
-    """The store's URL and the user name and password in it, percent-decoded."""
-    scheme, separator, rest = url.rpartition("://") if "://" in url else ("", "", url)
+    """The store's URL, and the user name and password in it, percent-decoded."""
+    scheme, separator, rest = url.rpartition("://")
     authority, slash, path = rest.partition("/")
     userinfo, at, host = authority.rpartition("@")
     if not at:
@@ -66,14 +70,16 @@ def store(url: str) -> str:
     if url.startswith(_LATER):
         raise ValueError(f"{url.partition('://')[0]}:// is not supported by this version yet; {_A_STORE}")
     if "@" in url:
-        raise ValueError(f"this URL cannot be read; write the password in store.password, and here {_A_STORE}")
+        raise ValueError(f"the URL cannot be read; write the password in store.password, and here {_A_STORE}")
     if match := _UNIX.fullmatch(url):
         return f"unix://{match['path']}?db={int(match['db'] or 0)}"
     match = _REDIS.fullmatch(url if "://" in url else f"redis://{url}")
     if match is None:
-        raise ValueError(f"{shown(url)} is not a store; {_A_STORE}")
-    port = _port(match["port"], DEFAULT_REDIS_PORT)
-    return f"{match['scheme']}://{match['host']}:{port}/{int(match['db'] or 0)}"
+        value = "the URL" if "://:" in url else shown(url)  # a colon there begins a password
+        raise ValueError(f"{value} is not a store; {_A_STORE}")
+    host = _host(match["host"])
+    host = f"[{host}]" if ":" in host else host
+    return f"{match['scheme']}://{host}:{_port(match['port'], DEFAULT_REDIS_PORT)}/{int(match['db'] or 0)}"
 
 
 def network(text: str) -> Network:
@@ -94,6 +100,15 @@ def network(text: str) -> Network:
     return found
 
 
+def _host(text: str) -> str:
+    if not text.startswith("["):
+        return text
+    try:
+        return str(IPv6Address(text[1:-1]))
+    except ValueError:
+        raise ValueError(f"{shown(text)} is not an IPv6 address; expected e.g. [2001:db8::1]") from None
+
+
 def _port(text: str | None, default: int) -> int:
     port = default if text is None else int(text)
     if not 0 < port < 65536:
@@ -102,5 +117,5 @@ def _port(text: str | None, default: int) -> int:
 
 
 def _bare(url: str) -> str:
-    """The URL without what stands before an `@`: people put passwords there."""
-    return url.rpartition("@")[2] if "@" in url else url
+    """The URL as shown, without what stands before an `@`: people put passwords there."""
+    return shown(url.rpartition("@")[2])

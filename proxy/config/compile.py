@@ -1,23 +1,27 @@
 """From policies as they are written to policies as they are applied."""
 
 import re
+from ipaddress import ip_network
 
 from proxy.config import globs
+from proxy.config.clauses import FieldCondition
 from proxy.config.model import Settings
-from proxy.config.policies import FieldCondition, MatchSettings, OverrideSettings, PolicySettings
+from proxy.config.policies import MatchSettings, OverrideSettings, PolicySettings
 from proxy.config.units import Quota
 from proxy.decision.bucket import Limit, Rate
+from proxy.decision.identity import KeySource, SourceKind
 from proxy.decision.policy import FieldMatch, Match, OnStoreFailure, Override, Policy, PolicySet
 
 
 def compile_policies(settings: Settings) -> PolicySet:
     """The policies of a configuration, ready to be applied."""
     on_failure = OnStoreFailure(settings.store.on_failure)
-    policies = [_policy(policy, on_failure) for policy in settings.policies]
+    prefix = settings.client_ip.ipv6_prefix
+    policies = [_policy(policy, on_failure, prefix) for policy in settings.policies]
     return PolicySet(policies, settings.client_ip.addresses, settings.store.key_prefix)
 
 
-def _policy(written: PolicySettings, on_failure: OnStoreFailure) -> Policy:
+def _policy(written: PolicySettings, on_failure: OnStoreFailure, prefix: int) -> Policy:
     if written.exempt or written.limit is None:
         return Policy(written.name, _match(written.match), exempt=True)
     own = OnStoreFailure(written.on_store_failure) if written.on_store_failure else on_failure
@@ -28,11 +32,7 @@ def _policy(written: PolicySettings, on_failure: OnStoreFailure) -> Policy:
         limit=_limit(written.limit, written.burst, written.initial, written.idle_ttl_ms),
         cost=written.cost.other,
         costs=written.cost.by_method,
-        overrides={
-            values: _override(override, written.idle_ttl_ms)
-            for override in written.overrides
-            for values in override.key
-        },
+        overrides=_overrides(written, prefix),
         shadow=written.shadow,
         on_store_failure=own,
     )
@@ -42,6 +42,31 @@ def _limit(quota: Quota, burst: int | None, initial: int | None, idle_ttl_ms: in
     burst = burst or quota.count
     rate = Rate.fitting(quota.count, quota.period_us, burst)
     return Limit(rate, burst, burst if initial is None else min(initial, burst), idle_ttl_ms)
+
+
+def _overrides(written: PolicySettings, prefix: int) -> dict[tuple[str, ...], Override]:
+    overrides: dict[tuple[str, ...], Override] = {}
+    parts = written.key.parts if written.key else ()
+    for each in written.overrides:
+        override = _override(each, written.idle_ttl_ms)
+        for values in each.key:
+            overrides[values] = override
+            shown = tuple(_as_shown(*pair, prefix) for pair in zip(values, parts, strict=True))
+            overrides.setdefault(shown, override)
+    return overrides
+
+
+def _as_shown(value: str, alternatives: tuple[KeySource, ...], prefix: int) -> str:
+    """The value as a request shows it: an IPv6 client is known by its network only."""
+    if ":" not in value or all(source.kind is not SourceKind.CLIENT_IP for source in alternatives):
+        return value
+    try:
+        found = ip_network(value, strict=False)
+    except ValueError:
+        return value
+    if found.version == 4 or found.prefixlen < prefix:
+        return str(found)
+    return str(found.supernet(new_prefix=prefix) if prefix < 128 else found.network_address)
 
 
 def _override(written: OverrideSettings, idle_ttl_ms: int) -> Override:

@@ -16,7 +16,7 @@ from proxy.config.faults import ConfigError, Fault, Path, shown, written
 
 # Bounds against documents that are small to write and large to hold (aliases of aliases) or to follow (nesting).
 MAX_DOCUMENT_BYTES = 4 * 2**20
-MAX_NODES = 200_000
+MAX_NODES = 100_000
 MAX_DEPTH = 50
 
 _Loader: type[yaml.SafeLoader] | type[yaml.CSafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -29,6 +29,8 @@ _CONSTANTS = {
 }
 _WHOLE = re.compile(r"[-+]?(?:0|[1-9][0-9]{0,30})")
 _DECIMAL = re.compile(r"[-+]?(?:0|[1-9][0-9]{0,30})\.[0-9]{1,30}(?:[eE][-+]?[0-9]{1,3})?")
+# No key of the language, no method and no field name holds these.
+_BROKEN_KEY = re.compile(r"[\s:]")
 _UNPRINTABLE = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 Plain = None | bool | int | float | str | list["Plain"] | dict[str, "Plain"]
@@ -133,7 +135,8 @@ class _Reader:
         if root.plain is None:
             return None
         if not isinstance(root.plain, dict):
-            message = f"the configuration is {shown(root.plain)}; expected a mapping, e.g. policies: [...]"
+            kind = "a list" if isinstance(root.plain, list) else "a single value"
+            message = f"the configuration is {kind}; expected a mapping, e.g. policies: [...]"
             raise ConfigError([Fault(self._name, root.line, root.column, "", message)])
         return root
 
@@ -217,6 +220,11 @@ class _Reader:
                 raise self._fatal(key_event, "a key must be plain text")
             key: str = key_event.value
             value = self._node(self._next(), (*path, key))
+            if _BROKEN_KEY.search(key):
+                # Not shown: `{password:secret}` is such a key.
+                message = "holds a key with a space or a colon in it; expected a colon and a space after each key"
+                self.faults[(*path, key)] = Fault(self._name, *place, written(path), message)
+                continue
             if key in below:
                 first = below[key][0][0]
                 message = f"the key {shown(key)} stands here twice; the first is in line {first}"

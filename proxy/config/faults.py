@@ -37,7 +37,7 @@ class ConfigError(Exception):
 
 
 class Wrong(ValueError):
-    """Several faults found by one check: each with its path below the value that was checked; `..` leads up."""
+    """Several faults found by one check: each with its path below the value that was checked."""
 
     def __init__(self, faults: Sequence[tuple[Path, str]]) -> None:
         super().__init__("; ".join(message for _, message in faults))

@@ -13,6 +13,9 @@ from proxy.config.faults import shown
 
 Item = TypeVar("Item")
 
+# Lists that a request is held against one entry after the other, and that are checked entry by entry.
+MAX_ENTRIES = 1000
+
 _SHORTEST_US = 1_000
 _DAY_US = 86_400_000_000
 
@@ -77,7 +80,7 @@ def one_of(*names: str, later: str = "") -> Callable[[object], str]:
         if later and value == later:
             raise ValueError(f"{value!r} is not supported by this version yet; expected {expected}")
         close = get_close_matches(value[:64].lower(), names, n=1) if isinstance(value, str) else []
-        hint = f", did you mean {close[0]!r}?" if close else ""
+        hint = f"; did you mean {close[0]!r}?" if close else ""
         raise ValueError(f"{shown(value)} is not known here; expected {expected}{hint}")
 
     return read
@@ -87,13 +90,21 @@ def listed(value: object) -> object:
     """A single value as the list of it; lists as they are. Empty lists are refused: they would match nothing."""
     if value == []:
         raise ValueError("the list is empty; leave the key out to match all")
-    return tuple(value) if isinstance(value, list) else value if isinstance(value, tuple) else (value,)
+    return plain_list(value) if isinstance(value, list | tuple) else (value,)
 
 
 def plain_list(value: object) -> object:
-    """A list; it may be empty."""
+    """A list of bounded length; it may be empty."""
+    entries = every_one(value)
+    if len(entries) > MAX_ENTRIES:
+        raise ValueError(f"the list has {len(entries)} entries; expected {MAX_ENTRIES} at most")
+    return entries
+
+
+def every_one(value: object) -> tuple[object, ...]:
+    """A list of any length."""
     if not isinstance(value, list | tuple):
-        raise ValueError(f"{shown(value)} is not a list; expected one, e.g. [...] or lines that begin with a dash")  # noqa: TRY004
+        raise ValueError(f"{shown(value)} is not a list; expected e.g. [...] or lines that begin with a dash")  # noqa: TRY004
     return tuple(value)
 
 
@@ -119,7 +130,7 @@ def size(least: int, most: int) -> Callable[[object], int]:
     """Reads a size in bytes within bounds."""
 
     def read(value: object) -> int:
-        number = units.size_bytes(int(value) if isinstance(value, Substituted) and value.isdigit() else value)
+        number = units.size_bytes(value)
         if not least <= number <= most:
             bounds = f"from {units.size_text(least)} to {units.size_text(most)}"
             raise ValueError(f"{shown(value)} is out of bounds; expected a size {bounds}")

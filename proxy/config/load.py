@@ -1,24 +1,26 @@
 """From a file to settings, or to everything that is wrong with it."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path as FilePath
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from proxy.config.document import MAX_DOCUMENT_BYTES, Document, read
+from proxy.config.document import MAX_DOCUMENT_BYTES, Document, Plain, read
 from proxy.config.faults import ConfigError, Fault, Path, Wrong, shown
-from proxy.config.model import Settings
+from proxy.config.model import Settings, repeated_names
+
+# More would not be read; and each costs time, which a document of nothing but faults could ask for without end.
+MAX_FAULTS = 100
 
 _SENTENCES = {
-    "missing": "is missing, but needed",
+    "missing": "is missing",
     "model_type": "is not a mapping; expected keys and values, e.g. {port: 8080}",
-    "model_attributes_type": "is not a mapping; expected keys and values, e.g. {port: 8080}",
-    "dict_type": "is not a mapping; expected keys and values",
-    "tuple_type": "is not a list; expected one, e.g. [...] or lines that begin with a dash",
-    "recursion_loop": "contains itself",
+    "string_unicode": "holds half a character (a lone surrogate); expected text",
 }
+
+Found = tuple[Path, str, bool]  # path, message, whether the key itself is wrong
 
 
 def load(path: FilePath, environ: Mapping[str, str]) -> Settings:
@@ -29,6 +31,8 @@ def load(path: FilePath, environ: Mapping[str, str]) -> Settings:
             raw = file.read(MAX_DOCUMENT_BYTES + 1)
     except IsADirectoryError:
         raise ConfigError([Fault(name, None, None, "", "is a directory; expected a file, e.g. config.yaml")]) from None
+    except ValueError:
+        raise ConfigError([Fault(name, None, None, "", "cannot be read: no file has such a name")]) from None
     except OSError as error:
         raise ConfigError([Fault(name, None, None, "", f"cannot be read: {error.strerror or error}")]) from None
     try:
@@ -41,45 +45,59 @@ def load(path: FilePath, environ: Mapping[str, str]) -> Settings:
 
 
 def parse(text: str, name: str, environ: Mapping[str, str]) -> Settings:
-    """Read a configuration; `name` is what positions call it. Raises ConfigError with all its faults."""
+    """Read a configuration; `name` is what positions call it. Raises ConfigError with all its faults.
+
+    After MAX_FAULTS the rest is only counted.
+    """
     document = read(text, name, environ)
-    faults = dict(document.faults)
-    settings = None
     try:
         settings = Settings.model_validate(document.plain)
     except ValidationError as error:
-        for path, fault in _faults(error, document):
-            if not any(known == path[: len(known)] for known in document.faults):
-                faults.setdefault(path, fault)
-    if faults or settings is None:
-        raise ConfigError(sorted(faults.values(), key=lambda fault: (fault.line or 0, fault.column or 0)))
+        raise ConfigError(_in_order(document, _found(error, document.plain))) from None
+    if document.faults:
+        raise ConfigError(_in_order(document, []))
     return settings
 
 
-def _faults(error: ValidationError, document: Document) -> Iterator[tuple[Path, Fault]]:
+def _in_order(document: Document, found: Sequence[Found]) -> list[Fault]:
+    """All faults in the order of the document, once each."""
+    # What stands at or below a value that could not be read is a consequence.
+    fresh = [each for each in found if not _follows(each[0], document)]
+    faults = list(document.faults.values())[:MAX_FAULTS]
+    faults += [
+        document.fault(path, message or _unknown_key(path), at_key=at_key)
+        for path, message, at_key in fresh[:MAX_FAULTS]
+    ]
+    faults.sort(key=lambda fault: (fault.line or 0, fault.column or 0))
+    more = len(document.faults) + len(fresh) - MAX_FAULTS
+    if more <= 0:
+        return faults
+    return [*faults[:MAX_FAULTS], Fault(document.name, None, None, "", f"and {more} more faults")]
+
+
+def _follows(path: Path, document: Document) -> bool:
+    return any(path[:end] in document.faults for end in range(len(path) + 1))
+
+
+def _found(error: ValidationError, plain: Plain) -> list[Found]:
+    found: list[Found] = []
     for item in error.errors(include_url=False):
-        path = tuple(step for step in item["loc"] if not (isinstance(step, str) and step.startswith("function-")))
-        cause = item.get("ctx", {}).get("error")
+        path, cause = item["loc"], item.get("ctx", {}).get("error")
         if isinstance(cause, Wrong):
-            for below, message in cause.faults:
-                place = _resolved((*path, *below))
-                yield place, document.fault(place, message)
-        elif item["type"] == "extra_forbidden":
-            yield path, document.fault(path, _unknown_key(path), at_key=True)
+            found += [((*path, *below), message, False) for below, message in cause.faults]
         elif isinstance(cause, ValueError):
-            yield path, document.fault(path, str(cause))
+            found.append((path, str(cause), False))
+        elif item["type"] == "extra_forbidden":
+            found.append((path, "", True))
         else:
-            yield path, document.fault(path, _SENTENCES.get(item["type"], f"{shown(item['input'])} is not valid here"))
-
-
-def _resolved(path: Path) -> Path:
-    steps: list[str | int] = []
-    for step in path:
-        if step == "..":
-            steps.pop()
-        else:
-            steps.append(step)
-    return tuple(steps)
+            found.append((path, _SENTENCES.get(item["type"], "is not valid here"), False))
+    policies = plain.get("policies") if isinstance(plain, dict) else None
+    if isinstance(policies, list):
+        # The model compares names only once every policy is right; a person wants to hear of it at once.
+        names = [policy.get("name") if isinstance(policy, dict) else None for policy in policies]
+        repeated = [(("policies", *below), message, False) for below, message in repeated_names(names)]
+        found += [each for each in repeated if each not in found]
+    return found
 
 
 def _unknown_key(path: Path) -> str:

@@ -1,7 +1,8 @@
 """All settings of a sidecar: the sections of the configuration, with their defaults."""
 
 import re
-from typing import Annotated, Self
+from collections.abc import Sequence
+from typing import Annotated, Any, Self
 
 from pydantic import BeforeValidator, Field, SecretStr, ValidationInfo, field_validator, model_validator
 
@@ -12,6 +13,7 @@ from proxy.config.fields import (
     FileName,
     Many,
     Network,
+    Patience,
     Port,
     Secret,
     Section,
@@ -22,6 +24,7 @@ from proxy.config.fields import (
     text_of,
     whole,
 )
+from proxy.config.overlap import unreachable
 from proxy.config.policies import OnStoreFailure, PolicySettings
 from proxy.decision.identity import ClientAddress
 
@@ -35,6 +38,13 @@ def _own_path(value: object) -> str:
     return text
 
 
+def _host(value: object) -> str:
+    text = text_of(value)
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*|[0-9A-Fa-f:.]+", text):
+        raise ValueError(f"{shown(text)} is not a host to listen on; expected e.g. 0.0.0.0, 127.0.0.1, ::1")
+    return text
+
+
 def _prefix(value: object) -> str:
     text = text_of(value)
     if not _PREFIX.fullmatch(text):
@@ -44,13 +54,17 @@ def _prefix(value: object) -> str:
     return text
 
 
+_EVERYWHERE = frozenset({"0.0.0.0", "::"})  # noqa: S104  (compared with, not bound to)
+_LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
+
+Host = Annotated[str, BeforeValidator(_host)]
 OwnPath = Annotated[str, BeforeValidator(_own_path)]
 
 
 class ListenSettings(Section):
     """Where clients are served, and what they may claim of the sidecar."""
 
-    host: Text = "0.0.0.0"  # noqa: S104  (a sidecar's port is there to be reached)
+    host: Host = "0.0.0.0"  # noqa: S104  (a sidecar's port is there to be reached)
     port: Port = 8080
     health_path: OwnPath = "/health"
     status_path: OwnPath = "/api/status"
@@ -58,38 +72,32 @@ class ListenSettings(Section):
     header_timeout_s: Timeout = Field(10.0, alias="header_timeout")
     idle_timeout_s: Timeout = Field(75.0, alias="idle_timeout")
     max_header_bytes: Annotated[int, BeforeValidator(size(1024, 2**20))] = 32 * 1024
-    drain_timeout_s: Timeout = Field(20.0, alias="drain_timeout")
+    drain_timeout_s: Patience = Field(20.0, alias="drain_timeout")
 
     @field_validator("status_path")
     @classmethod
     def _two_pages(cls, status_path: str, info: ValidationInfo) -> str:
         if status_path == info.data.get("health_path"):
-            raise Wrong([((), f"{shown(status_path)} is the health page already; expected another path")])
+            raise ValueError(f"{shown(status_path)} is the health page already; expected another path")
         return status_path
 
 
 class AdminSettings(Section):
     """Where operators and probes are served."""
 
-    host: Text = "127.0.0.1"
+    host: Host = "127.0.0.1"
     port: Port = 9901
     token: Secret = SecretStr("")
 
 
 class UpstreamSettings(Section):
-    """The application behind the sidecar."""
+    """The application behind the sidecar. `url` is `http://host:port`."""
 
-    url: Text = "http://127.0.0.1:9000"
+    url: Annotated[str, BeforeValidator(lambda value: addresses.upstream(text_of(value)).url)] = "http://127.0.0.1:9000"
     connect_timeout_s: Timeout = Field(1.0, alias="connect_timeout")
     response_timeout_s: Timeout = Field(30.0, alias="response_timeout")
     max_connections: Connections = 256
     idle_timeout_s: Timeout = Field(60.0, alias="idle_timeout")
-
-    @field_validator("url")
-    @classmethod
-    def _is_endpoint(cls, url: str) -> str:
-        addresses.upstream(url)
-        return url
 
     @property
     def host(self) -> str:
@@ -103,9 +111,9 @@ class UpstreamSettings(Section):
 
 
 class StoreSettings(Section):
-    """The Redis or Valkey that all sidecars share. The URL never holds a password: it is moved to `password`."""
+    """The Redis or Valkey that all sidecars share. Credentials in the URL are moved to `username` and `password`."""
 
-    url: Text = "redis://localhost:6379"
+    url: Annotated[str, BeforeValidator(lambda value: addresses.store(text_of(value)))] = "redis://localhost:6379/0"
     username: Text = ""
     password: Secret = SecretStr("")
     ca_file: FileName = None
@@ -115,37 +123,38 @@ class StoreSettings(Section):
     timeout_s: Timeout = Field(0.05, alias="timeout")
     on_failure: OnStoreFailure = "deny"
 
-    @field_validator("url")
+    @model_validator(mode="before")
     @classmethod
-    def _is_store(cls, url: str) -> str:
-        addresses.store(addresses.split_credentials(url).url)
-        return url
+    def _without_credentials(cls, data: Any) -> Any:
+        if not isinstance(data, dict) or not isinstance(data.get("url"), str):
+            return data
+        url, username, password = addresses.split_credentials(data["url"])
+        found = {"username": username, "password": password}
+        return {**data, "url": url, **{name: text for name, text in found.items() if text and not data.get(name)}}
+
+    @field_validator("ca_file", "cert_file", "key_file")
+    @classmethod
+    def _needs_tls(cls, name: str | None, info: ValidationInfo) -> str | None:
+        if name is not None and not info.data.get("url", "rediss:").startswith("rediss:"):
+            raise ValueError("takes effect only with a store url of rediss://")
+        return name
 
     @model_validator(mode="after")
-    def _goes_together(self) -> Self:
-        faults: list[tuple[Path, str]] = []
-        secure = self.normalised_url.startswith("rediss://")
-        faults += [
-            ((name,), "takes effect only with a store url of rediss://")
-            for name in ("ca_file", "cert_file", "key_file")
-            if getattr(self, name) is not None and not secure
-        ]
+    def _pairs_files(self) -> Self:
         if (self.cert_file is None) != (self.key_file is None):
-            faults.append((("cert_file" if self.cert_file else "key_file",), "cert_file and key_file go together"))
-        if faults:
-            raise Wrong(faults)
+            alone, missing = ("cert_file", "key_file") if self.cert_file else ("key_file", "cert_file")
+            raise Wrong([((alone,), f"needs {missing} too; expected both or neither")])
         return self
 
     @property
     def normalised_url(self) -> str:
         """The URL in full, without credentials: `redis://host:port/db`, `rediss://…` or `unix:///path?db=n`."""
-        return addresses.store(addresses.split_credentials(self.url).url)
+        return self.url
 
     @property
     def credentials(self) -> tuple[str, str]:
-        """User name and password; those of the settings before those of the URL. Empty where there are none."""
-        _, username, password = addresses.split_credentials(self.url)
-        return self.username or username, self.password.get_secret_value() or password
+        """User name and password; empty where there are none."""
+        return self.username, self.password.get_secret_value()
 
 
 class ClientIpSettings(Section):
@@ -185,15 +194,43 @@ class Settings(Section):
     log: LogSettings = LogSettings()
     policies: Many[PolicySettings] = ()
 
+    @field_validator("admin")
+    @classmethod
+    def _listens_apart(cls, admin: AdminSettings, info: ValidationInfo) -> AdminSettings:
+        listen: ListenSettings | None = info.data.get("listen")
+        if listen and admin.port and admin.port == listen.port and _meet(admin.host, listen.host):
+            raise Wrong([(("port",), f"{admin.port} is the port of listen too; expected another")])
+        return admin
+
+    @field_validator("upstream")
+    @classmethod
+    def _is_another(cls, upstream: UpstreamSettings, info: ValidationInfo) -> UpstreamSettings:
+        listen: ListenSettings | None = info.data.get("listen")
+        here = upstream.host in _LOOPBACK
+        if listen and here and upstream.port == listen.port and _meet(listen.host, upstream.host):
+            raise Wrong([(("url",), f"{shown(upstream.url)} is this sidecar itself; expected the application's port")])
+        return upstream
+
     @field_validator("policies")
     @classmethod
-    def _named_apart(cls, policies: tuple[PolicySettings, ...]) -> tuple[PolicySettings, ...]:
-        seen: set[str] = set()
-        faults: list[tuple[Path, str]] = []
-        for index, policy in enumerate(policies):
-            if policy.name in seen:
-                faults.append(((index, "name"), f"{shown(policy.name)} is the name of a policy before this one"))
-            seen.add(policy.name)
-        if faults:
+    def _all_reachable(cls, policies: tuple[PolicySettings, ...]) -> tuple[PolicySettings, ...]:
+        if faults := repeated_names([policy.name for policy in policies]) + unreachable(policies):
             raise Wrong(faults)
         return policies
+
+
+def repeated_names(names: Sequence[object]) -> list[tuple[Path, str]]:
+    """Faults of policies that are named like an earlier one, with paths below the list of policies."""
+    seen: set[str] = set()
+    faults: list[tuple[Path, str]] = []
+    for index, name in enumerate(names):
+        if isinstance(name, str) and name in seen:
+            faults.append(((index, "name"), f"{shown(name)} is the name of a policy before this one"))
+        elif isinstance(name, str):
+            seen.add(name)
+    return faults
+
+
+def _meet(host: str, other: str) -> bool:
+    """Whether one port cannot be had at both: the same address, or one of them is every address."""
+    return host == other or bool(_EVERYWHERE & {host, other})

@@ -5,49 +5,45 @@ right), so that one broken setting does not hide what is wrong with the others.
 """
 
 import re
-from typing import Annotated, NamedTuple
+from ipaddress import ip_network
+from typing import Annotated, Self
 
-from pydantic import BeforeValidator, Field, PlainSerializer, ValidationInfo, WithJsonSchema, field_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    PlainSerializer,
+    ValidationInfo,
+    WithJsonSchema,
+    field_validator,
+    model_validator,
+)
 
 from proxy.config import globs, units
-from proxy.config.faults import Path, Wrong, shown
-from proxy.config.fields import (
-    Flag,
-    Many,
-    Network,
-    OneOrMore,
-    Section,
-    listed,
-    milliseconds,
-    one_of,
-    text_of,
-    whole,
+from proxy.config.clauses import (
+    Costs,
+    FieldCondition,
+    conditions,
+    conditions_text,
+    cost_text,
+    costs,
+    method,
+    override_keys,
 )
-from proxy.config.keys import TOKEN, key_of, key_text
+from proxy.config.faults import Path, Wrong, shown
+from proxy.config.fields import Flag, Network, OneOrMore, Section, every_one, milliseconds, one_of, text_of, whole
+from proxy.config.keys import key_of, key_text
 from proxy.config.units import Quota
 from proxy.decision.bucket import MAX_BURST, MAX_PERIOD_US, Rate
-from proxy.decision.identity import Key
+from proxy.decision.identity import Key, SourceKind
 
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
-_EXEMPT_KEYS = "an exempt policy takes only name, match and exempt"
-
-
-class FieldCondition(NamedTuple):
-    """A header field that must be present or, where there are `values`, have one that fits one of these patterns."""
-
-    name: str
-    values: tuple[str, ...]
-
-
-class Costs(NamedTuple):
-    """What a request costs, in tokens: by method, and all others."""
-
-    other: int
-    by_method: dict[str, int]
-
-    @property
-    def highest(self) -> int:
-        return max(self.other, *self.by_method.values()) if self.by_method else self.other
+_EXEMPT = "an exempt policy takes only name, match and exempt"
+_EXPECTED = {
+    "key": "expected e.g. key: header:X-User-ID | client_ip",
+    "limit": "expected e.g. limit: 10/minute",
+}
+# What only a policy that limits can say.
+_LIMITED = ("key", "burst", "initial", "limit", "cost", "idle_ttl_ms", "shadow", "on_store_failure", "overrides")
 
 
 def _name(value: object) -> str:
@@ -56,98 +52,8 @@ def _name(value: object) -> str:
     return str(value)
 
 
-def _method(value: object) -> str:
-    if not isinstance(value, str) or not TOKEN.fullmatch(value):
-        raise ValueError(f"{shown(value)} is not a method; expected e.g. GET")
-    return value.upper()
-
-
-def _conditions(value: object) -> tuple[FieldCondition, ...]:
-    if isinstance(value, tuple):
-        return value
-    if not isinstance(value, dict) or not value:
-        raise ValueError(
-            f"{shown(value)} is not a header condition; expected e.g. {{X-Plan: free}} or {{X-Plan: true}}"
-        )
-    conditions: list[FieldCondition] = []
-    faults: list[tuple[Path, str]] = []
-    for name, wanted in value.items():
-        if not TOKEN.fullmatch(name):
-            faults.append(((name,), f"{shown(name)} is not the name of a header field; expected e.g. X-Plan"))
-            continue
-        try:
-            conditions.append(FieldCondition(name, _patterns(wanted)))
-        except ValueError as error:
-            faults.append(((name,), str(error)))
-    if faults:
-        raise Wrong(faults)
-    return tuple(conditions)
-
-
-def _patterns(wanted: object) -> tuple[str, ...]:
-    if isinstance(wanted, bool):
-        if wanted:
-            return ()
-        raise ValueError("false cannot be matched; expected a value, or true for any value")
-    values = listed(wanted)
-    patterns = [globs.checked_value(text_of(value)) for value in values] if isinstance(values, tuple) else []
-    return () if "*" in patterns else tuple(patterns)
-
-
-def _costs(value: object) -> Costs:
-    if isinstance(value, Costs):
-        return value
-    cost = whole(1, MAX_BURST)
-    if not isinstance(value, dict):
-        return Costs(cost(value), {})
-    by_method: dict[str, int] = {}
-    other = 1
-    faults: list[tuple[Path, str]] = []
-    for key, wanted in value.items():
-        try:
-            if key == "default":
-                other = cost(wanted)
-            elif _method(key) in by_method:
-                faults.append(((key,), f"the method {key.upper()} stands here twice"))
-            else:
-                by_method[_method(key)] = cost(wanted)
-        except ValueError as error:
-            faults.append(((key,), str(error)))
-    if faults:
-        raise Wrong(faults)
-    return Costs(other, by_method)
-
-
-def _override_keys(value: object) -> tuple[tuple[str, ...], ...]:
-    if isinstance(value, tuple):
-        return value
-    keys: list[tuple[str, ...]] = []
-    faults: list[tuple[Path, str]] = []
-    for index, key in enumerate(value if isinstance(value, list) else [value]):
-        at: Path = (index,) if isinstance(value, list) else ()
-        try:
-            parts = tuple(text_of(part) for part in key) if isinstance(key, list) else (text_of(key),)
-        except ValueError as error:
-            faults.append((at, str(error)))
-            continue
-        if not all(parts) or not parts:
-            faults.append((at, "is empty; an override names the value that a request shows"))
-        keys.append(parts)
-    if faults or not keys:
-        raise Wrong(faults or [((), "names no key; expected e.g. alice or [alice, bob]")])
-    return tuple(keys)
-
-
-def _cost_text(costs: Costs) -> object:
-    return {**costs.by_method, "default": costs.other} if costs.by_method else costs.other
-
-
-def _conditions_text(conditions: tuple[FieldCondition, ...]) -> object:
-    return {name: list(values) or True for name, values in conditions}
-
-
 Name = Annotated[str, BeforeValidator(_name), WithJsonSchema({"type": "string", "pattern": f"^{_NAME.pattern}$"})]
-Method = Annotated[str, BeforeValidator(_method)]
+Method = Annotated[str, BeforeValidator(method)]
 PathPattern = Annotated[str, BeforeValidator(lambda value: globs.checked_path(text_of(value)))]
 HostPattern = Annotated[str, BeforeValidator(lambda value: globs.checked_host(text_of(value)))]
 Burst = Annotated[int, BeforeValidator(whole(1, MAX_BURST))]
@@ -165,7 +71,7 @@ class MatchSettings(Section):
     path: OneOrMore[PathPattern] = ()
     method: OneOrMore[Method] = ()
     header: Annotated[
-        tuple[FieldCondition, ...], BeforeValidator(_conditions), PlainSerializer(_conditions_text),
+        tuple[FieldCondition, ...], BeforeValidator(conditions), PlainSerializer(conditions_text),
         WithJsonSchema({"type": "object", "examples": [{"X-Plan": "free"}, {"X-Plan": True}]}),
     ] = ()  # fmt: skip
     host: OneOrMore[HostPattern] = ()
@@ -176,12 +82,12 @@ class MatchSettings(Section):
 class OverrideSettings(Section):
     """Another limit, a block or an exemption for some keys of a policy."""
 
-    key: Annotated[tuple[tuple[str, ...], ...], BeforeValidator(_override_keys)]
+    key: Annotated[tuple[tuple[str, ...], ...], BeforeValidator(override_keys)]
     burst: Burst | None = None
     initial: Initial | None = None
     limit: Limit | None = Field(None, validate_default=True)
     blocked: Flag = False
-    exempt: Flag = Field(False, validate_default=True)
+    exempt: Flag = False
 
     @property
     def capacity(self) -> int:
@@ -194,17 +100,13 @@ class OverrideSettings(Section):
     def _fits(cls, limit: Quota | None, info: ValidationInfo) -> Quota | None:
         return _fitting(limit, info)
 
-    @field_validator("exempt")
-    @classmethod
-    def _one_rule(cls, exempt: bool, info: ValidationInfo) -> bool:
-        if "limit" not in info.data or "blocked" not in info.data:
-            return exempt
-        limited, blocked = info.data["limit"] is not None, info.data["blocked"]
-        if limited + blocked + exempt != 1:
-            raise Wrong([(("..",), "an override is exactly one of limit, blocked: true and exempt: true")])
-        if not limited and (info.data.get("burst") is not None or info.data.get("initial") is not None):
-            raise Wrong([(("..",), "burst and initial go with a limit; this override has none")])
-        return exempt
+    @model_validator(mode="after")
+    def _is_one_rule(self) -> Self:
+        if (self.limit is not None) + self.blocked + self.exempt != 1:
+            raise ValueError("an override is exactly one of limit, blocked: true and exempt: true")
+        if self.limit is None and (self.burst is not None or self.initial is not None):
+            raise ValueError("burst and initial go with a limit; this override has none")
+        return self
 
 
 class PolicySettings(Section):
@@ -221,7 +123,7 @@ class PolicySettings(Section):
     initial: Initial | None = None
     limit: Limit | None = Field(None, validate_default=True)
     cost: Annotated[
-        Costs, BeforeValidator(_costs), PlainSerializer(_cost_text), WithJsonSchema({"type": ["integer", "object"]})
+        Costs, BeforeValidator(costs), PlainSerializer(cost_text), WithJsonSchema({"type": ["integer", "object"]})
     ] = Costs(1, {})
     idle_ttl_ms: Annotated[
         int, BeforeValidator(milliseconds(1_000_000, MAX_PERIOD_US)), WithJsonSchema({"type": "string"}),
@@ -229,81 +131,106 @@ class PolicySettings(Section):
     ] = Field(3_600_000, alias="idle_ttl")  # fmt: skip
     shadow: Flag = False
     on_store_failure: OnStoreFailure | None = None
-    overrides: Many[OverrideSettings] = Field((), validate_default=True)
+    overrides: Annotated[tuple[OverrideSettings, ...], BeforeValidator(every_one)] = ()
 
-    @property
-    def capacity(self) -> int:
-        """The burst, or the count in the limit; only of policies that are not exempt."""
-        assert self.limit is not None  # noqa: S101  (promised above)
-        return self.burst or self.limit.count
-
-    @field_validator("key")
+    @field_validator(*_LIMITED, mode="before")
     @classmethod
-    def _names_buckets(cls, key: Key | None, info: ValidationInfo) -> Key | None:
-        if "exempt" in info.data and key is None and not info.data["exempt"]:
-            raise Wrong([((), "a policy needs a key; expected e.g. key: header:X-User-ID | client_ip")])
-        return key
+    def _not_exempt(cls, value: object, info: ValidationInfo) -> object:
+        if value is not None and info.data.get("exempt"):
+            raise ValueError(f"{_EXEMPT}; this would do nothing")
+        return value
+
+    @field_validator("key", "limit")
+    @classmethod
+    def _present(cls, value: object, info: ValidationInfo) -> object:
+        if value is None and info.data.get("exempt") is False:
+            raise ValueError(f"a policy needs a {info.field_name}; {_EXPECTED[info.field_name or '']}")
+        return value
 
     @field_validator("limit")
     @classmethod
     def _fits(cls, limit: Quota | None, info: ValidationInfo) -> Quota | None:
-        if "exempt" in info.data and limit is None and not info.data["exempt"]:
-            raise Wrong([((), "a policy needs a limit; expected e.g. limit: 10/minute")])
         return _fitting(limit, info)
+
+    @field_validator("cost")
+    @classmethod
+    def _can_pass(cls, cost: Costs, info: ValidationInfo) -> Costs:
+        limit = info.data.get("limit")
+        burst = info.data.get("burst") or (limit.count if limit else None)
+        if burst is None:
+            return cost
+        each = cost.by_method or {"": cost.other}
+        faults: list[tuple[Path, str]] = [
+            ((method,) if method else (), _never(tokens, burst)) for method, tokens in each.items() if tokens > burst
+        ]
+        if cost.by_method and cost.other > burst:
+            faults.append((("default",), _never(cost.other, burst)))
+        if faults:
+            raise Wrong(faults)
+        return cost
 
     @field_validator("overrides")
     @classmethod
     def _reachable(cls, overrides: tuple[OverrideSettings, ...], info: ValidationInfo) -> tuple[OverrideSettings, ...]:
-        faults = _exempt_faults(info) + _cost_faults(overrides, info) + _key_faults(overrides, info)
+        cost: Costs | None = info.data.get("cost")
+        faults = _key_faults(overrides, info.data.get("key"))
+        faults += [
+            ((index, "burst" if each.burst else "limit"), _never(cost.highest, each.capacity))
+            for index, each in enumerate(overrides)
+            if cost is not None and each.limit is not None and cost.highest > each.capacity
+        ]
         if faults:
             raise Wrong(faults)
         return overrides
 
 
 def _fitting(limit: Quota | None, info: ValidationInfo) -> Quota | None:
-    if limit is None:
-        return None
-    burst = info.data.get("burst") or limit.count
+    """The limit, where the arithmetic of buckets can hold it together with its burst."""
+    if limit is None or "burst" not in info.data:
+        return limit
+    burst = info.data["burst"] or limit.count
     try:
         Rate.fitting(limit.count, limit.period_us, burst)
     except ValueError:
-        raise Wrong([((), f"{limit} is too slow to fill a bucket of {burst}; expected a smaller burst")]) from None
+        raise ValueError(f"'{limit}' is too slow to fill a bucket of {burst}; expected a smaller burst") from None
     return limit
 
 
-def _exempt_faults(info: ValidationInfo) -> list[tuple[Path, str]]:
-    if not info.data.get("exempt"):
-        return []
-    taken = ("key", "limit", "burst", "initial", "on_store_failure", "shadow")
-    given = [name for name in taken if info.data.get(name)]
-    return [(("..",), f"{_EXEMPT_KEYS}; {', '.join(given)} would do nothing")] if given else []
+def _never(cost: int, burst: int) -> str:
+    return f"a cost of {cost} can never pass a burst of {burst}; expected a cost up to the burst"
 
 
-def _cost_faults(overrides: tuple[OverrideSettings, ...], info: ValidationInfo) -> list[tuple[Path, str]]:
-    costs, limit = info.data.get("cost"), info.data.get("limit")
-    if costs is None:
-        return []
-    capacities: list[tuple[Path, int]] = []
-    if limit is not None:
-        capacities.append((("..", "cost"), info.data.get("burst") or limit.count))
-    capacities += [((index,), each.capacity) for index, each in enumerate(overrides) if each.limit is not None]
-    return [
-        (path, f"a cost of {costs.highest} can never pass a burst of {capacity}; expected a cost up to the burst")
-        for path, capacity in capacities
-        if costs.highest > capacity
-    ]
-
-
-def _key_faults(overrides: tuple[OverrideSettings, ...], info: ValidationInfo) -> list[tuple[Path, str]]:
-    key: Key | None = info.data.get("key")
+def _key_faults(overrides: tuple[OverrideSettings, ...], key: Key | None) -> list[tuple[Path, str]]:
     faults: list[tuple[Path, str]] = []
-    seen: set[tuple[str, ...]] = set()
+    seen: dict[tuple[str, ...], int] = {}
     for index, override in enumerate(overrides):
-        for values in override.key:
-            if key is not None and len(values) != len(key.parts):
-                wanted = f"a list of {len(key.parts)} values" if len(key.parts) > 1 else "a single value"
-                faults.append(((index, "key"), f"does not fit the policy's key; expected {wanted} for each key"))
-            if values in seen:
-                faults.append(((index, "key"), f"{shown(', '.join(values))} stands in an override already"))
-            seen.add(values)
+        for number, values in enumerate(override.key):
+            if problem := _unseen(values, key):
+                faults.append(((index, "key", number), problem))
+            elif values in seen:
+                before = f"overrides[{seen[values]}]"
+                faults.append(((index, "key", number), f"{shown(', '.join(values))} stands in {before} already"))
+            seen.setdefault(values, index)
     return faults
+
+
+def _unseen(values: tuple[str, ...], key: Key | None) -> str:
+    """Why no request shows these values of a key; empty where one may."""
+    if key is None:
+        return ""
+    if len(values) != len(key.parts):
+        expected = "one value" if len(key.parts) == 1 else f"lists of {len(key.parts)} values, e.g. [[a, b]]"
+        return f"{shown(', '.join(values))} does not fit the key of this policy; expected {expected}"
+    for value, alternatives in zip(values, key.parts, strict=True):
+        if all(source.kind is SourceKind.CLIENT_IP for source in alternatives) and not _names_client(value):
+            return f"{shown(value)} is not a client's address; expected e.g. 192.0.2.7 or 2001:db8::/64"
+    return ""
+
+
+def _names_client(value: str) -> bool:
+    """Whether the source `client_ip` may show it: an IPv4 address, or an IPv6 address or network."""
+    try:
+        found = ip_network(value)
+    except ValueError:
+        return False
+    return found.version == 6 or "/" not in value

@@ -86,9 +86,9 @@ def quota(value: object) -> Quota:
     if not int(count) or not period_us:
         raise ValueError(f"{shown(value)} never gives a token; count and period must be above zero, e.g. 10/minute")
     if int(count) > MAX_BURST:
-        raise ValueError(f"{shown(value)} counts too many; at most {MAX_BURST} in one period")
+        raise ValueError(f"{shown(value)} counts too many; expected {MAX_BURST} at most in one period")
     if period_us > MAX_PERIOD_US:
-        raise ValueError(f"{shown(value)} has too long a period; at most {duration_text(MAX_PERIOD_US)}")
+        raise ValueError(f"{shown(value)} has too long a period; expected {duration_text(MAX_PERIOD_US)} at most")
     return Quota(int(count), period_us)
 
 
