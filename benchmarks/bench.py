@@ -135,8 +135,8 @@ def measure(candidate: Candidate, kind: str, store_pid: int, seconds: int) -> Fi
         float(_found(r"Requests/sec:\s+([\d.]+)", output)),
         (after[0] - before[0]) / requests,
         (after[1] - before[1]) / requests,
-        _milliseconds(_found(r"50%\s+(\S+)", output)),
-        _milliseconds(_found(r"99%\s+(\S+)", output)),
+        _milliseconds(_found(r"(?m)^ +50% +(\S+)", output)),
+        _milliseconds(_found(r"(?m)^ +99% +(\S+)", output)),
     )
 
 

@@ -105,6 +105,7 @@ class App:
             _ = self.spawn(self._reloader.watch())
             self._loop.add_signal_handler(signal.SIGHUP, lambda: self.spawn(self._reloader.reload()))
             await self._admin.listen()
+            await self._store.tried.wait()  # a second at most: the first requests should not find it unconnected
             port = await self._server.listen()
             # What start-up made stays for good: the garbage collector need not look at it again.
             gc.collect()

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import proxy
+from proxy.commands.arguments import add_explain, add_simulate
 from proxy.config import ConfigError, Settings, load
 
 DEFAULT_CONFIG = "config.yaml"
@@ -54,4 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     check = commands.add_parser("check", help="say what is wrong with a configuration, and where")
     check.add_argument("config", nargs="?", default=default, metavar="FILE", help=about_config)
     check.set_defaults(do=_check)
+
+    add_explain(commands)
+    add_simulate(commands)
     return parser

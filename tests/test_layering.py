@@ -43,7 +43,7 @@ ENGINE_ROOM = "proxy.edge.wire"
 
 def imported(source: str, module: str, is_package: bool = False) -> set[str]:
     """Dotted names that a module's source imports, at its top or anywhere within, relative ones resolved."""
-    names = set()
+    names: set[str] = set()
     here = module.split(".") if is_package else module.split(".")[:-1]
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
@@ -138,7 +138,10 @@ def test_an_import_against_the_direction_is_found(module: str, source: str, comp
     [
         ("proxy.decision.policy", "import re\nfrom proxy.decision.bucket import Limit\nfrom . import request"),
         ("proxy.config", "from pathlib import Path\nfrom proxy.decision.policy import Policy"),
-        ("proxy.store.limiter", "import asyncio\nimport logging\nfrom proxy.decision import bucket\nfrom .batch import Batch"),
+        (
+            "proxy.store.limiter",
+            "import asyncio\nimport logging\nfrom proxy.decision import bucket\nfrom .batch import Batch",
+        ),
         ("proxy.edge.wire", "from aiohttp.http import HttpRequestParser\nfrom aiohttp import streams"),
         ("proxy.ops.admin", "from aiohttp import web\nfrom aiohttp.http_websocket import WSMessage"),
         ("proxy.app", "from proxy.store.limiter import Limiter\nfrom proxy.edge import server"),

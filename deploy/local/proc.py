@@ -49,14 +49,21 @@ def marked(run: Path) -> list[int]:
     return found
 
 
-def end(pids: list[int], patience_s: float) -> None:
-    """Ask them to end; after `patience_s` end them."""
-    for sign, wait_s in ((signal.SIGTERM, patience_s), (signal.SIGKILL, 5.0)):
+def end_marked(run: Path, patience_s: float = 5.0) -> bool:
+    """Ask them to end, after `patience_s` end them; True when there was something to end.
+
+    Asked and looked for again and again: a supervisord may be starting one more, and a process between fork and exec
+    takes the signal for its parent's handler, where it is lost.
+    """
+    deadline = time.monotonic() + patience_s
+    found = False
+    while (pids := marked(run)) and time.monotonic() < deadline + 5:
+        found = True
         for pid in pids:
             with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, sign)
-        if wait_for_end(pids, wait_s):
-            return
+                os.kill(pid, signal.SIGTERM if time.monotonic() < deadline else signal.SIGKILL)
+        wait_for_end(pids, 0.5)
+    return found
 
 
 def wait_for_end(pids: list[int], limit_s: float) -> bool:

@@ -55,7 +55,7 @@ def start(settings: Settings) -> None:
         end_ticks()
         step("stopping what was started")
         # No request is in flight yet, so nobody waits for a drain.
-        if not _end_marked(settings):
+        if not proc.end_marked(settings.run):
             stop(settings)
         _forget(settings)
         raise
@@ -142,11 +142,12 @@ def _environment(settings: Settings) -> dict[str, str]:
 
 def _wait_until_healthy(supervisor: Supervisor, settings: Settings, numbers: tuple[int, ...] = NUMBERS) -> None:
     began_s = time.monotonic()
+    first_pids: dict[str, int] = {}
     names = {"redis", *(f"{kind}{number}" for kind in ("app", "proxy") for number in numbers)}
     waiting = {f"proxy{number}": f"{settings.proxy_url(number)}/health" for number in numbers}
     while True:
         watched = [process for process in _patiently(supervisor, began_s) if process.name in names]
-        _raise_for_the_dead(watched, settings)
+        _raise_for_the_dead([each for each in watched if each.gone_wrong or _is_another(each, first_pids)], settings)
         answers = {name: probe.get(url) for name, url in waiting.items()}
         waiting = {name: url for name, url in waiting.items() if not answers[name].good}
         passed_s = time.monotonic() - began_s
@@ -172,8 +173,12 @@ def _patiently(supervisor: Supervisor, began_s: float) -> list[Process]:
             time.sleep(0.05)
 
 
-def _raise_for_the_dead(processes: list[Process], settings: Settings) -> None:
-    dead = [process for process in processes if process.gone_wrong]
+def _is_another(process: Process, first_pids: dict[str, int]) -> bool:
+    """It ended between two looks and was started again."""
+    return bool(process.pid) and first_pids.setdefault(process.name, process.pid) != process.pid
+
+
+def _raise_for_the_dead(dead: list[Process], settings: Settings) -> None:
     lines: list[str] = []
     for process in dead:
         why = f"exit status {process.exit_status}" if process.exit_status else process.spawn_fault or "ended"
@@ -208,18 +213,9 @@ def _end_left_overs(settings: Settings) -> bool:
     pids = proc.marked(settings.run)
     if pids:
         step(f"ending what an earlier run left behind: {', '.join(map(str, pids))}")
-        _end_marked(settings)
+        proc.end_marked(settings.run)
     _forget(settings)
     return bool(pids)
-
-
-def _end_marked(settings: Settings) -> bool:
-    """True when there was something; again until nothing is left, since a supervisord may be starting one more."""
-    found = False
-    while pids := proc.marked(settings.run):
-        found = True
-        proc.end(pids, patience_s=5.0)
-    return found
 
 
 def _forget(settings: Settings) -> None:

@@ -98,7 +98,7 @@ class Identity:
 
     def _part_reader(self, alternatives: Sequence[KeySource]) -> PartReader:
         sources = [
-            (self._value_reader(source), hashed if source.secret else encode, f"{source}=".lower() if position else "")
+            (self._value_reader(source), hashed if source.secret else encode, _label(source) if position else "")
             for position, source in enumerate(alternatives)
         ]
 
@@ -166,6 +166,13 @@ class Identity:
         return any(address in network for network in self._addresses.trusted)
 
 
+def _label(source: KeySource) -> str:
+    """What marks a value of a later alternative. Names of fields have no case, those of parameters and cookies have."""
+    if not source.name:
+        return f"{source.kind.value}="
+    return f"{source.kind.value}:{encode(source.name.lower() if source.kind is SourceKind.HEADER else source.name)}="
+
+
 def _read_header_first(name: str, plainly: PartReader) -> PartReader:
     """`plainly`, with a short way for the common key: one header field, present once, of ordinary length."""
 
@@ -204,12 +211,12 @@ def hashed(value: str) -> str:
 
 
 def host_of(facts: RequestFacts) -> str | None:
-    """The Host field in lower case, without port; None where it is absent."""
+    """The Host field in lower case, without port and the dot of a full name; None where it is absent."""
     value = _header(facts, "Host")
     if value is None:
         return None
     host = value.lower()
-    return host[: host.rfind("]") + 1] if host.startswith("[") else host.partition(":")[0]
+    return host[: host.rfind("]") + 1] if host.startswith("[") else host.partition(":")[0].removesuffix(".")
 
 
 @lru_cache(4096)

@@ -151,11 +151,12 @@ class PolicySet:
         return _applied([rule for rule in candidates if rule.takes(facts)], facts)
 
     def concerning(self, facts: RequestFacts) -> list[Applied]:
-        """The policies that concern the caller whatever path and method it asks for: those its status shows."""
-        return _applied(
-            [rule for rule in self._rules if rule.policy.match.takes_rest(facts, self.identity)],
-            facts,
-        )
+        """The policies that concern the caller whatever path and method it asks for: those its status shows.
+
+        An exemption that depends on path or method leaves the caller's limits as they are elsewhere.
+        """
+        rules = [rule for rule in self._rules if rule.policy.match.takes_rest(facts, self.identity)]
+        return _applied([rule for rule in rules if not (rule.policy.exempt and rule.partly)], facts)
 
     def key_in(self, bucket: str, policy: Policy) -> str:
         """The key's part of one of the policy's bucket names."""
@@ -163,16 +164,16 @@ class PolicySet:
 
     def _candidates(self, path: str) -> "tuple[_Rule, ...]":
         readings = paths_of(path)
-        return tuple(rule for rule in self._rules if rule.policy.match.takes_path(readings))
+        return tuple(rule for rule in self._rules if rule.takes_path(readings))
 
 
 class _Rule:
     """A policy as it is applied: what can be worked out beforehand has been.
 
-    `always` says that it applies, and charges, whenever its path matches.
+    `always` says that it applies, and charges, whenever its path matches; `partly` that it depends on path or method.
     """
 
-    __slots__ = ("_bucket", "_identity", "_methods", "_only_path", "_parts", "always", "policy")
+    __slots__ = ("_bucket", "_identity", "_methods", "_only_path", "_parts", "always", "partly", "policy")
 
     def __init__(self, policy: Policy, identity: Identity, key_prefix: str) -> None:
         self.policy = policy
@@ -181,7 +182,15 @@ class _Rule:
         self._methods = policy.match.methods
         self._only_path = not (policy.match.fields or policy.match.hosts or policy.match.client_ip)
         self._parts = identity.part_readers(policy.key) if policy.key else ()
+        self.partly = bool(policy.match.paths or policy.match.methods)
         self.always = self._only_path and not self._methods and not policy.exempt
+
+    def takes_path(self, readings: Sequence[str]) -> bool:
+        """Whether the path matches: in any of its readings, but in all of them where the policy exempts."""
+        match = self.policy.match
+        if self.policy.exempt:
+            return all(match.takes_path((reading,)) for reading in readings)
+        return match.takes_path(readings)
 
     def takes(self, facts: RequestFacts) -> bool:
         """Whether everything but the path matches."""

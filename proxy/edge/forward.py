@@ -113,6 +113,7 @@ class Exchange:
         "_request",
         "_retried",
         "_status",
+        "_streaming",
         "_upload_task",
     )
 
@@ -125,6 +126,8 @@ class Exchange:
         self._keep = True
         self._connection: UpstreamConnection | None = None
         self._data = b""
+        # Decided once: the rest of the body may arrive while the request waits for a connection.
+        self._streaming = not request.body.is_eof()
         self._retried = False
         self._upload_task: asyncio.Task[None] | None = None
         self._relay_task: asyncio.Task[None] | None = None
@@ -137,7 +140,7 @@ class Exchange:
         """Send the request on. Not to be called for a request that was not let pass."""
         message, body = self._message, b""
         framing = b""
-        if self._body.is_eof():
+        if not self._streaming:
             if message.chunked or "Content-Length" in message.headers:
                 body = self._body.read_nowait()
                 framing = b"Content-Length: %d\r\n" % len(body)
@@ -164,10 +167,9 @@ class Exchange:
     def on_connection(self, connection: UpstreamConnection) -> None:
         """Send the request (see pool.Wanting)."""
         self._connection = connection
-        streaming = not self._body.is_eof()
-        timeout_s = 0.0 if streaming else self._gateway.response_timeout_s
+        timeout_s = 0.0 if self._streaming else self._gateway.response_timeout_s
         connection.send(self, self._data, head_only=self._head_only, timeout_s=timeout_s)
-        if streaming:
+        if self._streaming:
             self._upload_task = self._gateway.spawn(self._upload(connection))
 
     async def _upload(self, connection: UpstreamConnection) -> None:
@@ -337,7 +339,7 @@ class Exchange:
 
     @property
     def _repeatable(self) -> bool:
-        return self._message.method in IDEMPOTENT and self._upload_task is None
+        return self._message.method in IDEMPOTENT and not self._streaming
 
 
 def _chunk(data: bytes) -> bytes:

@@ -136,6 +136,17 @@ def valid_host(value: str) -> bool:
     return _HOST.fullmatch(value) is not None
 
 
+def names_host(target: str, host: str | None) -> bool:
+    """Whether a target that is no path is `*`, or an absolute one of the very host that the Host field names.
+
+    RFC 9112 §3.2.2 lets the target win; a limit that looks at Host would then be another application's.
+    """
+    absolute = _ABSOLUTE.match(target)
+    if absolute is None or host is None:
+        return target == "*"
+    return absolute[0].endswith(f"//{absolute[1]}") and absolute[1].lower() == host.lower()
+
+
 @lru_cache(256)
 def status_line(status: int, reason: str) -> bytes:
     """A status line; the reason is kept where it is plain text."""

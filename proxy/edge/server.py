@@ -8,6 +8,8 @@ end, whatever still arrives is thrown away for a moment (so that the answer is n
 
 import asyncio
 import logging
+import socket
+import struct
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
@@ -17,7 +19,7 @@ from proxy.decision.request import BadRequest, RequestFacts, path_part
 from proxy.decision.verdict import Answer, Verdict
 from proxy.edge.deadline import Deadline
 from proxy.edge.forward import CLIENT_LEFT, CLOSE, Exchange, Gateway, Request
-from proxy.edge.headers import valid_host
+from proxy.edge.headers import names_host, valid_host
 from proxy.edge.replies import KEEPS_CONNECTION, Fault, fault_reply, page, refusal
 from proxy.edge.wire import (
     BaseProtocol,
@@ -34,6 +36,7 @@ from proxy.edge.wire import (
 # long.
 LINGER_BYTES = 64 * 1024
 LINGER_S = 1.0
+_LINGER_NOT = struct.pack("ii", 1, 0)
 # How long an idle connection stays open for one more request while the sidecar drains.
 IDLE_GRACE_S = 0.5
 
@@ -106,6 +109,7 @@ class ClientConnection(BaseProtocol):
         self._advancing = False
         self._held = b""
         self._more = True  # whether the parser may hold bytes behind the present request
+        self._begun = False  # whether the parser may hold the beginning of a head
         self._head_bytes = 0
         self._last_bytes = b""
         self._broken = False  # whether the present request's body broke its framing
@@ -151,6 +155,10 @@ class ClientConnection(BaseProtocol):
         """End the connection at once, so that no answer can look complete."""
         self.closing = True
         if self.transport is not None:
+            if self._exchange is not None:
+                # A plain end is the proper end of an answer without length, as HTTP/1.0 clients get them: reset.
+                peer = self.transport.get_extra_info("socket")
+                peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_NOT)
             self.transport.abort()
 
     # Bytes in
@@ -160,16 +168,15 @@ class ClientConnection(BaseProtocol):
             self._lingering -= len(data)
             if self._lingering < 0:
                 self.break_off()
-        elif not self._busy:
-            self._held += data
-            self._more = True
-            self._advance()
         elif self._request is not None and not self._request.body.is_eof():
             self._feed_body(data)
         elif data:
             self._held += data
             self._more = True
-            self._pause_reading_for_buffer()
+            if self._busy or self._paused:  # or a client that reads no answers could fill our memory with requests
+                self._pause_reading_for_buffer()
+            else:
+                self._advance()
 
     def resume_writing(self) -> None:
         super().resume_writing()
@@ -185,7 +192,7 @@ class ClientConnection(BaseProtocol):
                 pass
         finally:
             self._advancing = False
-        if not self._busy and self._buffer_paused:
+        if self._buffer_paused and not self._busy and not self._paused:
             self._resume_reading_for_buffer()
 
     def _next_request(self) -> bool:
@@ -200,14 +207,17 @@ class ClientConnection(BaseProtocol):
             return False
         if not messages:
             self._more = False
+            self._begun = True
             self._await_head(data)
             return False
         message, body = messages[0]
         self._busy = True
         self._head_bytes = 0
         self._last_bytes = data[-7:]
-        # The common request is one segment that its head fills to the end: then there is nothing behind it.
-        self._more = data.find(b"\r\n\r\n") != len(data) - 4
+        # The common request is one segment that its head fills to the end: then there is nothing behind it. Where the
+        # parser held the beginning of the head, the first blank line of the segment may be that of another one.
+        self._more = self._begun or data.find(b"\r\n\r\n") != len(data) - 4
+        self._begun = False
         if message.upgrade:
             self._stay_with_http(body)
         self._deadline.clear()
@@ -275,7 +285,8 @@ class ClientConnection(BaseProtocol):
     def _on_verdict(self, verdict: Verdict) -> None:
         if self._request is None:
             return  # failed meanwhile
-        request = self._request = self._request._replace(verdict=verdict, decided_s=time.perf_counter())
+        message, body, facts, _, arrived_s, _ = self._request
+        request = self._request = Request(message, body, facts, verdict, arrived_s, time.perf_counter())
         try:
             self._follow(request, verdict)
         except Exception:  # the boundary of one request, as above: nothing may leave a client waiting
@@ -400,6 +411,8 @@ def _fault_in(message: RequestMessage) -> Fault | None:
     headers = message.headers
     host = headers.get("Host")
     if host is not None and not valid_host(host):
+        return Fault.BAD_REQUEST
+    if not message.path.startswith("/") and not names_host(message.path, host):
         return Fault.BAD_REQUEST
     if message.chunked and (
         message.version.minor == 0 or headers.getall("Transfer-Encoding")[0].strip(" \t").lower() != "chunked"

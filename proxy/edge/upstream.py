@@ -202,6 +202,8 @@ class UpstreamConnection(BaseProtocol):
             self._spent = True  # a second answer behind the first: never given to anybody
             return
         head_ends = received.find(b"\r\n\r\n") + 4
+        if len(messages) > 1:
+            self._spent = True  # an interim answer, or a second one: known before the first is told of and so released
         for message, body in messages:
             if message.code < 200:
                 self._spent = True  # an interim answer: the count of the bytes is off

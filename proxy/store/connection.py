@@ -33,6 +33,9 @@ class StoreUnavailable(Exception):
         self.reason = reason
 
 
+# `False` would be hiredis's word for an incomplete reply, and is also what it makes of a RESP3 false.
+_INCOMPLETE = object()
+
 Command = tuple[str | int, ...]
 _pack = cast(Callable[[Command], bytes], hiredis.pack_command)  # its stub admits tuples of one item only
 
@@ -64,7 +67,7 @@ class MultiplexedConnection(asyncio.Protocol):
         self._transport = writer.transport
         self._timeout_s = timeout_s
         self._loop = asyncio.get_running_loop()
-        self._reader = hiredis.Reader()
+        self._reader = hiredis.Reader(notEnoughData=_INCOMPLETE)
         self._waiting: deque[tuple[float, OnReply]] = deque()
         self._timer: asyncio.TimerHandle | None = None
         self._lost: StoreUnavailable | None = None
@@ -96,7 +99,7 @@ class MultiplexedConnection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         try:
             self._reader.feed(data)
-            while (reply := self._reader.gets()) is not False:
+            while (reply := self._reader.gets()) is not _INCOMPLETE:
                 if not self._waiting:
                     raise BadReply("a reply that nobody asked for")
                 self._waiting.popleft()[1](reply)

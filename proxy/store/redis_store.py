@@ -36,7 +36,8 @@ class RedisStore:
         self._timeout_s = timeout_s
         self._on_change = on_change
         self._connection: MultiplexedConnection | None = None
-        self.failure: StoreUnavailable | None = StoreUnavailable("connect", "not connected yet")
+        self.failure: StoreUnavailable | None = StoreUnavailable("starting", "not connected yet")
+        self.tried = asyncio.Event()  # whether the first attempt to connect has ended, either way
 
     async def keep_connected(self) -> None:
         """Connect, and connect again whenever the connection is lost. Runs until cancelled."""
@@ -44,6 +45,7 @@ class RedisStore:
             while True:
                 self._connection = await self._connect()
                 self._changed(None)
+                self.tried.set()
                 lost = await self._connection.closed
                 self._connection = None
                 self._changed(lost)
@@ -81,6 +83,7 @@ class RedisStore:
                 return await open_connection(self._pool, self._timeout_s)
             except StoreUnavailable as error:
                 self._changed(error)
+                self.tried.set()
             pause_s = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2 ** min(attempt, 10))
             await asyncio.sleep(pause_s * random.uniform(0.5, 1))
         raise AssertionError("unreachable")

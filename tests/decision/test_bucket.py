@@ -100,7 +100,12 @@ def test_a_full_bucket_keeps_no_fraction_for_later() -> None:
 def test_the_fraction_of_a_token_survives_a_charge() -> None:
     check(
         limit(burst=2),
-        [Step(0, 2, True, 0), Step(1_500_000, 1, True, 0), Step(1_999_999, 1, False, 0, 1), Step(2 * SECOND, 1, True, 0)],
+        [
+            Step(0, 2, True, 0),
+            Step(1_500_000, 1, True, 0),
+            Step(1_999_999, 1, False, 0, 1),
+            Step(2 * SECOND, 1, True, 0),
+        ],
     )
 
 

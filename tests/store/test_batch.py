@@ -62,9 +62,7 @@ def test_keys_and_numbers_of_any_size_are_asked_in_full() -> None:
 
 
 def test_each_waiter_gets_the_levels_of_its_own_buckets() -> None:
-    batch = batch_of(
-        [Charge("a", DEMO, 1)], [Charge("b", DEMO, 1), Charge("c", DEMO, 1)], [Charge("a", DEMO, 20)]
-    )
+    batch = batch_of([Charge("a", DEMO, 1)], [Charge("b", DEMO, 1), Charge("c", DEMO, 1)], [Charge("a", DEMO, 20)])
     assert batch.deliver([9, 0, 4, 17, -1, 5_999_999, -10, 0]) == [
         (0, (Level(9, 0, True),)),
         (1, (Level(4, 17, True), Level(0, 5_999_999, False))),

@@ -26,8 +26,12 @@ def answers(verdicts: list[Verdict]) -> Counter[tuple[Answer, DecidedBy]]:
 
 
 def reasons(verdicts: list[Verdict]) -> set[str]:
-    print(verdicts[0].reason)
     return {verdict.reason for verdict in verdicts}
+
+
+def tokens(verdict: Verdict) -> list[int | None]:
+    """What its buckets hold; None where that is not known."""
+    return [None if level is None else level.tokens for level in verdict.levels]
 
 
 PASSED = (Answer.PASS, DecidedBy.STORE)
@@ -65,20 +69,20 @@ async def test_each_request_hears_of_its_own_buckets(store_server: StoreServer) 
             for number in range(1, 50)
         ]
         for number, verdict in enumerate(await all_of(asked), start=1):
-            expected = [Level(100 * part + number - 1, 0, True) for part in range(1, 1 + number % 3)]
-            assert list(verdict.levels) == expected
+            assert tokens(verdict) == [100 * part + number - 1 for part in range(1, 1 + number % 3)]
 
 
 async def test_requests_of_several_turns_hear_in_their_order(store_server: StoreServer) -> None:
     async with sidecar(store_server.url) as proxy:
+        await proxy.ask(asking("warm"))  # a script that must be sent again is sent behind what is under way
         asked = []
         for turn in range(20):
             asked.append(proxy.ask(asking("k", hourly(100))))
             asked.append(proxy.ask(asking(f"own-{turn}", hourly(turn + 1))))
             await asyncio.sleep(0)
         verdicts = await all_of(asked)
-        assert [level.tokens for verdict in verdicts[::2] for level in verdict.levels if level] == [*range(99, 79, -1)]
-        assert [level.tokens for verdict in verdicts[1::2] for level in verdict.levels if level] == [*range(20)]
+        assert [tokens(verdict) for verdict in verdicts[::2]] == [[left] for left in range(99, 79, -1)]
+        assert [tokens(verdict) for verdict in verdicts[1::2]] == [[left] for left in range(20)]
 
 
 async def test_a_request_without_policies_is_never_asked_about(store_server: StoreServer) -> None:
@@ -87,9 +91,7 @@ async def test_a_request_without_policies_is_never_asked_about(store_server: Sto
         assert store_server.calls("evalsha") == 0
 
 
-async def test_a_waiter_that_fails_disturbs_nobody(
-    store_server: StoreServer, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_a_waiter_that_fails_disturbs_nobody(store_server: StoreServer, caplog: pytest.LogCaptureFixture) -> None:
     def fail(verdict: Verdict) -> None:
         raise ZeroDivisionError
 
@@ -97,7 +99,7 @@ async def test_a_waiter_that_fails_disturbs_nobody(
         first = proxy.ask(asking("k"))
         proxy.limiter.decide([asking("k")], fail)
         last = proxy.ask(asking("k"))
-        assert [level and level.tokens for verdict in await all_of([first, last]) for level in verdict.levels] == [9, 7]
+        assert [tokens(verdict) for verdict in await all_of([first, last])] == [[9], [7]]
         assert proxy.failures == [None]
     assert [record.levelno for record in caplog.records] == [logging.ERROR]
 
@@ -107,7 +109,7 @@ async def test_a_waiter_that_left_disturbs_nobody(store_server: StoreServer) -> 
         gone: list[Verdict] = []
         proxy.limiter.decide([asking("k")], gone.append)
         stays = proxy.ask(asking("k"))
-        assert (await stays).levels == [Level(8, 0, True)]
+        assert tokens(await stays) == [8]
         assert len(gone) == 1
 
 
@@ -126,7 +128,7 @@ async def test_a_waiter_may_ask_again_from_its_callback(store_server: StoreServe
 
         proxy.limiter.decide([asking("k")], again(5))
         async with asyncio.timeout(PATIENCE_S):
-            assert (await done).levels == [Level(4, 0, True)]
+            assert tokens(await done) == [4]
 
 
 # -- several policies -------------------------------------------------------------------------------------------------
@@ -138,7 +140,7 @@ async def test_a_request_that_one_bucket_refuses_is_charged_on_none(store_server
         verdicts = await all_of([proxy.ask(wide, narrow) for _ in range(5)])
         assert answers(verdicts) == {PASSED: 3, REFUSED: 2}
         assert store_server.client.hget("wide", "tokens") == b"97"
-        assert verdicts[-1].levels == [Level(97, 0, True), Level(0, 0, False)]
+        assert tokens(verdicts[-1]) == [97, 0]
 
 
 async def test_a_shadow_refuses_nothing_and_is_told_of(store_server: StoreServer) -> None:
@@ -147,7 +149,8 @@ async def test_a_shadow_refuses_nothing_and_is_told_of(store_server: StoreServer
             [proxy.ask(asking("trial", hourly(1), shadow=True), asking("live", hourly(9))) for _ in range(3)]
         )
         assert answers(verdicts) == {PASSED: 3}
-        assert verdicts[-1].levels == [Level(0, 0, False), Level(6, 0, True)]
+        assert tokens(verdicts[-1]) == [0, 6]
+        assert [level and level.enough for level in verdicts[-1].levels] == [False, True]
         again = await proxy.ask(asking("trial", hourly(1), shadow=True))
         assert again.answer is Answer.PASS
 
@@ -166,16 +169,14 @@ async def test_a_blocked_key_of_a_shadow_policy_passes(store_server: StoreServer
         alone = await proxy.ask(asking("blocked", None, shadow=True))
         beside = await proxy.ask(asking("blocked", None, shadow=True), asking("k"))
         assert alone.answer is beside.answer is Answer.PASS
-        assert list(beside.levels) == [None, Level(9, 0, True)]
+        assert tokens(beside) == [None, 9]
 
 
 async def test_a_look_says_what_is_left_and_takes_nothing(store_server: StoreServer) -> None:
     async with sidecar(store_server.url) as proxy:
         await proxy.ask(asking("k", cost=4))
         for _ in range(3):
-            (level,) = (await proxy.look(asking("k"))).levels
-            assert level is not None
-            assert level.tokens == 6
+            assert tokens(await proxy.look(asking("k"))) == [6]
         assert (await proxy.look(asking("blocked", None))).decided_by is DecidedBy.OVERRIDE
         assert store_server.client.keys() == [b"k"]
 
@@ -228,7 +229,7 @@ async def test_a_store_that_lost_the_script_gets_it_again(store_server: StoreSer
     async with sidecar(store_server.url) as proxy:
         for left in (9, 8, 7):
             store_server.client.script_flush()
-            assert (await proxy.ask(asking("k"))).levels == [Level(left, 0, True)]
+            assert tokens(await proxy.ask(asking("k"))) == [left]
         assert store_server.calls("eval") == 3
         await proxy.ask(asking("k"))
         assert store_server.calls("eval") == 3
@@ -264,7 +265,9 @@ async def test_an_unreadable_bucket_fails_its_own_request_only(store_server: Sto
     store_server.client.set("poisoned", "a string")
     async with sidecar(store_server.url) as proxy:
         before, poisoned, after = await all_of([proxy.ask(asking(key)) for key in ("k", "poisoned", "k")])
-        assert answers([before, after]) == {PASSED: 2}
+        shadowed = await proxy.ask(asking("poisoned", shadow=True), asking("k"))
+        assert answers([before, after, shadowed]) == {PASSED: 3}
+        assert tokens(shadowed) == [None, 7]
         assert (poisoned.answer, poisoned.reason) == (Answer.UNAVAILABLE, "unreadable_bucket")
         assert proxy.store.failure is None
 
@@ -282,8 +285,10 @@ async def test_a_paused_store_holds_nobody_past_the_timeout(own_store_server: St
         verdicts = await all_of(asked)
         assert answers(verdicts) == {FAILED: 50}
         assert "timeout" in reasons(verdicts) <= {"timeout", "connect"}
-        at_once = await proxy.ask(asking("k"))
-        assert at_once.answer is Answer.UNAVAILABLE
+        assert answers([await proxy.ask(asking("k"))]) == {FAILED: 1}
+        own_store_server.resume()
+        await proxy.until(connected=True)
+        await proxy.ask(asking("k"))
 
 
 @pytest.mark.slow
@@ -381,7 +386,7 @@ async def test_a_store_out_of_memory_charges_nobody_and_recovers(own_store_serve
         assert reasons(verdicts) == {"oom"}
         own_store_server.client.config_set("maxmemory", "0")
         assert own_store_server.client.dbsize() == 1
-        assert (await proxy.ask(asking("k"))).levels[0] == Level(8, 0, True)
+        assert tokens(await proxy.ask(asking("k"))) == [8]
 
 
 async def test_a_replica_charges_nobody(own_store_server: StoreServer) -> None:
@@ -520,8 +525,8 @@ async def test_a_password_opens_a_store(start_store: StartStore) -> None:
     server = start_store(password="open sesame: ü")
     async with sidecar(server.url, password="open sesame: ü") as proxy:
         assert answers([await proxy.ask(asking("k"))]) == {PASSED: 1}
-    for wrong in ({"password": "open"}, {}):
-        async with sidecar(server.url, connected=False, **wrong) as proxy:
+    for wrong in ("open", None):
+        async with sidecar(server.url, connected=False, password=wrong) as proxy:
             verdict = await proxy.ask(asking("k"))
             assert (verdict.answer, verdict.reason) == (Answer.UNAVAILABLE, "connect")
 
@@ -584,26 +589,29 @@ async def test_a_sign_of_life_is_given_and_missed(own_store_server: StoreServer)
 async def test_three_sidecars_admit_what_the_bucket_holds_and_no_more(
     store_server: StoreServer, keys: int, limit: Limit
 ) -> None:
-    admitted: Counter[str] = Counter()
+    admitted: Counter[int] = Counter()
+    first_seen_s: dict[int, float] = {}
     stopping = False
     buckets = [asking(f"key-{number}", limit) for number in range(keys)]
+    loop = asyncio.get_running_loop()
 
     async def demand(proxy: Sidecar, first: int) -> None:
         """Ask for every 64th key in turn (or the only one), for ever; in the end once more until each refuses."""
-        mine = buckets[first::64] or buckets
+        mine = range(first, keys, 64) or range(keys)
         while not stopping:
-            for bucket in mine:
-                await ask(proxy, bucket.charge.key if bucket.charge else "", bucket)
-        for bucket in mine:
-            while await ask(proxy, bucket.charge.key if bucket.charge else "", bucket):
+            for number in mine:
+                await ask(proxy, number)
+        for number in mine:
+            while await ask(proxy, number):
                 pass
 
-    async def ask(proxy: Sidecar, key: str, bucket: object) -> bool:
-        verdict = await proxy.ask(buckets[int(key.removeprefix("key-"))])
+    async def ask(proxy: Sidecar, number: int) -> bool:
+        verdict = await proxy.ask(buckets[number])
         assert verdict.decided_by in (DecidedBy.STORE, DecidedBy.DENY_CACHE), verdict.reason
+        first_seen_s.setdefault(number, loop.time())
         if verdict.decided_by is DecidedBy.DENY_CACHE:
             await asyncio.sleep(0)
-        admitted[key] += verdict.answer is Answer.PASS
+        admitted[number] += verdict.answer is Answer.PASS
         return verdict.answer is Answer.PASS
 
     async with (
@@ -612,19 +620,20 @@ async def test_three_sidecars_admit_what_the_bucket_holds_and_no_more(
         sidecar(store_server.url) as three,
     ):
         begun_us = store_server.time_us()
-        tasks = [
-            asyncio.get_running_loop().create_task(demand((one, two, three)[number % 3], number)) for number in range(64)
-        ]
+        tasks = [loop.create_task(demand((one, two, three)[number % 3], number)) for number in range(64)]
         await asyncio.sleep(3)
-        demanded_us = store_server.time_us() - begun_us
+        stopped_s = loop.time()
         stopping = True
         await asyncio.gather(*tasks)
-        ended_us = store_server.time_us() - begun_us
+        ended_us = store_server.time_us()
 
-    rate = limit.rate
-    most = limit.burst + ended_us * rate.tokens // rate.period_us
-    least = limit.burst + demanded_us * rate.tokens / rate.period_us
+    def grown(elapsed_us: float) -> int:
+        return int(elapsed_us * limit.rate.tokens / limit.rate.period_us)
+
     assert len(admitted) == keys
-    assert max(admitted.values()) <= most
-    assert min(admitted.values()) >= 0.99 * least - 1
-    assert sum(admitted.values()) >= 0.99 * (least - 0.5) * keys
+    assert max(admitted.values()) <= limit.burst + grown(ended_us - begun_us)
+    for number in range(keys):
+        # Demand was always higher, so nothing is lost but what rounding costs, less than a microsecond a charge.
+        rounding_us = admitted[number]
+        demanded_us = (stopped_s - first_seen_s[number]) * 1e6
+        assert admitted[number] >= limit.burst + grown(demanded_us - rounding_us)

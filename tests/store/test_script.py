@@ -308,7 +308,7 @@ def test_many_charges_of_one_bucket_in_a_call_are_one_write(store_server: StoreS
 def test_a_bucket_takes_at_most_200_bytes(store_server: StoreServer) -> None:
     key = "example:ratelimit:" + 32 * "u"
     run(store_server.client, [Charge(key, DEMO, 1)])
-    assert store_server.client.memory_usage(key) <= 200
+    assert 0 < (store_server.client.memory_usage(key) or 0) <= 200
 
 
 # -- what is not a bucket ---------------------------------------------------------------------------------------------
@@ -353,8 +353,12 @@ def test_a_bucket_with_garbage_in_it_is_unreadable_and_left_alone(
     store_server: StoreServer, garbage: dict[str, str]
 ) -> None:
     state = {"tokens": "3", "since": str(store_server.time_us()), "rate": "1/6000000"} | garbage
-    store_server.client.hset("k", mapping=state)
-    assert run(store_server.client, [Charge("k", DEMO, 1)], [Charge("other", DEMO, 1)]) == [(None,), (Level(9, 0, True),)]
+    for field, text in state.items():
+        store_server.client.hset("k", field, text)
+    assert run(store_server.client, [Charge("k", DEMO, 1)], [Charge("other", DEMO, 1)]) == [
+        (None,),
+        (Level(9, 0, True),),
+    ]
     assert store_server.client.hgetall("k") == {name.encode(): value.encode() for name, value in state.items()}
 
 
@@ -362,7 +366,8 @@ def test_a_bucket_with_garbage_in_it_is_unreadable_and_left_alone(
 def test_a_bucket_that_lacks_a_field_is_unreadable(store_server: StoreServer, missing: str) -> None:
     state = {"tokens": "3", "since": str(store_server.time_us()), "rate": "1/6000000"}
     del state[missing]
-    store_server.client.hset("k", mapping=state)
+    for field, text in state.items():
+        store_server.client.hset("k", field, text)
     assert run(store_server.client, [Charge("k", DEMO, 1)]) == [(None,)]
 
 

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, cast
 
 import redis
 
@@ -96,7 +96,7 @@ class ScriptStore:
         return [levels for _, levels in batch.deliver(replies[0])]
 
     def found(self, key: str) -> Stored | None:
-        state = {name.decode(): value.decode() for name, value in self._client.hgetall(key).items()}
+        state = {str(name, "ascii"): str(value, "ascii") for name, value in read(self._client, key).items()}
         if not state:
             return None
         assert set(state) == {"tokens", "since", "rate"}
@@ -104,6 +104,11 @@ class ScriptStore:
         return Stored(
             Bucket(int(state["tokens"]), int(state["since"]), Rate(int(tokens), int(period_us))), self._ttl_ms[key]
         )
+
+
+def read(client: redis.Redis, key: str) -> dict[bytes, bytes]:
+    """A hash as stored."""
+    return cast(dict[bytes, bytes], client.hgetall(key))  # redis-py cannot know that nothing is decoded
 
 
 def allowed(request: Request, decided: Decided) -> bool:

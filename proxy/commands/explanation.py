@@ -1,0 +1,105 @@
+"""What a configuration makes of one request, and why: pure, from the same PolicySet that decides."""
+
+from dataclasses import dataclass
+from enum import Enum
+
+from proxy.decision.bucket import Charge, Limit, Rate
+from proxy.decision.policy import Applied, Mismatch, Policy, PolicySet
+from proxy.decision.request import BadRequest, RequestFacts, paths_of
+
+
+class Part(Enum):
+    """What a policy has to do with a request."""
+
+    APPLIES = "applies"
+    BLOCKED = "blocked"  # an override refuses the key
+    EXEMPTS = "exempts"  # it is an exempt policy, and matches
+    KEY_EXEMPT = "key_exempt"  # an override exempts the key
+    SET_ASIDE = "set_aside"  # it matches, but an exempt policy does too
+    NO_MATCH = "no_match"
+
+
+@dataclass(frozen=True, slots=True)
+class Consideration:
+    """One policy. `mismatch` is there exactly with NO_MATCH, `charge` with APPLIES; `key` wherever one was read."""
+
+    policy: Policy
+    part: Part
+    key: str = ""
+    charge: Charge | None = None
+    mismatch: Mismatch | None = None
+
+    @property
+    def overridden(self) -> bool:
+        """Whether the key has a limit of its own."""
+        return self.charge is not None and self.charge.limit is not self.policy.limit
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """A request explained. Where `ambiguous` says why it would be answered 400, nothing is `considered`."""
+
+    facts: RequestFacts
+    client: str
+    client_group: str
+    paths: tuple[str, ...] = ()
+    ambiguous: str = ""
+    considered: tuple[Consideration, ...] = ()
+    applied: tuple[Applied, ...] = ()
+
+
+def explain(policies: PolicySet, facts: RequestFacts) -> Explanation:
+    """Explain what `policies.applying` answers for this request."""
+    identity = policies.identity
+    client, group = str(identity.client_ip(facts)), identity.client_group(facts)
+    paths: tuple[str, ...] = ()
+    try:
+        paths = paths_of(facts.target)
+        if len(facts.fields.getall("Host", ())) > 1:
+            raise BadRequest("the field Host occurs more than once")
+        applied = tuple(policies.applying(facts))
+        misses = [policy.match.why_not(facts, identity) for policy in policies.policies]
+    except BadRequest as error:
+        return Explanation(facts, client, group, paths, ambiguous=str(error))
+    exempted = any(policy.exempt and miss is None for policy, miss in zip(policies.policies, misses, strict=True))
+    by_name = {entry.policy.name: entry for entry in applied}
+    considered = tuple(
+        _considered(policies, policy, facts, miss, by_name.get(policy.name), exempted)
+        for policy, miss in zip(policies.policies, misses, strict=True)
+    )
+    return Explanation(facts, client, group, paths, considered=considered, applied=applied)
+
+
+def _considered(
+    policies: PolicySet,
+    policy: Policy,
+    facts: RequestFacts,
+    miss: Mismatch | None,
+    entry: Applied | None,
+    exempted: bool,
+) -> Consideration:
+    if miss is not None:
+        return Consideration(policy, Part.NO_MATCH, mismatch=miss)
+    if policy.exempt:
+        return Consideration(policy, Part.EXEMPTS)
+    if exempted:
+        return Consideration(policy, Part.SET_ASIDE)
+    if entry is not None and entry.charge is not None:
+        return Consideration(policy, Part.APPLIES, policies.key_in(entry.charge.key, policy), entry.charge)
+    readers = policies.identity.part_readers(policy.key) if policy.key else ()
+    key = ",".join(read(facts)[0] for read in readers)
+    return Consideration(policy, Part.KEY_EXEMPT if entry is None else Part.BLOCKED, key)
+
+
+def limit_text(limit: Limit) -> str:
+    """A limit in the words of the configuration: `10/minute, burst 15, initial 10`."""
+    initial = "" if limit.initial == limit.burst else f", initial {limit.initial}"
+    return f"{rate_text(limit.rate)}, burst {limit.burst}{initial}"
+
+
+def rate_text(rate: Rate) -> str:
+    """A rate as a whole count of the smallest usual unit that has one; else as one period."""
+    for name, unit_us in (("s", 10**6), ("minute", 60 * 10**6), ("hour", 3600 * 10**6), ("day", 86_400 * 10**6)):
+        if unit_us * rate.tokens % rate.period_us == 0:
+            return f"{unit_us * rate.tokens // rate.period_us}/{name}"
+    return f"{rate.tokens}/{rate.period_us / 10**6:g}s"

@@ -1,0 +1,42 @@
+"""The present tokens of buckets, asked of the store through the script that decides, at no cost."""
+
+import asyncio
+from collections.abc import Sequence
+
+from proxy.app import store_pool
+from proxy.config import StoreSettings
+from proxy.decision.policy import Applied
+from proxy.decision.verdict import DecidedBy, Verdict
+from proxy.store.connection import StoreUnavailable
+from proxy.store.deny_cache import DenyCache
+from proxy.store.limiter import Limiter
+from proxy.store.redis_store import RedisStore
+
+# A person waits, not a request: longer than `store.timeout`, short enough to wait for.
+PATIENCE_S = 2.0
+
+
+def present_levels(settings: StoreSettings, applied: Sequence[Applied]) -> Verdict:
+    """The verdict of a look: levels as they are, nothing taken. Raises StoreUnavailable, within PATIENCE_S."""
+    return asyncio.run(_look(settings, applied))
+
+
+async def _look(settings: StoreSettings, applied: Sequence[Applied]) -> Verdict:
+    loop = asyncio.get_running_loop()
+    connected = asyncio.Event()
+    store = RedisStore(store_pool(settings), PATIENCE_S, lambda failure: None if failure else connected.set())
+    found: asyncio.Future[Verdict] = loop.create_future()
+    keeping = loop.create_task(store.keep_connected())
+    try:
+        async with asyncio.timeout(PATIENCE_S):
+            await connected.wait()
+            Limiter(store, DenyCache()).look(applied, lambda seen: None if found.done() else found.set_result(seen))
+            verdict = await found
+    except TimeoutError:
+        raise store.failure or StoreUnavailable("timeout", f"no answer within {PATIENCE_S:g} s") from None
+    finally:
+        keeping.cancel()
+        await asyncio.gather(keeping, return_exceptions=True)
+    if verdict.decided_by is DecidedBy.STORE_FAILURE:
+        raise StoreUnavailable(verdict.reason)
+    return verdict

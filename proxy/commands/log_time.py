@@ -1,0 +1,90 @@
+"""The moments of access logs, as microseconds since 1970 UTC.
+
+A moment without an offset, or with the name of a zone in its place, is read as UTC: limits depend on differences of
+time only, and within one log the zone is as a rule the same.
+"""
+
+import re
+from calendar import timegm
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+from typing import NamedTuple
+
+_MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
+_CLF = re.compile(
+    r"(\d{1,2})/([A-Za-z]{3})/(\d{4}):(\d\d):(\d\d):(\d\d)(?:\.(\d{1,9}))?(?: *([+-]\d{4}|[A-Za-z][\w/+-]*))?"
+)
+_NUMBER = re.compile(r"\d{1,20}(?:\.\d{0,9})?")
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_UTC_NAMES = {"z", "utc", "gmt"}
+# Numbers are read by their size: up to 5138-11-16 as seconds, and the same date in ms, µs and ns.
+_LARGEST_S = 10**11
+
+
+class Moment(NamedTuple):
+    """A moment, and whether its distance from UTC was stated."""
+
+    us: int
+    zone_known: bool = True
+
+
+@lru_cache(1024)  # many requests share a second
+def clf_moment(text: str) -> Moment:
+    """`10/Oct/2000:13:55:36 -0700`, as Apache and nginx write it. Raises ValueError."""
+    found = _CLF.fullmatch(text.strip())
+    if found is None:
+        raise ValueError("its time cannot be read")
+    day, month_name, year, hour, minute, second, fraction, zone = found.groups()
+    month = _MONTHS.index(month_name.lower()) + 1 if month_name.lower() in _MONTHS else 0
+    # A leap second (:60) counts as the one after it, as POSIX time has it.
+    datetime(int(year), month, int(day), int(hour), int(minute), min(int(second), 59), tzinfo=UTC)
+    seconds = timegm((int(year), month, int(day), int(hour), int(minute), int(second)))
+    offset_s = _offset_s(zone) if zone and zone[0] in "+-" else 0
+    us = (seconds - offset_s) * 1_000_000 + int((fraction or "").ljust(6, "0")[:6])
+    return Moment(us, bool(zone) and (zone[0] in "+-" or zone.lower() in _UTC_NAMES))
+
+
+def moment_of(value: object) -> Moment:
+    """A moment of a JSON line: ISO 8601, Apache's form, or seconds, ms, µs or ns since 1970. Raises ValueError."""
+    match value:
+        case bool() | None:
+            raise ValueError("its time cannot be read")
+        case int() | float():
+            return Moment(_epoch_us(value))
+        case str() if _NUMBER.fullmatch(value):
+            return Moment(_epoch_us(float(value) if "." in value else int(value)))
+        case str() if value[2:3] == "/" or value[1:2] == "/":
+            return clf_moment(value)
+        case str():
+            return _iso_moment(value)
+        case _:
+            raise ValueError("its time cannot be read")
+
+
+def _epoch_us(number: float) -> int:
+    if not 0 < number < _LARGEST_S * 10**9:
+        raise ValueError("its time cannot be read")
+    if number < _LARGEST_S:
+        return round(number * 1_000_000)
+    if number < _LARGEST_S * 10**3:
+        return round(number * 1_000)
+    return round(number) if number < _LARGEST_S * 10**6 else int(number) // 1_000
+
+
+def _iso_moment(text: str) -> Moment:
+    stamp, _, zone = text.strip().partition(" UTC")
+    try:
+        read = datetime.fromisoformat(stamp.replace(",", "."))
+    except ValueError as error:
+        raise ValueError("its time cannot be read") from error
+    known = read.tzinfo is not None or text.strip().endswith("UTC")
+    if zone:
+        raise ValueError("its time cannot be read")
+    if read.tzinfo is None:
+        read = read.replace(tzinfo=UTC)
+    return Moment((read - _EPOCH) // timedelta(microseconds=1), known)
+
+
+def _offset_s(zone: str) -> int:
+    minutes = int(zone[1:3]) * 60 + int(zone[3:5])
+    return (-minutes if zone[0] == "-" else minutes) * 60

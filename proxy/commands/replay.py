@@ -1,0 +1,61 @@
+"""One configuration applied to a log: which policies apply, what their buckets hold, what would have been answered."""
+
+from collections.abc import Collection, Sequence
+
+from proxy.commands.log_entry import Entry
+from proxy.commands.own_pages import is_own_page
+from proxy.commands.tally import Tally
+from proxy.commands.virtual_store import MOST_BUCKETS, VirtualStore
+from proxy.decision.bucket import passed
+from proxy.decision.policy import Applied, PolicySet
+from proxy.decision.request import BadRequest
+from proxy.decision.verdict import Answer, DecidedBy, Verdict
+
+
+class Replay:
+    """Decides requests in virtual time and counts. `own_pages` are the paths that the sidecar answers itself."""
+
+    def __init__(self, policies: PolicySet, own_pages: Collection[str] = (), most_buckets: int = MOST_BUCKETS) -> None:
+        self._policies = policies
+        self._own_pages = own_pages
+        self.store = VirtualStore(most_buckets)
+        self.tally = Tally(policies)
+
+    def take(self, entry: Entry) -> Verdict | None:
+        """Decide one request and count it; None where nothing is to decide."""
+        facts, tally = entry.facts, self.tally
+        tally.requests_over_time.add(entry.time_us)
+        if is_own_page(facts, self._own_pages):
+            tally.own_pages += 1
+            return None
+        try:
+            applied = self._policies.applying(facts)
+        except BadRequest as error:
+            tally.count_ambiguous(str(error))
+            return None
+        if not applied:
+            tally.unlimited += 1
+            return None
+        verdict = self._verdict(applied, entry.time_us)
+        tally.count(verdict, entry.time_us, entry.status)
+        return verdict
+
+    def _verdict(self, applied: Sequence[Applied], now_us: int) -> Verdict:
+        """As `store.limiter` decides: a blocked key refuses at once, and nothing is charged."""
+        unknown = (None,) * len(applied)
+        if any(entry.charge is None and not entry.policy.shadow for entry in applied):
+            return Verdict(Answer.REFUSE, DecidedBy.OVERRIDE, applied, unknown)
+        charges = [entry.charge for entry in applied if entry.charge is not None]
+        if not charges:
+            return Verdict(Answer.PASS, DecidedBy.OVERRIDE, applied, unknown)
+        levels = self.store.decide(charges, now_us)
+        answer = Answer.PASS if passed(charges, levels) else Answer.REFUSE
+        if len(levels) == len(applied):
+            return Verdict(answer, DecidedBy.STORE, applied, levels)
+        following = iter(levels)
+        known = [None if entry.charge is None else next(following) for entry in applied]
+        return Verdict(answer, DecidedBy.STORE, applied, known)
+
+    def fields_not_in(self, logged: Collection[str]) -> list[str]:
+        """Header fields that decide a limit and that the log never holds."""
+        return sorted(self._policies.fields - set(logged))

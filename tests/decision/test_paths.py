@@ -1,0 +1,230 @@
+"""The canonical paths that matching sees: no spelling of a path slips past a limit."""
+
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.decision.policy import Match, Policy, PolicySet
+from proxy.decision.request import CACHED_TARGET_CHARS, BadRequest, path_part, paths_of, query_part
+from tests.decision.asked import LOOPBACK, MINUTELY, facts, key
+
+# -- every spelling that reaches a handler of /api/expensive is read as that path ------------------------------------
+
+SPELLINGS = [
+    "/api/expensive",
+    "/api//expensive",
+    "/api/./expensive",
+    "/./api/expensive",
+    "/api/x/../expensive",
+    "/api/%2e/expensive",
+    "/api/x/%2e%2e/expensive",
+    "/api/x/%2E./expensive",
+    "//api/expensive",
+    "///api///expensive",
+    "/api/%65xpensive",
+    "/%61pi/expensive",
+    "/%61%70%69/%65%78%70%65%6e%73%69%76%65",
+    "/api%2fexpensive",
+    "/api%2Fexpensive",
+    "/%2fapi/expensive",
+    "/api/expensive%2f",
+    "/api/x%2f..%2fexpensive",
+    "/api/expensive/",
+    "/api/expensive//",
+    "/api/expensive/.",
+    "/api/expensive/x/..",
+    "/api/expensive%0a",
+    "/api/expensive%0D%0A",
+    "/api/exp%09ensive",
+    "/api/.%01/expensive",
+    "/api/x/.%7f./expensive",
+    "/api/expensive?",
+    "/api/expensive?x=1",
+    "/api/expensive?x=/../y#f",
+    "/api/expensive#f",
+    "/api/expensive#f?x",
+    "http://app.test/api/expensive",
+    "HTTP://app.test:8080/api/expensive?x",
+    "https://user@app.test//api/./expensive/",
+]
+
+
+@pytest.mark.parametrize("target", SPELLINGS)
+def test_a_spelling_of_a_path_is_read_as_that_path(target: str) -> None:
+    assert "/api/expensive" in paths_of(target)
+
+
+@pytest.mark.parametrize("target", SPELLINGS)
+def test_a_limit_on_a_path_applies_to_each_of_its_spellings(target: str) -> None:
+    policy = Policy("p", Match(paths=(re.compile("/api/expensive"),)), key("client_ip"), MINUTELY)
+    policies = PolicySet([policy], LOOPBACK, "")
+    for _ in range(2):  # the second time from the cache
+        assert [entry.policy.name for entry in policies.applying(facts(target=target))] == ["p"]
+
+
+@pytest.mark.parametrize("target", ["/API/expensive", "/Api/%45xpensive/", "/api/EXPENSIVE?x"])
+def test_a_limit_that_ignores_case_applies_to_every_case(target: str) -> None:
+    pattern = re.compile("/api/expensive", re.IGNORECASE)
+    policies = PolicySet([Policy("p", Match(paths=(pattern,)), key("client_ip"), MINUTELY)], LOOPBACK, "")
+    assert len(policies.applying(facts(target=target))) == 1
+
+
+# -- what no application takes for it is another path -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("target", "read"),
+    [
+        ("/api/expensive;x=1", "/api/expensive;x=1"),
+        ("/api/expensive%20", "/api/expensive "),
+        ("/api/expensive.", "/api/expensive."),
+        ("/api/expensive%3Fx", "/api/expensive?x"),
+        ("/api/expensive%23x", "/api/expensive#x"),
+        ("/api/..;/expensive", "/api/..;/expensive"),
+        ("/api/expensive%25", "/api/expensive%"),
+        ("/api/...", "/api/..."),
+        ("/api/.hidden", "/api/.hidden"),
+        ("/api/a+b", "/api/a+b"),
+        ("/API/expensive", "/API/expensive"),
+        ("/", "/"),
+        ("//", "/"),
+        ("/.", "/"),
+        ("/a/..", "/"),
+        ("*", "*"),
+        ("http://app.test", "/"),
+        ("http://app.test?x=/api/expensive", "/"),
+        ("/caf%C3%A9", "/café"),
+        ("/café", "/café"),
+        ("/%ff%c0%af", "/\udcff\udcc0\udcaf"),
+    ],
+)
+def test_a_path_is_read_as_what_it_says(target: str, read: str) -> None:
+    assert paths_of(target) == (read,)
+
+
+@pytest.mark.parametrize(
+    ("target", "readings"),
+    [
+        ("/files/a%2Fb", ("/files/a/b", "/files/a%2Fb")),
+        ("/files/a%2fb%2Fc/", ("/files/a/b/c", "/files/a%2Fb%2Fc")),
+        ("/files/..%2Fb", ("/b", "/files/..%2Fb")),
+        ("/a/b%2F..", ("/a", "/a/b%2F..")),
+        ("/%2F", ("/", "/%2F")),
+    ],
+)
+def test_an_encoded_slash_is_read_as_a_slash_and_as_itself(target: str, readings: tuple[str, str]) -> None:
+    assert paths_of(target) == readings
+
+
+@pytest.mark.parametrize("pattern", ["/files/a/b", "/files/[^/]*"])
+def test_a_limit_on_either_reading_applies(pattern: str) -> None:
+    policies = PolicySet([Policy("p", Match(paths=(re.compile(pattern),)), key("client_ip"), MINUTELY)], LOOPBACK, "")
+    assert len(policies.applying(facts(target="/files/a%2Fb"))) == 1
+
+
+# -- what stays doubtful is refused -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "/api/%252e/expensive",
+        "/api/%252E%252e/expensive",
+        "/api%252fexpensive",
+        "/api/%25%32%66expensive",
+        "/api/%%32%65",
+        "/api/expensive%00",
+        "/api/\x00expensive",
+        "/api/x/..%5cexpensive",
+        "/api\\expensive",
+        "/..",
+        "/../api/expensive",
+        "/api/../../expensive",
+        "/%2e%2e/api",
+        "/api%2f..%2f..%2fexpensive",
+        "/%",
+        "/api/%2",
+        "/api/%zz",
+        "/api/%-1",
+        "/api/% 2e",
+        "http://app.test/../x",
+    ],
+)
+def test_a_doubtful_path_is_a_bad_request(target: str) -> None:
+    for _ in range(2):
+        with pytest.raises(BadRequest):
+            paths_of(target)
+
+
+def test_a_doubtful_path_is_a_bad_request_whatever_its_length() -> None:
+    long = "/x" * CACHED_TARGET_CHARS
+    assert paths_of(f"{long}/../x") == (long,)
+    with pytest.raises(BadRequest):
+        paths_of(f"{long}/%252e")
+
+
+# -- over any path ----------------------------------------------------------------------------------------------------
+
+plain = st.text("abcxyzABC019-_~", min_size=1, max_size=6)
+
+
+@st.composite
+def disguises(draw: st.DrawFn) -> tuple[str, str]:
+    """A plain path, and another spelling of it that some server takes for the same."""
+    segments = draw(st.lists(plain, min_size=1, max_size=4))
+    slashes = st.sampled_from(["/", "//", "/./", "/%2e/", "/%2E/.//", "/nowhere/../", "/a%20b/%2e%2e/", "/%0a/"])
+    target = ""
+    for segment in segments:
+        target += draw(slashes)
+        for letter in segment:
+            target += draw(
+                st.sampled_from([letter, letter, f"%{ord(letter):02x}", f"%{ord(letter):02X}", f"%0D{letter}"])
+            )
+    ending = draw(st.sampled_from(["", "/", "//", "/.", "%0a", "?", "?q=%2F%zz", "#f", "/?x#y"]))
+    return "/" + "/".join(segments), target + ending
+
+
+@given(disguises())
+def test_a_disguised_path_is_read_as_the_plain_one(disguise: tuple[str, str]) -> None:
+    path, target = disguise
+    assert paths_of(target)[0] == path
+
+
+@given(st.text(st.sampled_from("/.%2eEfF5cC0aAbx\\?#:;\x00\x01\x7f+é "), max_size=40))
+def test_any_target_is_canonical_or_a_bad_request(tail: str) -> None:
+    try:
+        readings = paths_of("/" + tail)
+    except BadRequest:
+        return
+    for path in readings:
+        assert path.startswith("/")
+        assert path == "/" or not path.endswith("/")
+        assert "//" not in path
+        assert not {".", ".."} & set(path.split("/"))
+        assert not re.search(r"[\x00-\x1f\x7f\\]", path)
+
+
+# -- the parts of a target --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("target", "path", "query"),
+    [
+        ("/a?b", "/a", "b"),
+        ("/a?b?c", "/a", "b?c"),
+        ("/a?b#c", "/a", "b"),
+        ("/a#b?c", "/a", ""),
+        ("/a", "/a", ""),
+        ("/a?", "/a", ""),
+        ("http://app.test/a?b", "/a", "b"),
+        ("http://app.test?b", "/", "b"),
+        ("http://app.test", "/", ""),
+        ("*", "*", ""),
+        ("/a//b?c=//d", "/a//b", "c=//d"),
+        ("/http://app.test/a", "/http://app.test/a", ""),
+    ],
+)
+def test_a_target_has_a_path_and_a_query(target: str, path: str, query: str) -> None:
+    assert (path_part(target), query_part(target)) == (path, query)
