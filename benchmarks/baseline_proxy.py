@@ -27,7 +27,7 @@ HOP_BY_HOP = {"connection", "keep-alive", "te", "trailer", "transfer-encoding", 
 async def main(port: int, upstream: str, redis_url: str, rate: str, burst: str) -> None:
     """Serve on a port of 127.0.0.1 until killed."""
     session = ClientSession(connector=TCPConnector(limit=256), auto_decompress=False)
-    store = redis.from_url(redis_url)  # type: ignore[no-untyped-call]  # untyped in redis-py
+    store = redis.from_url(redis_url)
     decide = store.register_script(SCRIPT)
 
     async def handle(request: web.Request) -> web.StreamResponse:

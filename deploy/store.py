@@ -44,6 +44,8 @@ def keys(settings: Settings, pattern: str) -> None:
                 ttl_ms = client.pttl(name)
                 ttl = "never expires" if ttl_ms == -1 else f"expires in {ttl_ms / 1000:.0f} s"
                 say(f"{name}  {client.type(name)}  {ttl}")
+    except BrokenPipeError:
+        raise  # of our own output: whoever reads it has seen enough
     except (redis.RedisError, OSError) as fault:
         raise Trouble(f"{_shown(settings)}: {fault}", "is it running? make status") from fault
     say(f"{count} keys match {pattern}")

@@ -107,6 +107,7 @@ class Sidecar:
         self.stop()
         if kind is None and not self.may_complain:
             assert self.stderr == "", self.stderr
+            assert self.exit_status == 0, f"it had to be killed: {self.exit_status}"
             traces = [line for line in self.lines if line.get("level") == "error" or "trace" in line]
             assert not traces, traces
 
@@ -147,6 +148,7 @@ class Sidecar:
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 self.process.wait(PATIENCE_S)
+        self.exit_status = self.process.returncode
         self._end()
 
     def rss_bytes(self) -> int:
@@ -209,9 +211,10 @@ def run_command(*arguments: str, environment: Mapping[str, str] | None = None) -
 def spent(store: StoreServer, policy: str = "roomy", burst: int = ROOMY_BURST) -> dict[str, int]:
     """Tokens that were taken from each bucket of a policy, by key."""
     prefix = f"{PREFIX}{policy}:"
+    client: Any = store.client  # redis-py's types say bytes or str
     found = {}
-    for name in store.client.keys(f"{prefix}*"):
-        found[name.decode().removeprefix(prefix)] = burst - int(store.client.hget(name, "tokens"))
+    for name in client.keys(f"{prefix}*"):
+        found[name.decode().removeprefix(prefix)] = burst - int(client.hget(name, "tokens"))
     return found
 
 

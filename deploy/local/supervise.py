@@ -46,7 +46,7 @@ _PROGRAM = """
 [program:{name}]
 command = {command}
 environment = {environment}
-autorestart = unexpected
+autorestart = true
 startsecs = 1
 startretries = 5
 stopsignal = TERM

@@ -94,12 +94,17 @@ def _considered(
 def limit_text(limit: Limit) -> str:
     """A limit in the words of the configuration: `10/minute, burst 15, initial 10`."""
     initial = "" if limit.initial == limit.burst else f", initial {limit.initial}"
-    return f"{rate_text(limit.rate)}, burst {limit.burst}{initial}"
+    return f"{rate_text(limit.rate, limit.burst)}, burst {limit.burst}{initial}"
 
 
-def rate_text(rate: Rate) -> str:
-    """A rate as a whole count of the smallest usual unit that has one; else as one period."""
-    for name, unit_us in (("s", 10**6), ("minute", 60 * 10**6), ("hour", 3600 * 10**6), ("day", 86_400 * 10**6)):
-        if unit_us * rate.tokens % rate.period_us == 0:
-            return f"{unit_us * rate.tokens // rate.period_us}/{name}"
-    return f"{rate.tokens}/{rate.period_us / 10**6:g}s"
+def rate_text(rate: Rate, burst: int = 0) -> str:
+    """A rate as a whole count of a usual unit: of that which makes it the burst, else of the smallest that can be."""
+    whole = [
+        (unit_us * rate.tokens // rate.period_us, name)
+        for name, unit_us in (("s", 10**6), ("minute", 60 * 10**6), ("hour", 3600 * 10**6), ("day", 86_400 * 10**6))
+        if unit_us * rate.tokens % rate.period_us == 0
+    ]
+    if not whole:
+        return f"{rate.tokens}/{rate.period_us / 10**6:g}s"
+    count, unit = next((pair for pair in whole if pair[0] == burst), whole[0])
+    return f"{count}/{unit}"

@@ -6,7 +6,7 @@ from proxy.commands.log_entry import Entry
 from proxy.commands.own_pages import is_own_page
 from proxy.commands.tally import Tally
 from proxy.commands.virtual_store import MOST_BUCKETS, VirtualStore
-from proxy.decision.bucket import passed
+from proxy.decision.bucket import Charge
 from proxy.decision.policy import Applied, PolicySet
 from proxy.decision.request import BadRequest
 from proxy.decision.verdict import Answer, DecidedBy, Verdict
@@ -41,20 +41,22 @@ class Replay:
         return verdict
 
     def _verdict(self, applied: Sequence[Applied], now_us: int) -> Verdict:
-        """As `store.limiter` decides: a blocked key refuses at once, and nothing is charged."""
-        unknown = (None,) * len(applied)
-        if any(entry.charge is None and not entry.policy.shadow for entry in applied):
-            return Verdict(Answer.REFUSE, DecidedBy.OVERRIDE, applied, unknown)
         charges = [entry.charge for entry in applied if entry.charge is not None]
-        if not charges:
-            return Verdict(Answer.PASS, DecidedBy.OVERRIDE, applied, unknown)
-        levels = self.store.decide(charges, now_us)
-        answer = Answer.PASS if passed(charges, levels) else Answer.REFUSE
-        if len(levels) == len(applied):
-            return Verdict(answer, DecidedBy.STORE, applied, levels)
+        if len(charges) < len(applied):
+            return self._verdict_on_blocked(applied, charges, now_us)
+        levels, passes = self.store.decide(charges, now_us)
+        return Verdict(Answer.PASS if passes else Answer.REFUSE, DecidedBy.STORE, applied, levels)
+
+    def _verdict_on_blocked(self, applied: Sequence[Applied], charges: Sequence[Charge], now_us: int) -> Verdict:
+        """As `store.limiter` decides: a blocked key refuses at once and nothing is charged; a shadow's is only seen."""
+        refuses = any(entry.charge is None and not entry.policy.shadow for entry in applied)
+        if refuses or not charges:
+            answer = Answer.REFUSE if refuses else Answer.PASS
+            return Verdict(answer, DecidedBy.OVERRIDE, applied, (None,) * len(applied))
+        levels, passes = self.store.decide(charges, now_us)
         following = iter(levels)
         known = [None if entry.charge is None else next(following) for entry in applied]
-        return Verdict(answer, DecidedBy.STORE, applied, known)
+        return Verdict(Answer.PASS if passes else Answer.REFUSE, DecidedBy.STORE, applied, known)
 
     def fields_not_in(self, logged: Collection[str]) -> list[str]:
         """Header fields that decide a limit and that the log never holds."""

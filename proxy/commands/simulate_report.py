@@ -151,7 +151,7 @@ def _notes(replay: Replay, reader: LogReader) -> Iterator[str]:
     if logged:
         yield f"of the refused, the log answered {', '.join(logged)}"
     if replay.store.forgotten:
-        yield f"{replay.store.forgotten:,} buckets were forgotten for want of room: their keys may have been admitted too much"
+        yield f"{replay.store.forgotten:,} buckets were forgotten for want of room: their keys may have had too much"
 
 
 def _log_notes(reader: LogReader) -> Iterator[str]:

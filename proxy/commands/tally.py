@@ -111,25 +111,27 @@ class Tally:
             self.ambiguous_reasons[reason] += 1
 
     def _count_policy(self, applied: Applied, outcome: Outcome, now_us: int) -> None:
-        tally = self.policies[applied.policy.name]
+        policy, charge = applied
+        tally = self.policies[policy.name]
         tally.requests += 1
-        refused = outcome is not Outcome.ALLOWED
-        if not refused:
-            tally.admitted += 1
-        else:
-            tally.refusals.add(now_us)
-            if outcome is Outcome.SHADOW_REFUSED:
-                tally.shadow_refused += 1
-            else:
-                tally.refused += 1
-        if applied.charge is None:
+        key = None
+        if charge is None:
             tally.blocked += 1
+        else:
+            key = self.keys.get(charge.key) or self._new_key(charge.key, policy)
+            key.requests += 1
+            tally.fell_back += key.fell_back
+            tally.anonymous += key.anonymous
+        if outcome is Outcome.ALLOWED:
+            tally.admitted += 1
             return
-        key = self.keys.get(applied.charge.key) or self._new_key(applied.charge.key, applied.policy)
-        key.requests += 1
-        key.refused += refused
-        tally.fell_back += key.fell_back
-        tally.anonymous += key.anonymous
+        tally.refusals.add(now_us)
+        if key is not None:
+            key.refused += 1
+        if outcome is Outcome.SHADOW_REFUSED:
+            tally.shadow_refused += 1
+        else:
+            tally.refused += 1
 
     def _new_key(self, bucket: str, policy: Policy) -> KeyTally:
         if len(self.keys) >= MOST_KEYS:

@@ -7,17 +7,17 @@ decimal numbers are typed; everything else is text, as in YAML 1.2 (`on`, `1:30`
 
 import re
 from collections.abc import Mapping
-from typing import cast
 
 import yaml
 
 from proxy.config.environment import substitute
-from proxy.config.faults import ConfigError, Fault, Path, shown, written
+from proxy.config.faults import MAX_FAULTS, ConfigError, Fault, Path, in_order, shown, written
 
 # Bounds against documents that are small to write and large to hold (aliases of aliases) or to follow (nesting).
 MAX_DOCUMENT_BYTES = 4 * 2**20
 MAX_NODES = 100_000
 MAX_DEPTH = 50
+MAX_KEYS = 1000
 
 _Loader: type[yaml.SafeLoader] | type[yaml.CSafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -33,17 +33,18 @@ _DECIMAL = re.compile(r"[-+]?(?:0|[1-9][0-9]{0,30})\.[0-9]{1,30}(?:[eE][-+]?[0-9
 _BROKEN_KEY = re.compile(r"[\s:]")
 _UNPRINTABLE = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
+# Line and column, from 1.
+Place = tuple[int, int]
 Plain = None | bool | int | float | str | list["Plain"] | dict[str, "Plain"]
 
 
 class Node:
     """One value and its place. `below` holds its nodes: by index, or by key with the key's own place."""
 
-    __slots__ = ("below", "column", "height", "line", "plain", "size")
+    __slots__ = ("below", "height", "place", "plain", "size")
 
-    def __init__(self, mark: yaml.Mark, plain: Plain) -> None:
-        self.line: int = mark.line + 1
-        self.column: int = mark.column + 1
+    def __init__(self, place: Place, plain: Plain) -> None:
+        self.place = place
         self.plain = plain
         self.below: list[Node] | dict[str, tuple[Place, Node]] | None = None
         # With everything below, counted once for each alias: what a reader of the plain value would meet.
@@ -53,9 +54,6 @@ class Node:
     def adopt(self, node: "Node") -> None:
         self.size += node.size
         self.height = max(self.height, node.height + 1)
-
-
-Place = tuple[int, int]
 
 
 class Document:
@@ -75,15 +73,15 @@ class Document:
         place, known = (1, 1), path
         node = self._root
         if node is not None:
-            place = (node.line, node.column)
+            place = node.place
         for depth, step in enumerate(path):
             below = None if node is None else node.below
             if isinstance(below, dict) and isinstance(step, str) and step in below:
                 key_place, node = below[step]
-                place = key_place if at_key and depth == len(path) - 1 else (node.line, node.column)
+                place = key_place if at_key and depth == len(path) - 1 else node.place
             elif isinstance(below, list) and isinstance(step, int) and step < len(below):
                 node = below[step]
-                place = (node.line, node.column)
+                place = node.place
             else:
                 # An index below a single value is the model's, which reads `path: /a` as `path: [/a]`.
                 known = path[:depth] if isinstance(step, int) else path
@@ -137,11 +135,12 @@ class _Reader:
         if not isinstance(root.plain, dict):
             kind = "a list" if isinstance(root.plain, list) else "a single value"
             message = f"the configuration is {kind}; expected a mapping, e.g. policies: [...]"
-            raise ConfigError([Fault(self._name, root.line, root.column, "", message)])
+            raise ConfigError([Fault(self._name, *root.place, "", message)])
         return root
 
     def _next(self) -> yaml.Event:
-        return cast(yaml.Event, self._loader.get_event())
+        event: yaml.Event = self._loader.get_event()  # type: ignore[assignment]  # None only after the stream's end
+        return event
 
     def _node(self, event: yaml.Event, path: Path) -> Node:
         if isinstance(event, yaml.AliasEvent):
@@ -159,7 +158,7 @@ class _Reader:
         else:
             node = self._mapping(event, path) if isinstance(event, yaml.MappingStartEvent) else self._list(event, path)
             if event.tag not in (None, "!"):  # type: ignore[attr-defined]
-                self._note(path, node, "carries a YAML tag; tags are not taken here")
+                self._note(path, node.place, "carries a YAML tag; tags are not taken here")
         if anchor is not None:
             self._anchors[anchor] = node
         return node
@@ -180,29 +179,31 @@ class _Reader:
 
     def _scalar(self, event: yaml.ScalarEvent, path: Path) -> Node:
         text: str = event.value
-        node = Node(cast(yaml.Mark, event.start_mark), text)
+        node = Node(_place(event), text)
         if event.tag not in _TEXT_TAGS:
             self._note(
-                path, node, "carries a YAML tag; tags are not taken here, and text that begins with ! needs quotes"
+                path,
+                node.place,
+                "carries a YAML tag; tags are not taken here, and text that begins with ! needs quotes",
             )
         elif "${" in text:
             node.plain, faults = substitute(text, self._environ)
-            for message in faults:
-                self._note(path, node, message)
+            if faults:
+                self._note(path, node.place, "; ".join(faults))
         elif event.implicit[0] and event.tag is None:
             node.plain = _typed(text)
         return node
 
     def _list(self, event: yaml.Event, path: Path) -> Node:
         items: list[Plain] = []
-        node = Node(cast(yaml.Mark, event.start_mark), items)
+        node = Node(_place(event), items)
         below: list[Node] = []
         node.below = below
         while not isinstance(entry := self._next(), yaml.SequenceEndEvent):
             place = (*path, len(items))
             item = self._node(entry, place)
             if item.plain is None:
-                self._note(place, item, "has no value")
+                self._note(place, item.place, "has no value")
             items.append(item.plain)
             below.append(item)
             node.adopt(item)
@@ -210,25 +211,26 @@ class _Reader:
 
     def _mapping(self, event: yaml.Event, path: Path) -> Node:
         entries: dict[str, Plain] = {}
-        node = Node(cast(yaml.Mark, event.start_mark), entries)
+        node = Node(_place(event), entries)
         below: dict[str, tuple[Place, Node]] = {}
         node.below = below
         while not isinstance(key_event := self._next(), yaml.MappingEndEvent):
-            mark = cast(yaml.Mark, key_event.start_mark)
-            place = (mark.line + 1, mark.column + 1)
+            place = _place(key_event)
             if not isinstance(key_event, yaml.ScalarEvent):
                 raise self._fatal(key_event, "a key must be plain text")
+            if len(below) == MAX_KEYS:
+                raise self._fatal(key_event, f"a mapping holds more than {MAX_KEYS} keys")
             key: str = key_event.value
             value = self._node(self._next(), (*path, key))
             if _BROKEN_KEY.search(key):
                 # Not shown: `{password:secret}` is such a key.
                 message = "holds a key with a space or a colon in it; expected a colon and a space after each key"
-                self.faults[(*path, key)] = Fault(self._name, *place, written(path), message)
+                self._note((*path, key), place, message, shown_as=path)
                 continue
             if key in below:
                 first = below[key][0][0]
                 message = f"the key {shown(key)} stands here twice; the first is in line {first}"
-                self.faults[(*path, key)] = Fault(self._name, *place, written((*path, key)), message)
+                self._note((*path, key), place, message)
                 continue
             below[key] = (place, value)
             node.adopt(value)
@@ -238,15 +240,24 @@ class _Reader:
                 # A section with all of its lines commented out has its defaults; a single setting without its value
                 # is a slip of the pen.
                 entries[key] = None
-                self._note((*path, key), value, "has no value; leave the key out for the default")
+                self._note((*path, key), value.place, "has no value; leave the key out for the default")
         return node
 
-    def _note(self, path: Path, node: Node, message: str) -> None:
-        self.faults.setdefault(path, Fault(self._name, node.line, node.column, written(path), message))
+    def _note(self, path: Path, place: Place, message: str, *, shown_as: Path | None = None) -> None:
+        if len(self.faults) == MAX_FAULTS:
+            rest = Fault(self._name, None, None, "", "and more; reading stopped here")
+            raise ConfigError([*in_order(self.faults.values()), rest])
+        fault = Fault(self._name, *place, written(path if shown_as is None else shown_as), message)
+        self.faults.setdefault(path, fault)
 
     def _fatal(self, event: yaml.Event, message: str) -> ConfigError:
-        mark = cast(yaml.Mark, event.start_mark)
-        return ConfigError([Fault(self._name, mark.line + 1, mark.column + 1, "", message)])
+        return ConfigError([Fault(self._name, *_place(event), "", message)])
+
+
+def _place(event: yaml.Event) -> Place:
+    mark = event.start_mark
+    assert mark is not None  # noqa: S101  (a parser's event always has one)
+    return mark.line + 1, mark.column + 1
 
 
 def _typed(text: str) -> Plain:

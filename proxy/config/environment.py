@@ -8,7 +8,10 @@ a key, a list or a comment. `${NAME:-default}` takes the default where the varia
 import re
 from collections.abc import Mapping
 
-_REFERENCE = re.compile(r"\$\$\{|\$\{(?:(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?P<default>:-[^}]*)?\})?")
+# A default ends before another `${`, which also keeps the time linear in a text of nothing but beginnings.
+_REFERENCE = re.compile(r"\$\$\{|\$\{(?:(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?P<default>:-(?:[^$}]|\$(?!\{))*+)?\})?")
+# One scalar's faults are one message.
+_MAX_FAULTS = 5
 
 
 class Substituted(str):
@@ -18,25 +21,26 @@ class Substituted(str):
 
 
 def substitute(text: str, environ: Mapping[str, str]) -> tuple[str, list[str]]:
-    """The text with all references replaced, and what is wrong with those that cannot be."""
+    """The text with all references replaced, and what is wrong with the first of those that cannot be."""
+    pieces: list[str] = []
     faults: list[str] = []
-    replaced = False
-
-    def value(reference: re.Match[str]) -> str:
-        nonlocal replaced
+    replaced, end = False, 0
+    for reference in _REFERENCE.finditer(text):
+        if len(faults) == _MAX_FAULTS:
+            break
         name, default = reference["name"], reference["default"]
+        pieces.append(text[end : reference.start()])
+        end = reference.end()
         if reference[0] == "$${":
-            return "${"
-        if name is None:
+            pieces.append("${")
+        elif name is None:
             faults.append("holds a broken ${; expected ${NAME} or ${NAME:-default}, or $${ for the characters ${")
         elif default is None and name not in environ:
-            faults.append(f"the environment variable {name} is not set; set it, or write ${{{name}:-default}}")
-        elif default is not None and "${" in default:
-            faults.append(f"the default of {name} holds another ${{; a default is plain text")
+            faults.append(
+                f"the environment variable {name[:64]} is not set; set it, or write ${{{name[:64]}:-default}}"
+            )
         else:
             replaced = True
-            return environ.get(name, "") or (default or "")[2:]
-        return ""
-
-    result = _REFERENCE.sub(value, text)
-    return (Substituted(result) if replaced else result), faults
+            pieces.append(environ.get(name, "") or (default or "")[2:])
+    result = "".join(pieces) + text[end:]
+    return (Substituted(result) if replaced else result), list(dict.fromkeys(faults))

@@ -1,10 +1,13 @@
 """What is wrong with a configuration, and where."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 # A key or an index of each step from the top of the document.
 Path = tuple[str | int, ...]
+
+# More would not be read; and each costs time, which a document of nothing but faults could ask for without end.
+MAX_FAULTS = 100
 
 # A message stays readable whatever stands in the document.
 _LONGEST_SHOWN = 60
@@ -42,6 +45,11 @@ class Wrong(ValueError):
     def __init__(self, faults: Sequence[tuple[Path, str]]) -> None:
         super().__init__("; ".join(message for _, message in faults))
         self.faults = tuple(faults)
+
+
+def in_order(faults: Iterable[Fault]) -> list[Fault]:
+    """Faults in the order of the document."""
+    return sorted(faults, key=lambda fault: (fault.line or 0, fault.column or 0))
 
 
 def written(path: Path) -> str:

@@ -51,13 +51,13 @@ def _check_segment(pattern: str, segment: str) -> None:
 
 
 def checked_host(pattern: str) -> str:
-    """The pattern of a host in lower case. Raises ValueError with a sentence."""
+    """The pattern of a host in lower case and without the dot of a full name. Raises ValueError with a sentence."""
     if re.fullmatch(r".+:[0-9]*", pattern) and not pattern.endswith("]"):
         raise ValueError(f"{shown(pattern)} names a port; hosts are matched without it, e.g. api.example.com")
     if not _HOST.fullmatch(pattern):
         raise ValueError(f"{shown(pattern)} is not a host; expected e.g. api.example.com, *.example.com, [2001:db8::1]")
     _check_stars(pattern, len(re.findall(r"\*+", pattern)))
-    return pattern.lower()
+    return pattern.lower().removesuffix(".")
 
 
 def checked_value(pattern: str) -> str:

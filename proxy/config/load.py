@@ -8,11 +8,8 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 
 from proxy.config.document import MAX_DOCUMENT_BYTES, Document, Plain, read
-from proxy.config.faults import ConfigError, Fault, Path, Wrong, shown
+from proxy.config.faults import MAX_FAULTS, ConfigError, Fault, Path, Wrong, in_order, shown
 from proxy.config.model import Settings, repeated_names
-
-# More would not be read; and each costs time, which a document of nothing but faults could ask for without end.
-MAX_FAULTS = 100
 
 _SENTENCES = {
     "missing": "is missing",
@@ -68,7 +65,7 @@ def _in_order(document: Document, found: Sequence[Found]) -> list[Fault]:
         document.fault(path, message or _unknown_key(path), at_key=at_key)
         for path, message, at_key in fresh[:MAX_FAULTS]
     ]
-    faults.sort(key=lambda fault: (fault.line or 0, fault.column or 0))
+    faults = in_order(faults)
     more = len(document.faults) + len(fresh) - MAX_FAULTS
     if more <= 0:
         return faults

@@ -96,6 +96,8 @@ class Pool:
             self._idle.append(connection)
 
     def _connect_for_the_waiting(self) -> None:
+        if self._closed:
+            return
         if self._connecting < len(self._waiting) and self._open < self._settings.max_connections:
             self._open += 1
             self._connecting += 1
@@ -115,6 +117,8 @@ class Pool:
             if self._closed:
                 connection.abort()
             else:
+                if not self._waiting:  # whoever wanted it has left
+                    connection.idle(self._settings.idle_timeout_s)
                 self._hand_out(connection)
 
     def _new_connection(self) -> UpstreamConnection:

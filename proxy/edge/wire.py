@@ -74,7 +74,7 @@ def ensure_compiled() -> None:
 
 
 def request_parser(protocol: BaseProtocol, loop: asyncio.AbstractEventLoop, largest_head_bytes: int) -> RequestParser:
-    """A strict parser that stops after each message, until `message_consumed` is called."""
+    """A strict parser that stops after each message, until it is fed again."""
     return HttpRequestParser(
         protocol,
         loop,

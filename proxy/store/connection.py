@@ -49,6 +49,8 @@ async def open_connection(pool: ConnectionPool, timeout_s: float) -> "Multiplexe
     try:
         async with asyncio.timeout(OPENING_TIMEOUT_S):
             await link.connect()
+        if (task := asyncio.current_task()) is not None and task.cancelling():
+            raise asyncio.CancelledError  # redis-py's handshake swallows a cancellation
     except BaseException as error:  # redis-py raises more than its own exceptions while a server comes and goes
         await link.disconnect(nowait=True)
         if isinstance(error, TimeoutError):

@@ -342,6 +342,7 @@ def admitted(bucket_limit: Limit, asked: list[tuple[int, int]]) -> list[tuple[in
     return [(step.now, step.cost) for step in steps if step.allowed]
 
 
+@pytest.mark.slow
 @given(histories())
 def test_no_interval_admits_more_than_burst_and_what_grows_in_it(history: tuple[Limit, list[tuple[int, int]]]) -> None:
     bucket_limit, asked = history
@@ -354,6 +355,7 @@ def test_no_interval_admits_more_than_burst_and_what_grows_in_it(history: tuple[
             assert spent <= bucket_limit.burst + rate * (now - passes[first][0])
 
 
+@pytest.mark.slow
 @given(histories(), st.data())
 def test_no_interval_admits_more_though_the_clock_steps_back(
     history: tuple[Limit, list[tuple[int, int]]], data: st.DataObject
@@ -370,6 +372,7 @@ def test_no_interval_admits_more_though_the_clock_steps_back(
         assert spent <= bucket_limit.burst + rate * (latest - begun)
 
 
+@pytest.mark.slow
 @given(histories())
 def test_a_refusal_means_that_an_ideal_bucket_had_not_enough_either(
     history: tuple[Limit, list[tuple[int, int]]],
@@ -389,6 +392,7 @@ def test_a_refusal_means_that_an_ideal_bucket_had_not_enough_either(
             ideal, rounded = level - step.cost, rounded + rate
 
 
+@pytest.mark.slow
 @given(histories())
 def test_a_retry_succeeds_at_the_moment_named_and_not_before(history: tuple[Limit, list[tuple[int, int]]]) -> None:
     bucket_limit, asked = history
@@ -403,6 +407,7 @@ def test_a_retry_succeeds_at_the_moment_named_and_not_before(history: tuple[Limi
             assert passed(request, decide([request], dict(stored), now + wait)[0])
 
 
+@pytest.mark.slow
 @given(histories())
 def test_a_bucket_is_full_by_the_time_it_expires(history: tuple[Limit, list[tuple[int, int]]]) -> None:
     bucket_limit, asked = history
@@ -413,6 +418,7 @@ def test_a_bucket_is_full_by_the_time_it_expires(history: tuple[Limit, list[tupl
             assert settle(stored["k"], bucket_limit, now + bucket_limit.ttl_ms * 1000).tokens == bucket_limit.burst
 
 
+@pytest.mark.slow
 @given(limits(), limits(), st.data())
 def test_an_edit_never_refills(before: Limit, after: Limit, data: st.DataObject) -> None:
     tokens = data.draw(st.integers(0, before.burst))

@@ -120,6 +120,7 @@ def test_a_name_is_short_and_plain(value: str) -> None:
         assert written != ANONYMOUS
 
 
+@pytest.mark.slow
 @given(st.data())
 def test_two_requests_share_a_bucket_only_by_the_same_alternative_and_value(data: st.DataObject) -> None:
     """Whichever alternative gives the value: a header can never name somebody's address or query bucket."""
@@ -141,6 +142,7 @@ def test_two_requests_share_a_bucket_only_by_the_same_alternative_and_value(data
     assert "{" not in bucket(*one)
 
 
+@pytest.mark.slow
 @given(st.tuples(values, values), st.tuples(values, values))
 def test_composite_keys_share_a_bucket_only_where_all_parts_agree(one: tuple[str, str], other: tuple[str, str]) -> None:
     def bucket(tenant: str, user: str) -> str:

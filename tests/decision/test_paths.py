@@ -186,6 +186,7 @@ def disguises(draw: st.DrawFn) -> tuple[str, str]:
     return "/" + "/".join(segments), target + ending
 
 
+@pytest.mark.slow
 @given(disguises())
 def test_a_disguised_path_is_read_as_the_plain_one(disguise: tuple[str, str]) -> None:
     path, target = disguise

@@ -29,7 +29,12 @@ def shared_impatient_sidecar(shared_store_server: StoreServer, shared_recorder: 
         shared_store_server.url,
         shared_recorder.url,
         listen={"header_timeout": "200ms", "idle_timeout": "400ms", "max_connections": 8},
-        upstream={"connect_timeout": "200ms", "response_timeout": "300ms", "max_connections": 2, "idle_timeout": "500ms"},
+        upstream={
+            "connect_timeout": "200ms",
+            "response_timeout": "300ms",
+            "max_connections": 2,
+            "idle_timeout": "500ms",
+        },
     )
     with Sidecar(config) as sidecar:
         yield sidecar

@@ -78,6 +78,12 @@ def test_an_edited_limit_is_asked_for_at_once() -> None:
     assert not lacks(cache, charge._replace(limit=Limit(Rate(100, SECOND), 5, 5, 1)), 100.1)
 
 
+def test_what_grew_before_an_edit_counts_at_the_old_rate() -> None:
+    cache = DenyCache()
+    cache.remember(Charge("k", TENTHS, 5), Level(0, 0, False), asked_s=100.0)
+    assert not lacks(cache, Charge("k", SLOW, 1), 100.3)
+
+
 def test_a_later_sight_of_a_bucket_replaces_the_earlier() -> None:
     cache = DenyCache()
     charge, level = empty(limit=SLOW)
@@ -136,6 +142,7 @@ def test_an_entry_past_its_time_is_dropped_when_it_is_met() -> None:
 rates = st.sampled_from([Rate(1, SECOND), Rate(3, SECOND), Rate(1, 1000), Rate(7, 10), Rate(1, 60 * SECOND)])
 
 
+@pytest.mark.slow
 @given(
     rate=rates,
     burst=st.integers(1, 10),

@@ -12,7 +12,7 @@ from proxy.decision.bucket import EXACT, MAX_PERIOD_US, Charge, Level, Limit, Ra
 from proxy.store.batch import Batch
 from proxy.store.redis_store import SCRIPT
 from tests.servers import StoreServer
-from tests.store.virtual_time import START, Decided, ReferenceStore, ScriptStore, VirtualStore, allowed
+from tests.store.virtual_time import SLOW_MS, START, Decided, ReferenceStore, ScriptStore, VirtualStore, allowed
 
 SECOND = 1_000_000
 HOUR = 3600 * SECOND
@@ -140,12 +140,14 @@ def test_volleys_with_pauses_get_no_more_than_burst_and_rate(store: VirtualStore
     assert admitted(store, limit(Rate(1, SECOND), 50), [*volleys, (22_800_000, 60)]) == 72
 
 
+@pytest.mark.slow
 def test_callers_with_clocks_apart_share_one_bucket(store: VirtualStore) -> None:
     """Traefik and fortify admit up to 5355, APISIX all 10000: they believe the callers' clocks."""
     calls = [(moment * 10_000, 10) for moment in range(501) for _caller in range(2)]
     assert admitted(store, limit(Rate(1, 10_000), 100), calls) == 600
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("apart_us", [5_000, 10_000])
 def test_a_store_clock_that_swings_refills_no_time_twice(store: VirtualStore, apart_us: int) -> None:
     calls = [(moment * 10_000 - back_us, 10) for moment in range(501) for back_us in (0, apart_us)]
@@ -269,8 +271,9 @@ def test_a_charged_bucket_expires_when_its_limit_says(
     transaction.eval(SCRIPT, int(number), *rest)
     transaction.pttl("k")
     _, ttl_ms = transaction.execute()
-    assert ttl_ms == asked.ttl_ms >= max(1, idle_ttl_ms)
-    assert ttl_ms * 1000 >= asked.fill_us
+    assert 0 <= asked.ttl_ms - ttl_ms <= SLOW_MS
+    assert asked.ttl_ms >= max(1, idle_ttl_ms)
+    assert asked.ttl_ms * 1000 >= asked.fill_us
 
 
 def test_a_refusal_and_a_look_write_nothing(store_server: StoreServer) -> None:

@@ -23,6 +23,10 @@ Request = Sequence[Charge]
 Decided = tuple[Level | None, ...]
 
 
+# Redis goes on with its clock within a transaction; Valkey does not.
+SLOW_MS = 100
+
+
 class Stored(NamedTuple):
     """A bucket as found in the store, and how long it will stay there."""
 
@@ -89,9 +93,13 @@ class ScriptStore:
             transaction.pttl(key)
             transaction.persist(key)
         replies = transaction.execute()[bool(gone) :]
-        for key, ttl_ms in zip(keys, replies[1::2], strict=True):
-            assert ttl_ms != 0
-            if ttl_ms > 0:  # written just now
+        limits = [charge.limit for request in requests for charge in request]
+        for key, left_ms in zip(keys, replies[1::2], strict=True):
+            assert left_ms != 0
+            if left_ms > 0:  # written just now, so what is left is what was set, less what the server took to answer
+                ttl_ms = min(
+                    (limit.ttl_ms for limit in limits if 0 <= limit.ttl_ms - left_ms <= SLOW_MS), default=left_ms
+                )
                 self._ttl_ms[key], self._due_us[key] = ttl_ms, now_us + ttl_ms * 1000
         return [levels for _, levels in batch.deliver(replies[0])]
 

@@ -1,0 +1,319 @@
+"""The connections to the application: which one is given to whom, how many there are, and who waits for how long."""
+
+import asyncio
+from collections.abc import AsyncIterator, Coroutine
+from typing import Any
+
+import pytest
+
+from proxy.config import UpstreamSettings
+from proxy.edge.pool import WAITING_PER_CONNECTION, Pool
+from proxy.edge.upstream import Busy, ConnectFailed, UpstreamConnection, UpstreamError
+from proxy.edge.wire import Body, ResponseMessage
+from tests.recorder import OK
+from tests.servers import free_port
+
+PATIENCE_S = 5.0
+
+
+class Application:
+    """Accepts connections, and answers every request at once."""
+
+    def __init__(self) -> None:
+        self.writers: list[asyncio.StreamWriter] = []
+        self._server: asyncio.Server | None = None
+        self.url = ""
+
+    async def start(self) -> None:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+
+    async def stop(self) -> None:
+        assert self._server is not None
+        self._server.close()
+        for writer in self.writers:
+            writer.close()
+        await self._server.wait_closed()
+        await asyncio.sleep(0)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.writers.append(writer)
+        try:
+            while await reader.readuntil(b"\r\n\r\n"):
+                writer.write(OK)
+        except (asyncio.IncompleteReadError, ConnectionError):
+            writer.close()
+
+
+class Request:
+    """Wants a connection; `use` sends something on it, `give_back` releases it after the answer."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        self.connection: UpstreamConnection | None = None
+        self.error: UpstreamError | None = None
+        self._told = asyncio.Event()
+        self._answered = asyncio.Event()
+
+    def on_connection(self, connection: UpstreamConnection) -> None:
+        self.connection = connection
+        self._told.set()
+
+    def on_upstream_error(self, error: UpstreamError) -> None:
+        self.error = error
+        self._told.set()
+
+    def on_response(self, message: ResponseMessage, body: Body) -> None:
+        body.read_nowait()
+        self._answered.set()
+
+    def fail_internally(self) -> None:
+        raise AssertionError
+
+    @property
+    def waits(self) -> bool:
+        return not self._told.is_set()
+
+    async def told(self) -> "Request":
+        async with asyncio.timeout(PATIENCE_S):
+            await self._told.wait()
+        return self
+
+    async def connected(self) -> UpstreamConnection:
+        await self.told()
+        assert self.connection is not None, self.error
+        return self.connection
+
+    async def give_back(self) -> UpstreamConnection:
+        connection = await self.connected()
+        connection.send(self, b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", head_only=False, timeout_s=PATIENCE_S)
+        async with asyncio.timeout(PATIENCE_S):
+            await self._answered.wait()
+        self._pool.release(connection)
+        return connection
+
+
+class Bench:
+    """An application, and pools before it."""
+
+    def __init__(self) -> None:
+        self.application = Application()
+        self.tasks: set[asyncio.Task[None]] = set()
+        self.pools: list[Pool] = []
+
+    def spawn(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(coroutine)
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+        return task
+
+    def pool(self, url: str = "", **settings: Any) -> Pool:
+        parsed = UpstreamSettings.model_validate({"url": url or self.application.url, **settings})
+        self.pools.append(Pool(parsed, self.spawn))
+        return self.pools[-1]
+
+    def want(self, pool: Pool, *, fresh: bool = False, sure: bool = False) -> Request:
+        request = Request(pool)
+        pool.acquire(request, fresh=fresh, sure=sure)
+        return request
+
+
+@pytest.fixture
+async def bench() -> AsyncIterator[Bench]:
+    bench = Bench()
+    await bench.application.start()
+    yield bench
+    for pool in bench.pools:
+        pool.close()
+    await bench.application.stop()
+    await until(lambda: not bench.tasks)
+
+
+async def until(condition: Any) -> None:
+    async with asyncio.timeout(PATIENCE_S):
+        while not condition():
+            await asyncio.sleep(0.001)
+
+
+# Which one
+
+
+async def test_an_idle_connection_is_given_at_once(bench: Bench) -> None:
+    pool = bench.pool()
+    used = await bench.want(pool).give_back()
+    again = bench.want(pool)
+    assert (again.connection, used.reused) == (used, True)
+    used.abort()
+
+
+async def test_the_last_one_used_is_used_first(bench: Bench) -> None:
+    pool = bench.pool()
+    first, second = bench.want(pool), bench.want(pool)
+    await first.connected()
+    await second.connected()
+    await first.give_back()
+    last = await second.give_back()
+    assert bench.want(pool).connection is last
+    last.abort()
+
+
+async def test_one_that_must_be_fresh_is_none_that_has_been_idle(bench: Bench) -> None:
+    pool = bench.pool()
+    used = await bench.want(pool).give_back()
+    fresh = await bench.want(pool, fresh=True).connected()
+    assert fresh is not used
+    assert not fresh.reused
+    fresh.abort()
+
+
+async def test_one_that_must_be_sure_is_none_that_the_application_has_closed_unnoticed(bench: Bench) -> None:
+    pool = bench.pool()
+    used = await bench.want(pool).give_back()
+    bench.application.writers[0].transport.abort()
+    await asyncio.sleep(0)  # the transport closes; this side has not been told yet
+    sure = bench.want(pool, sure=True)
+    assert sure.connection is not used
+    (await sure.connected()).abort()
+
+
+async def test_one_that_must_be_sure_is_none_that_has_something_to_read(bench: Bench) -> None:
+    pool = bench.pool()
+    used = await bench.want(pool).give_back()
+    bench.application.writers[0].write(b"HTTP/1.1 200 OK\r\n")  # written to the socket at once
+    sure = bench.want(pool, sure=True)
+    assert sure.connection is not used
+    (await sure.connected()).abort()
+
+
+async def test_an_idle_connection_that_is_alive_looks_alive(bench: Bench) -> None:
+    pool = bench.pool()
+    used = await bench.want(pool).give_back()
+    assert bench.want(pool, sure=True).connection is used
+    used.abort()
+
+
+@pytest.mark.parametrize("unasked", [b"x", b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", b""])
+async def test_an_idle_connection_that_receives_anything_is_dead(unasked: bytes, bench: Bench) -> None:
+    pool = bench.pool()
+    used = await bench.want(pool).give_back()
+    if unasked:
+        bench.application.writers[0].write(unasked)
+    else:
+        bench.application.writers[0].close()
+    await until(lambda: not used.usable)
+    await until(lambda: pool.open == 0)
+
+
+async def test_an_idle_connection_is_closed_after_its_time(bench: Bench) -> None:
+    pool = bench.pool(idle_timeout="20ms")
+    used = await bench.want(pool).give_back()
+    await until(lambda: not used.usable)
+    await until(lambda: pool.open == 0)
+
+
+async def test_a_connection_whose_answer_is_not_finished_is_not_kept(bench: Bench) -> None:
+    pool = bench.pool()
+    connection = await bench.want(pool).connected()
+    pool.release(connection)
+    assert not connection.usable
+    await until(lambda: pool.open == 0)
+
+
+# How many
+
+
+async def test_no_more_connections_are_made_than_allowed_and_the_first_to_wait_is_served_first(bench: Bench) -> None:
+    pool = bench.pool(max_connections=2)
+    holding = [bench.want(pool), bench.want(pool)]
+    for request in holding:
+        await request.connected()
+    waiting = [bench.want(pool), bench.want(pool), bench.want(pool)]
+    given = await holding[0].give_back()
+    assert [request.waits for request in waiting] == [False, True, True]
+    assert (waiting[0].connection, pool.open) == (given, 2)
+    for request in [*waiting, holding[1]]:
+        await request.give_back()
+    assert len(bench.application.writers) == 2
+
+
+async def test_a_connection_that_dies_makes_room_for_who_waits(bench: Bench) -> None:
+    pool = bench.pool(max_connections=1)
+    (await bench.want(pool).connected()).abort()
+    waiting = bench.want(pool)
+    assert (await waiting.connected()).usable
+    await waiting.give_back()
+
+
+async def test_more_requests_than_may_wait_are_told_at_once(bench: Bench) -> None:
+    pool = bench.pool(max_connections=1)
+    holding = bench.want(pool)
+    await holding.connected()
+    waiting = [bench.want(pool) for _ in range(WAITING_PER_CONNECTION)]
+    one_too_many = bench.want(pool)
+    assert isinstance(one_too_many.error, Busy)
+    assert all(request.waits for request in waiting)
+    for request in [holding, *waiting]:
+        await request.give_back()
+
+
+async def test_who_waits_too_long_is_told_in_the_order_of_waiting(bench: Bench) -> None:
+    pool = bench.pool(max_connections=1, connect_timeout="30ms")
+    holding = bench.want(pool)
+    await holding.connected()
+    first = bench.want(pool)
+    await asyncio.sleep(0.015)
+    second = bench.want(pool)
+    await first.told()
+    assert (type(first.error), second.waits) == (Busy, True)
+    await second.told()
+    assert isinstance(second.error, Busy)
+    await holding.give_back()
+
+
+async def test_who_no_longer_wants_one_gets_none(bench: Bench) -> None:
+    pool = bench.pool(max_connections=1)
+    holding = bench.want(pool)
+    await holding.connected()
+    gone, next_one = bench.want(pool), bench.want(pool)
+    pool.cancel(gone)
+    await holding.give_back()
+    assert gone.waits
+    await next_one.give_back()
+
+
+async def test_a_connection_that_nobody_wants_any_more_is_kept_for_the_next_and_not_for_ever(bench: Bench) -> None:
+    pool = bench.pool(idle_timeout="50ms")
+    gone = bench.want(pool)
+    pool.cancel(gone)
+    await until(lambda: not bench.tasks)
+    assert (gone.waits, pool.open) == (True, 1)
+    await until(lambda: pool.open == 0)
+
+
+async def test_every_one_that_waits_is_told_that_nothing_can_be_reached(bench: Bench) -> None:
+    pool = bench.pool(f"http://127.0.0.1:{free_port()}", max_connections=1)
+    for request in [bench.want(pool) for _ in range(3)]:
+        assert isinstance((await request.told()).error, ConnectFailed)
+    assert pool.open == 0
+
+
+# The end
+
+
+async def test_closing_ends_what_is_idle_and_what_comes_back(bench: Bench) -> None:
+    pool = bench.pool()
+    idle, busy = bench.want(pool), bench.want(pool)
+    await busy.connected()
+    idle_connection = await idle.give_back()
+    pool.close()
+    assert not idle_connection.usable
+    assert not (await busy.give_back()).usable
+    await until(lambda: pool.open == 0)
+
+
+async def test_a_connection_that_is_made_after_closing_is_ended(bench: Bench) -> None:
+    pool = bench.pool()
+    request = bench.want(pool)
+    pool.close()
+    await until(lambda: pool.open == 0)
+    assert request.waits

@@ -1,0 +1,180 @@
+"""Answers of the sidecar's own: their statuses, fields and bodies; nothing of a request is in them."""
+
+import json
+from typing import Any
+
+import pytest
+
+from proxy.decision.bucket import Charge, Level, Limit, Rate
+from proxy.decision.policy import Applied, Policy
+from proxy.decision.verdict import Answer, DecidedBy, Verdict
+from proxy.edge.replies import KEEPS_CONNECTION, Fault, fault_reply, page, refusal, retry_after_s
+
+LIMIT = Limit(Rate(1, 6_000_000), 15, 10, 3_600_000)
+IDENTITY = "alice-the-secret"
+
+
+def parsed(reply: bytes) -> tuple[str, dict[str, str], bytes]:
+    head, _, body = reply.partition(b"\r\n\r\n")
+    line, *lines = head.decode("ascii").split("\r\n")
+    pairs = [text.split(": ", 1) for text in lines]
+    fields = dict(pairs)
+    assert len(fields) == len(pairs), "no field occurs twice"
+    return line, fields, body
+
+
+def refused(*levels: Level | None, cost: int = 1, blocked: bool = False, shadow: tuple[int, ...] = ()) -> Verdict:
+    applied = [
+        Applied(
+            Policy(f"policy-{n}", limit=LIMIT, shadow=n in shadow),
+            None if blocked else Charge(f"example:policy-{n}:{IDENTITY}", LIMIT, cost, n in shadow),
+        )
+        for n in range(len(levels))
+    ]
+    return Verdict(Answer.REFUSE, DecidedBy.STORE, applied, levels)
+
+
+# Refusals
+
+
+def test_a_refusal_says_which_policies_refused_and_when_to_come_back() -> None:
+    verdict = refused(Level(0, 1_500_000, False), Level(3, 0, True), Level(0, 0, False))
+    line, fields, body = parsed(refusal(verdict, b"RateLimit: x\r\n", head_only=False, connection=b""))
+    assert line == "HTTP/1.1 429 Too Many Requests"
+    assert fields == {
+        "Content-Type": "application/problem+json",
+        "Content-Length": str(len(body)),
+        "Cache-Control": "no-store",
+        "RateLimit": "x",
+        "Retry-After": "6",
+    }
+    problem = json.loads(body)
+    assert problem["type"] == "https://iana.org/assignments/http-problem-types#quota-exceeded"
+    assert (problem["status"], problem["title"], problem["error"]) == (429, "Too Many Requests", "rate_limit_exceeded")
+    assert problem["violated-policies"] == ["policy-0", "policy-2"]
+    assert {"detail", "message"} <= set(problem)
+
+
+def test_a_refusal_echoes_nothing_of_the_request_and_is_short() -> None:
+    reply = refusal(refused(Level(0, 0, False)), b"", head_only=False, connection=b"")
+    assert IDENTITY.encode() not in reply
+    assert len(reply) < 700
+
+
+@pytest.mark.parametrize(
+    ("level", "cost", "seconds"),
+    [
+        (Level(0, 0, False), 1, 6),
+        (Level(0, 1, False), 1, 6),  # 5.999999 s: never earlier than the token comes
+        (Level(0, 1_000_000, False), 1, 5),
+        (Level(0, 1_000_001, False), 1, 5),
+        (Level(0, 5_999_999, False), 1, 1),  # at least a second
+        (Level(2, 0, False), 5, 18),
+    ],
+)
+def test_retry_after_is_whole_seconds_rounded_up(level: Level, cost: int, seconds: int) -> None:
+    assert retry_after_s(refused(level, cost=cost)) == seconds
+
+
+def test_retry_after_waits_for_the_slowest_of_all_policies() -> None:
+    assert retry_after_s(refused(Level(0, 5_000_000, False), Level(0, 0, False), Level(9, 0, True))) == 6
+
+
+def test_retry_after_does_not_wait_for_a_shadow() -> None:
+    assert retry_after_s(refused(Level(0, 5_000_000, False), Level(0, 0, False), shadow=(1,))) == 1
+
+
+def test_a_blocked_key_is_sent_away_for_an_hour() -> None:
+    assert retry_after_s(refused(None, blocked=True)) == 3600
+
+
+# Faults
+
+
+@pytest.mark.parametrize("fault", list(Fault))
+def test_every_fault_is_a_problem_of_its_status(fault: Fault) -> None:
+    line, fields, body = parsed(fault_reply(fault, head_only=False, connection=b"Connection: close\r\n"))
+    problem = json.loads(body)
+    assert line.startswith(f"HTTP/1.1 {fault.status} ")
+    assert (problem["status"], problem["error"]) == (fault.status, fault.reason)
+    assert {"type", "title", "detail", "message"} <= set(problem)
+    assert fields["Content-Type"] == "application/problem+json"
+    assert fields["Content-Length"] == str(len(body))
+    assert fields["Cache-Control"] == "no-store"
+    assert fields["Connection"] == "close"
+    assert ("Retry-After" in fields) == (fault.status == 503)
+
+
+def test_the_stores_outage_is_no_fault_of_the_clients() -> None:
+    _, fields, body = parsed(fault_reply(Fault.STORE_UNAVAILABLE, head_only=False, connection=b""))
+    problem = json.loads(body)
+    assert problem["status"] == 503
+    assert problem["type"] == "https://iana.org/assignments/http-problem-types#temporary-reduced-capacity"
+    assert not [name for name in fields if "ratelimit" in name.lower()]
+
+
+@pytest.mark.parametrize(
+    ("fault", "status"),
+    [
+        (Fault.BAD_REQUEST, 400),
+        (Fault.HEAD_TIMEOUT, 408),
+        (Fault.BODY_TIMEOUT, 408),
+        (Fault.EXPECTATION, 417),
+        (Fault.HEAD_TOO_LARGE, 431),
+        (Fault.INTERNAL, 500),
+        (Fault.CONNECT, 501),
+        (Fault.UPSTREAM_CONNECT, 502),
+        (Fault.UPSTREAM_BROKEN, 502),
+        (Fault.TOO_MANY_CONNECTIONS, 503),
+        (Fault.UPSTREAM_BUSY, 503),
+        (Fault.UPSTREAM_TIMEOUT, 504),
+        (Fault.VERSION, 505),
+    ],
+)
+def test_each_fault_has_the_status_that_says_whose_it_is(fault: Fault, status: int) -> None:
+    assert fault.status == status
+
+
+def test_a_connection_whose_framing_is_in_doubt_is_not_kept() -> None:
+    doubtful = {
+        Fault.BAD_REQUEST,
+        Fault.HEAD_TOO_LARGE,
+        Fault.HEAD_TIMEOUT,
+        Fault.BODY_TIMEOUT,
+        Fault.CONNECT,
+        Fault.VERSION,
+    }
+    assert not doubtful & KEEPS_CONNECTION
+
+
+# To HEAD
+
+
+def test_an_answer_to_head_has_the_length_and_not_the_body() -> None:
+    verdict = refused(Level(0, 0, False))
+    replies: list[tuple[bytes, bytes]] = [
+        (
+            refusal(verdict, b"", head_only=True, connection=b""),
+            refusal(verdict, b"", head_only=False, connection=b""),
+        ),
+        (
+            fault_reply(Fault.UPSTREAM_CONNECT, head_only=True, connection=b""),
+            fault_reply(Fault.UPSTREAM_CONNECT, head_only=False, connection=b""),
+        ),
+        (page(200, {"a": 1}, head_only=True, connection=b""), page(200, {"a": 1}, head_only=False, connection=b"")),
+    ]
+    for head, whole in replies:
+        assert whole.startswith(head)
+        assert parsed(head)[2] == b""
+        assert parsed(head)[1]["Content-Length"] == str(len(parsed(whole)[2]))
+
+
+# Pages
+
+
+def test_a_page_is_json_and_never_cached() -> None:
+    content: dict[str, Any] = {"status": "ok", "text": "é\r\n"}
+    line, fields, body = parsed(page(503, content, head_only=False, connection=b""))
+    assert line == "HTTP/1.1 503 Service Unavailable"
+    assert (fields["Content-Type"], fields["Cache-Control"]) == ("application/json", "no-store")
+    assert json.loads(body) == content
