@@ -36,8 +36,11 @@ def clf_moment(text: str) -> Moment:
         raise ValueError("its time cannot be read")
     day, month_name, year, hour, minute, second, fraction, zone = found.groups()
     month = _MONTHS.index(month_name.lower()) + 1 if month_name.lower() in _MONTHS else 0
-    # A leap second (:60) counts as the one after it, as POSIX time has it.
-    datetime(int(year), month, int(day), int(hour), int(minute), min(int(second), 59), tzinfo=UTC)
+    try:
+        # A leap second (:60) counts as the one after it, as POSIX time has it.
+        datetime(int(year), month, int(day), int(hour), int(minute), min(int(second), 59), tzinfo=UTC)
+    except ValueError as error:
+        raise ValueError("its time cannot be read") from error
     seconds = timegm((int(year), month, int(day), int(hour), int(minute), int(second)))
     offset_s = _offset_s(zone) if zone and zone[0] in "+-" else 0
     us = (seconds - offset_s) * 1_000_000 + int((fraction or "").ljust(6, "0")[:6])

@@ -171,7 +171,7 @@ def test_a_moment_is_read_in_the_forms_that_logs_use(value: object, us: int, zon
 
 @pytest.mark.parametrize(
     "value",
-    [None, True, 0, -1, 1e30, float("inf"), "", "soon", "2000-13-01", "29/Feb/2001:00:00:00 +0000", {}, "1" * 20],
+    [None, True, 0, -1, 1e30, float("inf"), "", "soon", "2000-13-01", "29/Feb/2001:00:00:00 +0000", {}, "1" * 21],
 )
 def test_what_is_no_moment_is_an_error(value: object) -> None:
     with pytest.raises(ValueError, match="its time cannot be read"):
