@@ -100,5 +100,5 @@ def _lines(pieces: Iterable[bytes]) -> Iterator[bytes | None]:
             rest, overlong = b"", True
     if overlong:
         yield None
-    elif rest:
-        yield rest.removeprefix(_BOM) if first else rest
+    elif last := rest.removeprefix(_BOM) if first else rest:
+        yield last

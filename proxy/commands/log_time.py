@@ -15,6 +15,8 @@ _CLF = re.compile(
     r"(\d{1,2})/([A-Za-z]{3})/(\d{4}):(\d\d):(\d\d):(\d\d)(?:\.(\d{1,9}))?(?: *([+-]\d{4}|[A-Za-z][\w/+-]*))?"
 )
 _NUMBER = re.compile(r"\d{1,20}(?:\.\d{0,9})?")
+# `fromisoformat` alone would take any long row of digits for a date with its dashes left out.
+_ISO = re.compile(r"\d{4}-\d\d-\d\d|\d{8}[T ]")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _UTC_NAMES = {"z", "utc", "gmt"}
 # Numbers are read by their size: up to 5138-11-16 as seconds, and the same date in ms, µs and ns.
@@ -77,6 +79,8 @@ def _epoch_us(number: float) -> int:
 def _iso_moment(text: str) -> Moment:
     stamp, _, zone = text.strip().partition(" UTC")
     try:
+        if not _ISO.match(stamp):
+            raise ValueError(stamp)
         read = datetime.fromisoformat(stamp.replace(",", "."))
     except ValueError as error:
         raise ValueError("its time cannot be read") from error
