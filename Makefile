@@ -61,7 +61,7 @@ check: $(STAMP) ## lint, format, types, the whole test suite
 	$(VENV)/ruff check .
 	$(VENV)/ruff format --check .
 	$(VENV)/mypy
-	$(VENV)/python -m pytest $(ARGS)
+	$(VENV)/python -m pytest --numprocesses 4 --dist worksteal $(ARGS)
 bench: $(STAMP) ## throughput and CPU of one sidecar beside a plain aiohttp proxy
 	@$(VENV)/python -m benchmarks.bench $(ARGS)
 lock: $(STAMP) ## write the pinned versions in requirements/ anew (ARGS=--upgrade for newer ones)

@@ -93,7 +93,9 @@ def test_a_cut_gzip_gives_the_lines_before_the_cut_and_says_so() -> None:
 
 @pytest.mark.parametrize(
     ("data", "why"),
-    [
+    # Names of their own: gzip writes the time into its header.
+    ids=["damaged", "followed", "cut", "header only", "xz", "bzip2", "zstd"],
+    argvalues=[
         (gzip.compress(b"a\n" * 99)[:-9] + b"garbage garbage", "the gzip data is damaged"),
         (gzip.compress(b"a\n") + b"not gzip", "something that is not gzip follows the gzip data"),
         (gzip.compress(b"a\n")[:-4], "the gzip data is cut off"),
