@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from difflib import get_close_matches
 from ipaddress import IPv4Network, IPv6Network
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer, SecretStr, WithJsonSchema
 
@@ -15,6 +15,8 @@ Item = TypeVar("Item")
 
 # Lists that a request is held against one entry after the other, and that are checked entry by entry.
 MAX_ENTRIES = 1000
+# Processes of one sidecar; far above any machine that a sidecar shares with its application.
+MAX_WORKERS = 256
 
 _SHORTEST_US = 1_000
 _DAY_US = 86_400_000_000
@@ -68,6 +70,16 @@ def whole(least: int, most: int, name: str = "") -> Callable[[object], int]:
         return number
 
     return read
+
+
+def workers_of(value: object) -> int | str:
+    """A number of processes, or `auto`."""
+    if value == "auto":
+        return "auto"
+    try:
+        return whole(1, MAX_WORKERS)(value)
+    except ValueError as error:
+        raise ValueError(f"{error}, or auto") from None
 
 
 def one_of(*names: str, later: str = "") -> Callable[[object], str]:
@@ -167,6 +179,7 @@ FileName = Annotated[str | None, BeforeValidator(no_empty_text), _schema("string
 Flag = Annotated[bool, BeforeValidator(flag_of)]
 Port = Annotated[int, BeforeValidator(whole(0, 65535, "a port")), _schema(["integer", "string"], 8080)]
 Connections = Annotated[int, BeforeValidator(whole(1, 1_000_000)), _schema(["integer", "string"])]
+Workers = Annotated[int | Literal["auto"], BeforeValidator(workers_of), _schema(["integer", "string"])]
 Timeout = Annotated[float, BeforeValidator(seconds(_SHORTEST_US, _DAY_US)), _A_DURATION, _AS_SECONDS]
 Patience = Annotated[float, BeforeValidator(seconds(0, _DAY_US)), _A_DURATION, _AS_SECONDS]
 Network = Annotated[
