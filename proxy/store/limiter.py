@@ -21,6 +21,7 @@ from typing import NamedTuple
 
 from proxy.decision.bucket import Charge, Level
 from proxy.decision.policy import Applied
+from proxy.decision.record import ObserveStore, StoreCall
 from proxy.decision.verdict import UNLIMITED, Answer, DecidedBy, Verdict, store_failed
 from proxy.store.batch import LARGEST_BATCH, BadReply, Batch
 from proxy.store.connection import ReplyError, StoreUnavailable
@@ -41,12 +42,18 @@ class _Waiter(NamedTuple):
 class Limiter:
     """Decides requests through the store. `decide` fulfils the promise of `decision.verdict.Decide`."""
 
-    def __init__(self, store: RedisStore, deny_cache: DenyCache) -> None:
+    def __init__(self, store: RedisStore, deny_cache: DenyCache, observe: ObserveStore | None = None) -> None:
         self._store = store
         self._deny_cache = deny_cache
+        self._observe = observe
         self._loop = asyncio.get_running_loop()
         self._batch: Batch[_Waiter] = Batch()
         self._undecided = 0
+
+    @property
+    def undecided(self) -> int:
+        """Requests whose verdict the store has not given yet."""
+        return self._undecided
 
     def decide(self, applied: Sequence[Applied], then: Callable[[Verdict], None]) -> None:
         """Charge the request on all its buckets or on none, and call `then` with the verdict."""
@@ -106,6 +113,8 @@ class Limiter:
     def _deliver(self, batch: Batch[_Waiter], reply: object, asked_s: float) -> None:
         self._undecided -= len(batch)
         failure = _failure(reply)
+        if self._observe is not None:
+            self._observe(StoreCall(len(batch), time.monotonic() - asked_s, failure or ""))
         if failure is not None:
             _fail_all(batch, failure)
             return
