@@ -3,7 +3,8 @@
 A snapshot is metric families as plain lists, fit for JSON: name, type, help, and samples of name, labels and value.
 """
 
-from collections.abc import Iterable, Iterator
+import operator
+from collections.abc import Callable, Iterable, Iterator
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import Metric
@@ -11,8 +12,9 @@ from prometheus_client.registry import Collector
 
 Snapshot = list[list[object]]
 
-# Of these gauges the sum means nothing: what holds for the least of the workers holds for the sidecar.
-_LEAST = ("_up", "_info", "_timestamp_seconds")
+# Of these gauges the sum means nothing: the sidecar is as well off as the worker that is worst off.
+_LEAST = ("_up", "_info", "_timestamp_seconds", "_start_time_seconds", "_max_fds")
+_MOST = ("_draining", "_stale")
 
 
 def snapshot(families: Iterable[Metric]) -> Snapshot:
@@ -45,14 +47,10 @@ def merged(snapshots: Iterable[Snapshot]) -> Snapshot:
         for family in families(taken):
             found.setdefault(family.name, family)
             known = values.setdefault(family.name, {})
-            least = family.type in ("gauge", "info") and family.name.endswith(_LEAST)
+            join = _joining(family)
             for sample in family.samples:
                 key = (sample.name, tuple(sorted(sample.labels.items())))
-                before = known.get(key)
-                if before is None:
-                    known[key] = sample.value
-                else:
-                    known[key] = min(before, sample.value) if least else before + sample.value
+                known[key] = join(known[key], sample.value) if key in known else sample.value
     return [
         [
             name,
@@ -62,6 +60,12 @@ def merged(snapshots: Iterable[Snapshot]) -> Snapshot:
         ]
         for name, family in found.items()
     ]
+
+
+def _joining(family: Metric) -> Callable[[float, float], float]:
+    if family.type == "info" or (family.type == "gauge" and family.name.endswith(_LEAST)):
+        return min
+    return max if family.type == "gauge" and family.name.endswith(_MOST) else operator.add
 
 
 def exposition_of(metrics: Iterable[Metric]) -> bytes:
