@@ -2,7 +2,7 @@
 
 from proxy.config.compile import compile_policies
 from proxy.config.faults import ConfigError, Fault
-from proxy.config.load import load, parse
+from proxy.config.load import Examined, examine, load, parse
 from proxy.config.model import (
     AdminSettings,
     ListenSettings,
@@ -15,6 +15,7 @@ from proxy.config.model import (
 __all__ = [
     "AdminSettings",
     "ConfigError",
+    "Examined",
     "Fault",
     "ListenSettings",
     "LogSettings",
@@ -22,6 +23,7 @@ __all__ = [
     "StoreSettings",
     "UpstreamSettings",
     "compile_policies",
+    "examine",
     "load",
     "parse",
 ]
