@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Any, Self
 
 # Bounds every read; a healthy sidecar answers in milliseconds.
-PATIENCE_S = 8.0
+PATIENCE_S = 30.0
 
 _STATUS_LINE = re.compile(rb"HTTP/1\.1 ([1-5]\d\d) ([\t -~]*)")
 _FIELD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+): ([^\x00-\x08\x0a-\x1f\x7f]*)")

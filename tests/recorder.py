@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 Result = TypeVar("Result")
 
 # Bounds every wait for something that is about to happen; on an idle machine it takes milliseconds.
-PATIENCE_S = 8.0
+PATIENCE_S = 30.0
 # What is kept of a body; the rest is counted only.
 KEPT_BODY_BYTES = 1024 * 1024
 

@@ -20,7 +20,7 @@ from tests.servers import StoreServer, free_port
 
 ROOT = Path(__file__).parent.parent
 # Bounds every wait for a sidecar to start or to end; a healthy one needs half a second.
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 
 PREFIX = "example:"
 # So slow that nothing grows back while a test runs, so roomy that it never refuses: what is missing was spent.
