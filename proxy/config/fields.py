@@ -70,15 +70,13 @@ def whole(least: int, most: int, name: str = "") -> Callable[[object], int]:
     return read
 
 
-def one_of(*names: str, later: str = "") -> Callable[[object], str]:
-    """Reads one of some words; `later` is a word that a later release will know."""
+def one_of(*names: str) -> Callable[[object], str]:
+    """Reads one of some words."""
 
     def read(value: object) -> str:
         if isinstance(value, str) and value in names:
             return str(value)
         expected = " or ".join([", ".join(names[:-1]), names[-1]])
-        if later and value == later:
-            raise ValueError(f"{value!r} is not supported by this version yet; expected {expected}")
         close = get_close_matches(value[:64].lower(), names, n=1) if isinstance(value, str) else []
         hint = f"; did you mean {close[0]!r}?" if close else ""
         raise ValueError(f"{shown(value)} is not known here; expected {expected}{hint}")

@@ -62,7 +62,7 @@ Limit = Annotated[
     Quota, BeforeValidator(lambda value: value if isinstance(value, Quota) else units.quota(value)),
     PlainSerializer(str, return_type=str), WithJsonSchema({"type": "string", "examples": ["10/minute", "1/2.5s"]}),
 ]  # fmt: skip
-OnStoreFailure = Annotated[str, BeforeValidator(one_of("deny", "allow", later="local"))]
+OnStoreFailure = Annotated[str, BeforeValidator(one_of("deny", "allow", "local"))]
 
 
 class MatchSettings(Section):
