@@ -29,8 +29,11 @@ from proxy.ops.status import CallerStatus
 from proxy.reload import Reloader
 from proxy.store.deny_cache import DenyCache
 from proxy.store.limiter import Limiter
+from proxy.store.local_store import is_local
+from proxy.store.replicas import Replicas
 from proxy.store.seam import StoreUnavailable
 from proxy.store.topology import open_store
+from proxy.store.watch import Watch
 
 logger = logging.getLogger(__name__)
 
@@ -44,9 +47,13 @@ class App:
         self._tasks: set[asyncio.Task[Any]] = set()
         policies = compile_policies(settings)
 
-        self._store = open_store(settings.store, _note_store)
+        self._store = open_store(settings.store, self._store_changed)
         self._deny_cache = DenyCache()
-        limiter = Limiter(self._store, self._deny_cache)
+        prefix = settings.store.key_prefix
+        self._replicas = Replicas(self._store, prefix, settings.store.replicas)
+        limiter = Limiter(self._store, self._deny_cache, proxies=lambda: self._replicas.count, key_prefix=prefix)
+        self._guard = limiter.guard
+        self._watch = Watch(self._store, self._replicas, settings.store.warn_at_buckets, self._shares_limits)
         self._pool = Pool(settings.upstream, self.spawn)
         self._gateway = Gateway(
             policies=policies,
@@ -80,6 +87,13 @@ class App:
                 "client_connections": ("Open client connections.", lambda: len(self._server.connections)),
                 "upstream_connections": ("Open connections to the application.", lambda: self._pool.open),
                 "deny_cache_entries": ("Buckets known to be empty.", lambda: len(self._deny_cache)),
+                "store_breaker_state": (
+                    "Whether the store is asked: 0 yes (closed), 1 no (open), 2 no, but a probe is under way.",
+                    lambda: self._guard.state.value,
+                ),
+                "store_keys": ("Keys in the store when last counted.", lambda: self._watch.keys),
+                "store_proxies": ("Proxies that share each limit under `local`.", lambda: self._replicas.count),
+                "local_buckets": ("Buckets of this proxy's own share.", lambda: len(limiter.local)),
                 "store_up": ("Whether the store is connected.", lambda: self._store.failure is None),
                 "log_lines_dropped": ("Log lines that found no room.", lambda: writer.dropped),
             }
@@ -100,6 +114,7 @@ class App:
             self._loop.add_signal_handler(number, stop.set)
         try:
             _ = self.spawn(self._store.keep_connected())
+            _ = self.spawn(self._watch.run())
             _ = self.spawn(self._tick())
             _ = self.spawn(self._reloader.watch())
             self._loop.add_signal_handler(signal.SIGHUP, lambda: self.spawn(self._reloader.reload()))
@@ -127,6 +142,8 @@ class App:
         gateway.rate_limit_fields = _rate_limit_fields(settings)
         gateway.response_timeout_s = settings.upstream.response_timeout_s
         self._deny_cache.clear()
+        self._replicas.fixed = settings.store.replicas
+        self._watch.warn_at_buckets = settings.store.warn_at_buckets
         self._log.wanted = settings.log.requests
         logging.getLogger().setLevel(settings.log.level.upper())
 
@@ -149,7 +166,20 @@ class App:
             await asyncio.sleep(1)
             self._log.each_second()
 
+    def _shares_limits(self) -> bool:
+        return any(is_local(policy) for policy in self._gateway.policies.policies)
+
+    def _store_changed(self, failure: StoreUnavailable | None) -> None:
+        if failure is None:
+            logger.info("store_connected")
+            self._guard.connected()
+            self._watch.connected()
+        else:
+            logger.warning("store_unavailable", extra={"fields": {"reason": failure.reason, "detail": str(failure)}})
+
     async def _ping_store(self) -> str | None:
+        if not self._guard.closed:
+            return f"given up for now: {self._guard.reason}"
         answer: asyncio.Future[object] = self._loop.create_future()
         self._store.ping(lambda reply: None if answer.done() else answer.set_result(reply))
         reply = await answer
@@ -189,10 +219,3 @@ def run(settings: Settings, path: Path) -> None:
 
 async def _serve(settings: Settings, path: Path, writer: LineWriter) -> None:
     await App(settings, path, writer).run()
-
-
-def _note_store(failure: StoreUnavailable | None) -> None:
-    if failure is None:
-        logger.info("store_connected")
-    else:
-        logger.warning("store_unavailable", extra={"fields": {"reason": failure.reason, "detail": str(failure)}})

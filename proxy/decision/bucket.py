@@ -93,8 +93,8 @@ class Bucket(NamedTuple):
 class Charge(NamedTuple):
     """One bucket asked for `cost` tokens. A cost of 0 looks and takes nothing. A shadow charge never refuses.
 
-    A debit is charged after the event, for what was admitted elsewhere: it takes what there is, up to its cost, whatever
-    becomes of the request's other charges, and never refuses.
+    A debit is charged after the event, for what was admitted elsewhere: it takes what there is, up to its cost,
+    whatever becomes of the request's other charges, and never refuses.
     """
 
     key: str
@@ -141,8 +141,8 @@ def decide(
     The reference of one script call: reads and writes `stored` as the script reads and writes the store. A refused
     request writes nothing, with two exceptions that happen once a bucket: one that starts below the cost is written so
     that it begins to grow, and one met under a new rate is settled to it. Shadow charges neither refuse nor change what
-    others are charged, and are charged only when the request passes. Debits take what there is in any case. A bucket asked for under two limits (a reload fell
-    between the requests) is settled to the first of them.
+    others are charged, and are charged only when the request passes. Debits take what there is in any case. A bucket
+    asked for under two limits (a reload fell between the requests) is settled to the first of them.
     """
     held: dict[str, Bucket] = {}
     return [_decide_one(charges, stored, held, now_us) for charges in requests]

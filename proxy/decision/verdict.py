@@ -44,7 +44,7 @@ class Verdict(NamedTuple):
 
     `levels` holds one entry per entry of `applied`; None where the bucket's state is not known: its key is blocked,
     the store failed, or another bucket's refusal was remembered and the store not asked. `reason` says why the store
-    could not decide. Where this proxy's own share decided (`LOCAL`), `applied` holds that share and `levels` its buckets.
+    could not decide. Where this proxy's share decided (`LOCAL`), `applied` holds the shares, `levels` their buckets.
     """
 
     answer: Answer

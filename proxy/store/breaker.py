@@ -4,12 +4,13 @@
     open      none is; they take the failure mode at once
     probing   as open, but one question of our own is under way
 
-Theory of operation. Failures count only in a row, and only one in COUNTED_APART_S: when a connection breaks, all that was
-under way fails at one moment and for one reason, and a connection that is replaced within milliseconds is no outage.
-While open, probes follow one another with pauses that double up to LONGEST_PAUSE_S; each is drawn between half and all of
-it, so that many sidecars come back spread out. The longest pause bounds how late a store that answers again is noticed.
+Theory of operation. Failures count only in a row, and only one in COUNTED_APART_S: when a connection breaks, all that
+was under way fails at one moment and for one reason, and a connection that is replaced within milliseconds is no
+outage. While open, probes follow one another with pauses that double up to LONGEST_PAUSE_S; each is drawn between half
+and all of it, so that many sidecars come back spread out. The longest pause bounds how late a store that answers again
+is noticed.
 
-What counts as a failure of the store is the caller's to say: neither one unreadable bucket nor an overload of our own is.
+What counts as a failure of the store is the caller's to say: neither one unreadable bucket nor an overload of our own.
 
 Pure: `now_s` is the loop's clock, in seconds; `chance` gives a number from 0 to 1.
 """
