@@ -179,7 +179,7 @@ class App:
 
     async def _ping_store(self) -> str | None:
         if not self._guard.closed:
-            return f"given up for now: {self._guard.reason}"
+            return f"the breaker is open: {self._guard.reason}"
         answer: asyncio.Future[object] = self._loop.create_future()
         self._store.ping(lambda reply: None if answer.done() else answer.set_result(reply))
         reply = await answer

@@ -18,7 +18,7 @@ import orjson
 from proxy.config import LogSettings
 from proxy.decision.record import Record
 from proxy.decision.request import RequestFacts
-from proxy.decision.verdict import Answer
+from proxy.decision.verdict import Answer, DecidedBy, Verdict
 from proxy.ops.outcomes import policy_outcomes
 
 # Lines waiting for a slow reader of stdout; what does not fit is dropped and counted.
@@ -27,6 +27,10 @@ MOST_WAITING_LINES = 20_000
 MOST_FOLDED = 1_000
 # What a log line may hold of a request's target.
 LONGEST_TARGET_CHARS = 512
+
+# What a request is called that passes only because nobody could check it (`on_failure: allow`), and many of them.
+_UNCHECKED = "passed_unchecked"
+_AGAIN = {_UNCHECKED: "passed_again"}
 
 
 class LineWriter:
@@ -118,7 +122,8 @@ class RequestLog:
         if self.wanted == "all":
             self._write(record)
         elif self.wanted == "refused" and (
-            record.error or (record.verdict and record.verdict.answer is not Answer.PASS)
+            record.error
+            or (record.verdict and (record.verdict.answer is not Answer.PASS or _unchecked(record.verdict)))
         ):
             self._fold(record)
 
@@ -129,7 +134,14 @@ class RequestLog:
             if count:
                 self._folded[subject] = 0  # goes on being folded for as long as it goes on
                 self._writer.write(
-                    json_line({"level": "info", "event": "refused_again", "subject": subject, "count": count})
+                    json_line(
+                        {
+                            "level": "info",
+                            "event": _AGAIN.get(subject, "refused_again"),
+                            "subject": subject,
+                            "count": count,
+                        }
+                    )
                 )
 
     def _fold(self, record: Record) -> None:
@@ -147,7 +159,7 @@ class RequestLog:
         facts, verdict = record.facts, record.verdict
         line: dict[str, object] = {
             "level": "info",
-            "event": "refused" if verdict and verdict.answer is Answer.REFUSE else "request",
+            "event": _event(verdict),
             "client": self._client_of(facts),
             "method": facts.method,
             "target": facts.target[:LONGEST_TARGET_CHARS].encode("utf-8", "backslashreplace").decode(),
@@ -168,10 +180,23 @@ class RequestLog:
         self._writer.write(json_line(line))
 
 
+def _event(verdict: Verdict | None) -> str:
+    if verdict is None or verdict.answer is not Answer.REFUSE:
+        return _UNCHECKED if verdict and _unchecked(verdict) else "request"
+    return "refused"
+
+
+def _unchecked(verdict: Verdict) -> bool:
+    """Whether a request passes only because the store does not answer and nothing else checks it."""
+    return verdict.decided_by is DecidedBy.STORE_FAILURE and verdict.answer is Answer.PASS
+
+
 def _subject(record: Record) -> str:
     """What the refusals of a flood have in common: the refusing bucket, or the fault."""
     verdict = record.verdict
     if verdict is not None and not record.error:
+        if _unchecked(verdict):
+            return _UNCHECKED
         if len(verdict.applied) == 1 and (charge := verdict.applied[0].charge) is not None:
             return charge.key
         for applied, level in zip(verdict.applied, verdict.levels, strict=True):
