@@ -38,6 +38,9 @@ async def open_connection(pool: ConnectionPool, timeout_s: float) -> "Multiplexe
     try:
         async with asyncio.timeout(OPENING_TIMEOUT_S):
             await link.connect()
+            # An older server lets anybody in and refuses what is asked next: one question tells.
+            await link.send_command("PING")
+            await link.read_response()
         if (task := asyncio.current_task()) is not None and task.cancelling():
             raise asyncio.CancelledError  # redis-py's handshake swallows a cancellation
     except BaseException as error:  # redis-py raises more than its own exceptions while a server comes and goes
