@@ -377,7 +377,13 @@ def test_a_local_policy_is_held_to_this_proxys_share_and_its_fields_say_so(recor
         assert replies[-1].json()["violated-policies"] == ["ratelimit"]
         assert counted(sidecar)["ratelimit", "local_allowed"] == 5
         assert counted(sidecar)["ratelimit", "local_refused"] == 3
-        assert metric(sidecar, "sidegate_store_breaker_state") in (1, 2)
+        eventually(
+            lambda: (
+                get(sidecar.port, "/api/data", user("lucky")).status == 429
+                and metric(sidecar, "sidegate_store_breaker_state") in (1, 2)
+            ),
+            "an open breaker",
+        )
         assert metric(sidecar, "sidegate_store_proxies") == 3
         health = get(sidecar.port, "/health")
         assert (health.status, health.json()["status"]) == (200, "degraded")

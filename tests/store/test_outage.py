@@ -304,7 +304,7 @@ async def test_a_store_that_evicts_and_one_with_very_many_keys_are_warned_of_onc
 
 async def test_a_store_that_may_not_be_looked_into_is_no_fault(own_store_server: StoreServer) -> None:
     own_store_server.client.acl_setuser(
-        "limited", enabled=True, nopass=True, keys=["*"], commands=["+eval", "+evalsha", "+client", "+time", "+hmget"]
+        "limited", enabled=True, nopass=True, keys=["*"], commands=["+ping", "+eval", "+evalsha", "+client"]
     )
     async with sidecar(own_store_server.url, username="limited", password="any") as proxy:
         watch = Watch(proxy.store, Replicas(proxy.store, "example:", 3), 1, lambda: True)
