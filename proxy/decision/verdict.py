@@ -62,7 +62,7 @@ class Verdict(NamedTuple):
             [
                 applied.policy.name
                 for applied, level in zip(self.applied, self.levels, strict=True)
-                if outcome_of(self, applied, level) in _REFUSALS
+                if outcome_of(self, applied, level) in REFUSALS
             ]
         )
 
@@ -80,7 +80,7 @@ class Verdict(NamedTuple):
         return longest_us
 
 
-_REFUSALS = frozenset({Outcome.REFUSED, Outcome.LOCAL_REFUSED})
+REFUSALS = frozenset({Outcome.REFUSED, Outcome.LOCAL_REFUSED})
 
 # Decides; calls back exactly once, at once or in a later turn, and never raises.
 Decide = Callable[[Sequence[Applied], Callable[[Verdict], None]], None]
