@@ -108,7 +108,7 @@ def in_policy(text: str) -> str:
         ("burst: '15'", "policies[0].burst: '15' is not a whole number from 1 to 1000000000, without quotes"),
         (
             "on_store_failure: open",
-            "policies[0].on_store_failure: 'open' is not known here; expected deny or allow; did you mean 'allow'?",
+            "policies[0].on_store_failure: 'open' is not known here; expected deny, allow or local; did you mean 'allow'?",
         ),
     ],
 )
