@@ -24,7 +24,7 @@ _LIVE: Mapping[str, frozenset[str]] = {
     "listen": frozenset(),
     "admin": frozenset(),
     "upstream": frozenset({"response_timeout_s"}),
-    "store": frozenset({"on_failure", "key_prefix"}),
+    "store": frozenset({"on_failure", "key_prefix", "replicas", "warn_at_buckets"}),
 }
 
 logger = logging.getLogger(__name__)

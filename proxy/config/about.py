@@ -48,6 +48,8 @@ ABOUT: Mapping[str, Mapping[str, str]] = {
         "key_prefix": "What all bucket names begin with.",
         "timeout": "One decision never waits longer for the store.",
         "on_failure": "What happens to limited requests when the store does not answer.",
+        "replicas": "How many proxies share each limit under local; else as many as announce themselves.",
+        "warn_at_buckets": "A line in the log tells when the store holds more keys.",
     },
     "ClientIpSettings": {
         "trusted_proxies": "Networks whose X-Forwarded-For is believed.",

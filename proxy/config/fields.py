@@ -129,15 +129,13 @@ def workers_of(value: object) -> int | str:
 told_as(workers_of, {"anyOf": [{"type": "integer", "minimum": 1, "maximum": MAX_WORKERS}, {"const": "auto"}]})
 
 
-def one_of(*names: str, later: str = "") -> Callable[[object], str]:
-    """Reads one of some words; `later` is a word that a later release will know."""
+def one_of(*names: str) -> Callable[[object], str]:
+    """Reads one of some words."""
 
     def read(value: object) -> str:
         if isinstance(value, str) and value in names:
             return str(value)
         expected = " or ".join([", ".join(names[:-1]), names[-1]])
-        if later and value == later:
-            raise ValueError(f"{value!r} is not supported by this version yet; expected {expected}")
         text = value[:64].lower() if isinstance(value, str) else shown(value)
         close = [word] if (word := _OTHER_WORDS.get(text)) in names else get_close_matches(text, names, n=1)
         hint = f"; did you mean {close[0]!r}?" if close else ""

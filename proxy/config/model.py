@@ -29,6 +29,9 @@ from proxy.config.overlap import unreachable
 from proxy.config.policies import OnStoreFailure, PolicySettings
 from proxy.decision.identity import ClientAddress
 
+# Far more proxies than share one store.
+MOST_REPLICAS = 100_000
+
 _PREFIX = re.compile(r"[!-z|~]{0,64}")
 
 
@@ -124,6 +127,9 @@ class StoreSettings(Section):
     key_prefix: Annotated[str, BeforeValidator(_prefix)] = "example:"
     timeout_s: Timeout = Field(0.05, alias="timeout")
     on_failure: OnStoreFailure = "deny"
+    # How many proxies share each limit under `local`; None: as many as announce themselves in the store.
+    replicas: Annotated[int, BeforeValidator(whole(1, MOST_REPLICAS))] | None = None
+    warn_at_buckets: Annotated[int, BeforeValidator(whole(1, 10**12))] = 1_000_000
 
     @model_validator(mode="before")
     @classmethod

@@ -21,6 +21,7 @@ class OnStoreFailure(Enum):
 
     DENY = "deny"
     ALLOW = "allow"
+    LOCAL = "local"
 
 
 @dataclass(frozen=True, slots=True)

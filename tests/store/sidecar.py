@@ -49,7 +49,8 @@ class Sidecar:
         self.deny_cache = DenyCache()
         pool = ConnectionPool.from_url(url, protocol=2, retry=None, **options)
         self.store = RedisStore(pool, timeout_s, self._note)
-        self.limiter = Limiter(self.store, self.deny_cache)
+        self.proxies = 1
+        self.limiter = Limiter(self.store, self.deny_cache, proxies=lambda: self.proxies)
         self._changed = asyncio.Event()
 
     def ask(self, *applied: Applied) -> asyncio.Future[Verdict]:
@@ -72,6 +73,8 @@ class Sidecar:
 
     def _note(self, failure: StoreUnavailable | None) -> None:
         self.failures.append(failure)
+        if failure is None:
+            self.limiter.guard.connected()
         self._changed.set()
 
 

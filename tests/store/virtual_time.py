@@ -121,4 +121,7 @@ def read(client: redis.Redis, key: str) -> dict[bytes, bytes]:
 
 def allowed(request: Request, decided: Decided) -> bool:
     """Whether a request passed."""
-    return all(charge.shadow or (level and level.enough) for charge, level in zip(request, decided, strict=True))
+    return all(
+        charge.shadow or charge.debit or (level and level.enough)
+        for charge, level in zip(request, decided, strict=True)
+    )
