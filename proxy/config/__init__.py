@@ -4,6 +4,7 @@ from proxy.config.compile import compile_policies
 from proxy.config.faults import ConfigError, Fault
 from proxy.config.load import load, parse
 from proxy.config.model import (
+    CREDENTIALS,
     AdminSettings,
     ListenSettings,
     LogSettings,
@@ -13,6 +14,7 @@ from proxy.config.model import (
 )
 
 __all__ = [
+    "CREDENTIALS",
     "AdminSettings",
     "ConfigError",
     "Fault",

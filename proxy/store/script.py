@@ -1,0 +1,113 @@
+"""One call of the bucket script for one batch, from sending it to giving everybody an answer."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from hashlib import sha1
+from importlib.resources import files
+
+from proxy.store.batch import BadReply, Batch
+from proxy.store.connection import ReplyError
+from proxy.store.node import Node
+from proxy.store.seam import Levels, OnLevels, StoreUnavailable
+
+SCRIPT = files(__package__).joinpath("bucket.lua").read_text("utf-8")
+SCRIPT_SHA = sha1(SCRIPT.encode(), usedforsecurity=False).hexdigest()
+
+logger = logging.getLogger(__name__)
+
+
+class ScriptCall:
+    """A batch under way. Sent again only where the store said that it did not run, and then under the first deadline.
+
+    `redirect` is asked about every other error reply; it returns whether it takes care of the call from there.
+    """
+
+    __slots__ = ("_again", "_arguments", "_redirect", "_timer", "asked_s", "batch", "done", "due_s", "node")
+
+    def __init__(
+        self,
+        batch: Batch[OnLevels],
+        node: Node,
+        timeout_s: float,
+        redirect: "Callable[[ScriptCall, str], bool]",
+    ) -> None:
+        self.batch = batch
+        self.node = node
+        self.asked_s = time.monotonic()
+        self.due_s = self.asked_s + timeout_s
+        self.done = False
+        self._arguments = batch.arguments()
+        self._redirect = redirect
+        self._again = False
+        self._timer: asyncio.TimerHandle | None = None
+
+    def send(self) -> None:
+        """Ask the node for the first time."""
+        self.node.ask(("EVALSHA", SCRIPT_SHA, *self._arguments), self._on_reply)
+
+    def send_again(self, node: Node, *, asking: bool = False) -> None:
+        """Ask a node, since the last one said that it did not run the script."""
+        self.expire_in_time()
+        self.node = node
+        if asking:
+            node.ask(("ASKING",), _ignore)
+        node.ask(("EVALSHA", SCRIPT_SHA, *self._arguments), self._on_reply)
+
+    def expire_in_time(self) -> None:
+        """Keep the first deadline: a connection's own begins anew with each question."""
+        if self._timer is None:
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(max(0.0, self.due_s - time.monotonic()), self._expire)
+
+    def finish(self, reply: object) -> None:
+        """Give everyone in the batch an answer, once. Raises BadReply where the reply cannot be the script's."""
+        if self.done:
+            return
+        self.done = True
+        if self._timer is not None:
+            self._timer.cancel()
+        if isinstance(reply, StoreUnavailable):
+            self._fail(reply)
+            return
+        try:
+            pairs = self.batch.deliver(reply)
+        except BadReply as error:
+            self._fail(StoreUnavailable("protocol", str(error)))
+            raise  # ends the connection: nothing else it says can be trusted
+        for then, levels in pairs:
+            _call(then, levels, self.asked_s)
+
+    def _on_reply(self, reply: object) -> None:
+        if not isinstance(reply, ReplyError):
+            self.finish(reply)
+        elif not self.done:
+            self._on_error(str(reply))
+
+    def _on_error(self, text: str) -> None:
+        word = text.partition(" ")[0]
+        if word == "NOSCRIPT" and not self._again:
+            self._again = True
+            self.expire_in_time()
+            self.node.ask(("EVAL", SCRIPT, *self._arguments), self._on_reply)
+        elif not self._redirect(self, text):
+            self.finish(StoreUnavailable(word.lower(), text))
+
+    def _expire(self) -> None:
+        self.finish(StoreUnavailable("timeout", "no reply in time, having been sent on"))
+
+    def _fail(self, failure: StoreUnavailable) -> None:
+        for then in self.batch.waiters():
+            _call(then, failure, self.asked_s)
+
+
+def _ignore(reply: object) -> None:
+    """What ASKING answers says nothing that the next reply does not say."""
+
+
+def _call(then: OnLevels, answer: Levels | StoreUnavailable, asked_s: float) -> None:
+    try:
+        then(answer, asked_s)
+    except Exception:  # the boundary of one request: the others of its batch must get their answers
+        logger.exception("a request failed after its decision")
