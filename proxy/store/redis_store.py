@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from proxy.config import StoreSettings
 from proxy.config.store_url import Kind
 from proxy.decision.bucket import Charge
+from proxy.decision.record import ObserveStore
 from proxy.store.batch import LARGEST_BATCH, Batch
 from proxy.store.dial import Dialer
 from proxy.store.node import LONGEST_PAUSE_S, Node, OnChange
@@ -27,11 +28,14 @@ ASK_SENTINELS_EVERY_S = 0.5
 
 
 class RedisStore:
-    """Fulfils `seam.Store`. `on_change` is told of every change between connected (None) and not (why)."""
+    """Fulfils `seam.Store`. `on_change` is told of every change between connected (None) and not (why), `observe` of
+    every call.
+    """
 
-    def __init__(self, dialer: Dialer, on_change: OnChange) -> None:
+    def __init__(self, dialer: Dialer, on_change: OnChange, observe: ObserveStore | None = None) -> None:
         self._dialer = dialer
         self._timeout_s = dialer.timeout_s
+        self._observe = observe
         self._by_sentinel = dialer.settings.address.kind is Kind.SENTINEL
         self._loop = asyncio.get_running_loop()
         self._batch: Batch[OnLevels] = Batch()
@@ -85,7 +89,7 @@ class RedisStore:
     def _flush(self) -> None:
         batch, self._batch = self._batch, Batch()
         if len(batch):  # else it was full, and has been sent
-            ScriptCall(batch, self._node, self._timeout_s, self._redirect).send()
+            ScriptCall(batch, self._node, self._timeout_s, self._redirect, self._observe).send()
 
     def _redirect(self, call: ScriptCall, text: str) -> bool:
         if text.startswith("READONLY"):

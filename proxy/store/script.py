@@ -7,6 +7,7 @@ from collections.abc import Callable
 from hashlib import sha1
 from importlib.resources import files
 
+from proxy.decision.record import ObserveStore, StoreCall
 from proxy.store.batch import BadReply, Batch
 from proxy.store.connection import ReplyError
 from proxy.store.node import Node
@@ -24,7 +25,7 @@ class ScriptCall:
     `redirect` is asked about every other error reply; it returns whether it takes care of the call from there.
     """
 
-    __slots__ = ("_again", "_arguments", "_redirect", "_timer", "asked_s", "batch", "done", "due_s", "node")
+    __slots__ = ("_again", "_arguments", "_observe", "_redirect", "_timer", "asked_s", "batch", "done", "due_s", "node")
 
     def __init__(
         self,
@@ -32,6 +33,7 @@ class ScriptCall:
         node: Node,
         timeout_s: float,
         redirect: "Callable[[ScriptCall, str], bool]",
+        observe: ObserveStore | None,
     ) -> None:
         self.batch = batch
         self.node = node
@@ -40,6 +42,7 @@ class ScriptCall:
         self.done = False
         self._arguments = batch.arguments()
         self._redirect = redirect
+        self._observe = observe
         self._again = False
         self._timer: asyncio.TimerHandle | None = None
 
@@ -76,6 +79,7 @@ class ScriptCall:
         except BadReply as error:
             self._fail(StoreUnavailable("protocol", str(error)))
             raise  # ends the connection: nothing else it says can be trusted
+        self._tell("")
         for then, levels in pairs:
             _call(then, levels, self.asked_s)
 
@@ -97,7 +101,12 @@ class ScriptCall:
     def _expire(self) -> None:
         self.finish(StoreUnavailable("timeout", "no reply in time, having been sent on"))
 
+    def _tell(self, failure: str) -> None:
+        if self._observe is not None:
+            self._observe(StoreCall(len(self.batch), time.monotonic() - self.asked_s, failure))
+
     def _fail(self, failure: StoreUnavailable) -> None:
+        self._tell(failure.reason)
         for then in self.batch.waiters():
             _call(then, failure, self.asked_s)
 
