@@ -100,7 +100,8 @@ class ClusterTrio:
     """A Cluster of masters with the slots in equal parts. `stop` when done."""
 
     def __init__(self, *options: str, nodes: int = 3) -> None:
-        more = ("--cluster-enabled", "yes", "--cluster-node-timeout", "2000", *options)
+        more = ("--cluster-enabled", "yes", "--repl-diskless-sync-delay", "0", *options)
+        self._options = more
         self.nodes: list[StoreServer] = []
         starting = [threading.Thread(target=lambda: self.nodes.append(StoreServer(*more))) for _ in range(nodes)]
         for thread in starting:
@@ -131,6 +132,20 @@ class ClusterTrio:
                 if start <= slot <= end:
                     return next(each for each in self.nodes if each.port == port)
         raise LookupError(slot)
+
+    def add_replica(self, master: StoreServer) -> StoreServer:
+        """A node more, which follows a master; `nodes` has it last."""
+        replica = StoreServer(*self._options)
+        self.nodes.append(replica)
+        self.call(replica, "MEET", "127.0.0.1", master.port)
+        client: Any = replica.client
+        eventually(lambda: self.id_of(master) in str(client.execute_command("CLUSTER NODES")), "they know each other")
+        self.call(replica, "REPLICATE", self.id_of(master))
+        eventually(lambda: client.info("replication")["master_link_status"] == "up", "the replica is in step")
+        known = self.id_of(replica)
+        others: Any = [node.client for node in self.nodes]
+        eventually(lambda: all(known in str(each.execute_command("CLUSTER NODES")) for each in others), "all know it")
+        return replica
 
     def begin_to_move(self, slot: int, target: StoreServer) -> StoreServer:
         """Mark a slot as migrating; returns where it is migrating from."""

@@ -39,7 +39,7 @@ ABOUT: Mapping[str, Mapping[str, str]] = {
         "idle_timeout": "How long an unused connection is kept.",
     },
     "StoreSettings": {
-        "url": "host:port, redis://, rediss://, unix:// or redis+sentinel://.",
+        "url": "host:port, redis://, rediss://, unix://, redis+sentinel:// or redis+cluster://.",
         "username": "The store's user.",
         "password": "The user's password; best from the environment.",
         "sentinel_username": "With redis+sentinel://: the Sentinels' user.",

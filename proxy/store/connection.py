@@ -33,8 +33,11 @@ _INCOMPLETE = object()
 _pack = cast(Callable[[Command], bytes], hiredis.pack_command)  # its stub admits tuples of one item only
 
 
-async def open_connection(pool: ConnectionPool, timeout_s: float) -> "MultiplexedConnection":
-    """Open a connection with redis-py and take over its transport. Raises StoreUnavailable."""
+async def open_connection(pool: ConnectionPool, timeout_s: float, *, any_role: bool = False) -> "MultiplexedConnection":
+    """Open a connection with redis-py and take over its transport. Raises StoreUnavailable.
+
+    Also where the server is a replica, unless `any_role` is wanted.
+    """
     link = cast(Any, pool).make_connection()  # untyped in redis-py
     try:
         async with asyncio.timeout(OPENING_TIMEOUT_S):
@@ -42,7 +45,8 @@ async def open_connection(pool: ConnectionPool, timeout_s: float) -> "Multiplexe
             # An older server lets anybody in and refuses what is asked next: one question tells.
             await link.send_command("PING")
             await link.read_response()
-            await _require_master(link)
+            if not any_role:
+                await _require_master(link)
         if (task := asyncio.current_task()) is not None and task.cancelling():
             raise asyncio.CancelledError  # redis-py's handshake swallows a cancellation
     except BaseException as error:  # redis-py raises more than its own exceptions while a server comes and goes

@@ -46,9 +46,10 @@ class Dialer:
         self.dialled = await self.master() if url.kind is Kind.SENTINEL else url.addresses[0]
         return await self.open_at(self.dialled)
 
-    async def open_at(self, address: Address) -> MultiplexedConnection:
-        """A connection to one server of the store. Raises StoreUnavailable."""
-        return await self._open({**transport(self.settings), "host": address.host, "port": address.port})
+    async def open_at(self, address: Address, *, any_role: bool = False) -> MultiplexedConnection:
+        """A connection to one server of the store: a master, if nothing else is said. Raises StoreUnavailable."""
+        options = {**transport(self.settings), "host": address.host, "port": address.port}
+        return await self._open(options, any_role=any_role)
 
     async def master(self) -> Address:
         """Where the Sentinels say that the master is. Raises StoreUnavailable."""
@@ -62,11 +63,10 @@ class Dialer:
             raise StoreUnavailable("no_master", f"no Sentinel names a master of {service}: {error}") from error
         return Address(host, port)
 
-    async def _open(self, options: dict[str, Any]) -> MultiplexedConnection:
+    async def _open(self, options: dict[str, Any], *, any_role: bool = False) -> MultiplexedConnection:
         options = {**options, **credentials(self.settings), "db": self.settings.address.db}
-        return await open_connection(
-            ConnectionPool(protocol=2, retry=None, driver_info=None, **options), self.timeout_s
-        )
+        pool = ConnectionPool(protocol=2, retry=None, driver_info=None, **options)
+        return await open_connection(pool, self.timeout_s, any_role=any_role)
 
 
 def sentinel(settings: StoreSettings) -> Sentinel:

@@ -9,6 +9,7 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable
 
+from proxy.config.store_url import Address
 from proxy.store.connection import MultiplexedConnection
 from proxy.store.seam import Command, OnReply, StoreUnavailable
 
@@ -19,6 +20,9 @@ LONGEST_PAUSE_S = 1.0
 # A connection that lasted this long was a good one: the next attempt after it is made at once.
 STEADY_S = 1.0
 
+# Where a server is that is not told from others by its address.
+SOMEWHERE = Address("", 0)
+
 # Opens a connection to the server, wherever it is now. Raises StoreUnavailable.
 Dial = Callable[[], Awaitable[MultiplexedConnection]]
 OnChange = Callable[[StoreUnavailable | None], None]
@@ -27,7 +31,14 @@ OnChange = Callable[[StoreUnavailable | None], None]
 class Node:
     """One server. `on_change` is told of every change between connected (None) and not (why)."""
 
-    def __init__(self, dial: Dial, on_change: OnChange, longest_pause_s: float = LONGEST_PAUSE_S) -> None:
+    def __init__(
+        self,
+        dial: Dial,
+        on_change: OnChange,
+        longest_pause_s: float = LONGEST_PAUSE_S,
+        address: Address = SOMEWHERE,
+    ) -> None:
+        self.address = address
         self._dial = dial
         self._on_change = on_change
         self._longest_pause_s = longest_pause_s
@@ -35,6 +46,7 @@ class Node:
         self._connection: MultiplexedConnection | None = None
         self._renewal = asyncio.Event()
         self._failed_attempts = 0
+        self._early: list[Callable[[], None]] = []
         self.failure: StoreUnavailable | None = StoreUnavailable("starting", "not connected yet")
         self.tried = asyncio.Event()  # whether the first attempt to connect has ended, either way
 
@@ -45,6 +57,13 @@ class Node:
             on_reply(self.failure or StoreUnavailable("connect"))
         else:
             connection.ask(command, on_reply)
+
+    def once_tried(self, action: Callable[[], None]) -> None:
+        """Do something once the first attempt to connect has ended; at once if it has."""
+        if self.tried.is_set():
+            action()
+        else:
+            self._early.append(action)
 
     def renew(self) -> None:
         """Go over to a new connection as soon as one can be had; the old one answers what it was asked."""
@@ -61,7 +80,7 @@ class Node:
             while True:
                 self._connection = await self._connect()
                 self._changed(None)
-                self.tried.set()
+                self._has_tried()
                 begun_s = self._loop.time()
                 lost = await self._hold()
                 self._connection = None
@@ -82,7 +101,7 @@ class Node:
             except StoreUnavailable as error:
                 self._failed_attempts += 1
                 self._changed(error)
-                self.tried.set()
+                self._has_tried()
 
     async def _hold(self) -> StoreUnavailable:
         """Wait until the connection is lost, replacing it where that is wanted."""
@@ -109,6 +128,12 @@ class Node:
             else:
                 failed = 0
                 connection.retire()
+
+    def _has_tried(self) -> None:
+        self.tried.set()
+        early, self._early = self._early, []
+        for action in early:
+            action()
 
     def _pause_s(self, attempt: int) -> float:
         longest_s = min(self._longest_pause_s, FIRST_PAUSE_S * 2.0 ** min(attempt, 10))
