@@ -146,6 +146,7 @@ class App:
         gateway.forwarding = _forwarding(self._settings, policies)
         gateway.rate_limit_fields = _rate_limit_fields(settings)
         gateway.response_timeout_s = settings.upstream.response_timeout_s
+        self._store.use(settings.store)
         self._deny_cache.clear()
         self._replicas.fixed = self._fixed_replicas(settings)
         self._watch.warn_at_buckets = settings.store.warn_at_buckets

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from pydantic import BaseModel
 
-from proxy.config import ConfigError, Settings, digest, load
+from proxy.config import CREDENTIALS, ConfigError, Settings, digest, load
 
 LOOK_EVERY_S = 0.1
 
@@ -24,7 +24,7 @@ _LIVE: Mapping[str, frozenset[str]] = {
     "listen": frozenset(),
     "admin": frozenset(),
     "upstream": frozenset({"response_timeout_s"}),
-    "store": frozenset({"on_failure", "key_prefix", "replicas", "warn_at_buckets"}),
+    "store": frozenset({"on_failure", "key_prefix", "replicas", "warn_at_buckets"}) | CREDENTIALS,
 }
 
 logger = logging.getLogger(__name__)

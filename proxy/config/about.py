@@ -39,9 +39,11 @@ ABOUT: Mapping[str, Mapping[str, str]] = {
         "idle_timeout": "How long an unused connection is kept.",
     },
     "StoreSettings": {
-        "url": "host:port, redis://, rediss:// or unix://.",
+        "url": "host:port, redis://, rediss://, unix://, redis+sentinel:// or redis+cluster://.",
         "username": "The store's user.",
         "password": "The user's password; best from the environment.",
+        "sentinel_username": "With redis+sentinel://: the Sentinels' user.",
+        "sentinel_password": "With redis+sentinel://: the Sentinels' password.",
         "ca_file": "With rediss://: who signs the store's certificate.",
         "cert_file": "With rediss://: the sidecar's certificate.",
         "key_file": "With rediss://: the key of that certificate.",

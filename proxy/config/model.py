@@ -6,7 +6,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import BeforeValidator, Field, SecretStr, ValidationInfo, field_validator, model_validator
 
-from proxy.config import addresses
+from proxy.config import addresses, store_url
 from proxy.config.faults import Path, Wrong, shown
 from proxy.config.fields import (
     Connections,
@@ -115,12 +115,22 @@ class UpstreamSettings(Section):
         return addresses.upstream(self.url).port
 
 
+# The settings of a store that say who asks, not what is asked.
+CREDENTIALS = frozenset(
+    {"username", "password", "sentinel_username", "sentinel_password", "ca_file", "cert_file", "key_file"}
+)
+
+
 class StoreSettings(Section):
     """The Redis or Valkey that all sidecars share. Credentials in the URL are moved to `username` and `password`."""
 
-    url: Annotated[str, BeforeValidator(lambda value: addresses.store(text_of(value)))] = "redis://localhost:6379/0"
+    url: Annotated[str, BeforeValidator(lambda value: str(store_url.parse(text_of(value))))] = (
+        "redis://localhost:6379/0"
+    )
     username: Text = ""
     password: Secret = SecretStr("")
+    sentinel_username: Text = ""
+    sentinel_password: Secret = SecretStr("")
     ca_file: FileName = None
     cert_file: FileName = None
     key_file: FileName = None
@@ -136,16 +146,24 @@ class StoreSettings(Section):
     def _without_credentials(cls, data: Any) -> Any:
         if not isinstance(data, dict) or not isinstance(data.get("url"), str):
             return data
-        url, username, password = addresses.split_credentials(data["url"])
+        url, username, password = store_url.split_credentials(data["url"])
         found = {"username": username, "password": password}
         return {**data, "url": url, **{name: text for name, text in found.items() if text and not data.get(name)}}
 
     @field_validator("ca_file", "cert_file", "key_file")
     @classmethod
     def _needs_tls(cls, name: str | None, info: ValidationInfo) -> str | None:
-        if name is not None and not info.data.get("url", "rediss:").startswith("rediss:"):
+        if name is not None and not info.data.get("url", "rediss").startswith("rediss"):
             raise ValueError("takes effect only with a store url of rediss://")
         return name
+
+    @field_validator("sentinel_username", "sentinel_password")
+    @classmethod
+    def _needs_sentinels(cls, credential: str | SecretStr, info: ValidationInfo) -> str | SecretStr:
+        given = credential.get_secret_value() if isinstance(credential, SecretStr) else credential
+        if given and "+sentinel:" not in info.data.get("url", "+sentinel:"):
+            raise ValueError("takes effect only with a store url of redis+sentinel://")
+        return credential
 
     @model_validator(mode="after")
     def _pairs_files(self) -> Self:
@@ -156,8 +174,13 @@ class StoreSettings(Section):
 
     @property
     def normalised_url(self) -> str:
-        """The URL in full, without credentials: `redis://host:port/db`, `rediss://…` or `unix:///path?db=n`."""
+        """The URL in full, without credentials: `redis://host:port/db`, `unix:///path?db=n`, and so on."""
         return self.url
+
+    @property
+    def address(self) -> store_url.StoreUrl:
+        """The URL in its parts."""
+        return store_url.parse(self.url)
 
     @property
     def credentials(self) -> tuple[str, str]:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from proxy.decision.bucket import EXACT, MAX_PERIOD_US, Charge, Level, Limit, Rate
 from proxy.store.batch import Batch
-from proxy.store.redis_store import SCRIPT
+from proxy.store.script import SCRIPT
 from tests.servers import StoreServer
 from tests.store.virtual_time import SLOW_MS, START, Decided, ReferenceStore, ScriptStore, VirtualStore, allowed
 

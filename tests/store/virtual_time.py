@@ -8,7 +8,7 @@ import redis
 
 from proxy.decision.bucket import Bucket, Charge, Level, Limit, Rate, decide
 from proxy.store.batch import Batch
-from proxy.store.redis_store import SCRIPT
+from proxy.store.script import SCRIPT
 
 # The one line of the script that reads the clock, and what stands in its place here. All else is the shipped script.
 READS_TIME = "local time = redis.call('TIME')"
