@@ -17,6 +17,7 @@ from proxy.config import Settings, StoreSettings, compile_policies
 from proxy.decision.policy import PolicySet
 from proxy.decision.record import Record
 from proxy.decision.request import RequestFacts
+from proxy.edge.descriptors import raise_file_limit
 from proxy.edge.forward import Gateway
 from proxy.edge.headers import Forwarding, RateLimitFields
 from proxy.edge.pool import Pool
@@ -57,8 +58,8 @@ class App:
             forwarding=_forwarding(settings, policies),
             rate_limit_fields=_rate_limit_fields(settings),
             spawn=self.spawn,
-            response_timeout_s=settings.upstream.response_timeout_s,
-            body_timeout_s=settings.listen.header_timeout_s,
+            listen=settings.listen,
+            upstream=settings.upstream,
         )
         self._reloader = Reloader(path, os.environ, settings, self._take_over)
         health = Health(
@@ -104,6 +105,10 @@ class App:
             _ = self.spawn(self._tick())
             _ = self.spawn(self._reloader.watch())
             self._loop.add_signal_handler(signal.SIGHUP, lambda: self.spawn(self._reloader.reload()))
+            for_all = self._settings.listen.max_connections + self._settings.upstream.max_connections
+            if (most := raise_file_limit(for_all)) < for_all:
+                # Beyond it, libuv accepts and closes what comes: nothing spins, but clients are not told why.
+                logger.warning("few_file_descriptors", extra={"fields": {"limit": most, "connections": for_all}})
             await self._admin.listen()
             await self._store.tried.wait()  # a second at most: the first requests should not find it unconnected
             port = await self._server.listen()
@@ -126,7 +131,7 @@ class App:
         gateway.policies = policies
         gateway.forwarding = _forwarding(self._settings, policies)
         gateway.rate_limit_fields = _rate_limit_fields(settings)
-        gateway.response_timeout_s = settings.upstream.response_timeout_s
+        gateway.listen, gateway.upstream = settings.listen, settings.upstream
         self._deny_cache.clear()
         self._log.wanted = settings.log.requests
         logging.getLogger().setLevel(settings.log.level.upper())

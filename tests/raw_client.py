@@ -138,6 +138,12 @@ class RawClient:
                 raise Broken(f"{count} bytes are missing")
             count -= len(data)
 
+    def count_rest_of_answer(self) -> None:
+        """Throw away everything until the connection ends. Raises Broken where it ends by a reset."""
+        self._unread = b""
+        while self._receive():
+            self._unread = b""
+
     def head(self) -> Reply:
         """The head of an answer only."""
         return self._head()

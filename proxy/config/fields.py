@@ -139,6 +139,11 @@ def size(least: int, most: int) -> Callable[[object], int]:
     return read
 
 
+def optional(read: Callable[[object], object]) -> Callable[[object], object]:
+    """Reads nothing, or what `read` reads."""
+    return lambda value: None if value is None else read(value)
+
+
 def _within(value: object, least_us: int, most_us: int) -> int:
     us = units.duration_us(value)
     if not least_us <= us <= most_us:
@@ -159,6 +164,9 @@ def _seconds_text(value: float) -> str:
 
 
 _AS_SECONDS = PlainSerializer(_seconds_text, return_type=str, when_used="json")
+_AS_OPTIONAL_SECONDS = PlainSerializer(
+    lambda value: None if value is None else _seconds_text(value), return_type=str | None, when_used="json"
+)
 _A_DURATION = _schema("string", "250ms", "10s", "5m")
 
 Text = Annotated[str, BeforeValidator(text_of)]
@@ -169,6 +177,9 @@ Port = Annotated[int, BeforeValidator(whole(0, 65535, "a port")), _schema(["inte
 Connections = Annotated[int, BeforeValidator(whole(1, 1_000_000)), _schema(["integer", "string"])]
 Timeout = Annotated[float, BeforeValidator(seconds(_SHORTEST_US, _DAY_US)), _A_DURATION, _AS_SECONDS]
 Patience = Annotated[float, BeforeValidator(seconds(0, _DAY_US)), _A_DURATION, _AS_SECONDS]
+OptionalTimeout = Annotated[
+    float | None, BeforeValidator(optional(seconds(_SHORTEST_US, _DAY_US))), _A_DURATION, _AS_OPTIONAL_SECONDS
+]
 Network = Annotated[
     IPv4Network | IPv6Network,
     BeforeValidator(lambda value: addresses.network(text_of(value))),

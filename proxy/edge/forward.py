@@ -20,14 +20,26 @@ import time
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+from proxy.config import ListenSettings, UpstreamSettings
 from proxy.decision.policy import PolicySet
 from proxy.decision.record import Observe, Record
 from proxy.decision.request import RequestFacts
 from proxy.decision.verdict import Decide, Verdict
 from proxy.edge.headers import Forwarding, RateLimitFields, response_head
+from proxy.edge.patience import BodyPatience
 from proxy.edge.pool import Pool, Spawn
 from proxy.edge.replies import KEEPS_CONNECTION, Fault, fault_reply
-from proxy.edge.upstream import BrokenReply, Busy, ConnectFailed, TimedOut, UpstreamConnection, UpstreamError
+from proxy.edge.upstream import (
+    BrokenReply,
+    Busy,
+    ConnectFailed,
+    ConnectTimedOut,
+    QueueFull,
+    Stalled,
+    TimedOut,
+    UpstreamConnection,
+    UpstreamError,
+)
 from proxy.edge.wire import BROKEN_BODY, Body, RequestMessage, ResponseMessage
 
 # RFC 9110 §9.2.2: repeating these has the same effect as doing them once.
@@ -43,7 +55,9 @@ CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 @dataclass(slots=True)
 class Gateway:
-    """What all connections of a sidecar share. `policies` is replaced as a whole when the configuration changes."""
+    """What all connections of a sidecar share. Policies and settings are replaced as a whole when the configuration
+    changes.
+    """
 
     policies: PolicySet
     decide: Decide
@@ -52,8 +66,8 @@ class Gateway:
     forwarding: Forwarding
     rate_limit_fields: RateLimitFields
     spawn: Spawn
-    response_timeout_s: float
-    body_timeout_s: float
+    listen: ListenSettings
+    upstream: UpstreamSettings
 
 
 class Request(NamedTuple):
@@ -97,10 +111,19 @@ class Client(Protocol):
         """The answer cannot be completed: end the connection so that it cannot look complete."""
 
 
+class _BadBody(Exception):
+    """The client's body cannot be taken any further."""
+
+    def __init__(self, fault: Fault) -> None:
+        super().__init__(fault.reason)
+        self.fault = fault
+
+
 class Exchange:
     """See the module's text."""
 
     __slots__ = (
+        "_alarm",
         "_body",
         "_client",
         "_connection",
@@ -133,22 +156,27 @@ class Exchange:
         self._relay_task: asyncio.Task[None] | None = None
         self._status = 0
         self._ended = False
+        self._alarm: asyncio.TimerHandle | None = None
 
     # To the application
 
     def forward(self) -> None:
         """Send the request on. Not to be called for a request that was not let pass."""
-        message, body = self._message, b""
+        gateway, message, body = self._gateway, self._message, b""
         framing = b""
         if not self._streaming:
             if message.chunked or "Content-Length" in message.headers:
                 body = self._body.read_nowait()
                 framing = b"Content-Length: %d\r\n" % len(body)
+                if self._is_too_large(len(body)):
+                    self._fail(Fault.BODY_TOO_LARGE)
+                    return
         else:
             framing = CHUNKED if message.chunked else b"Content-Length: %d\r\n" % int(message.headers["Content-Length"])
             if "Expect" in message.headers and not self._is_http_1_0:
                 self._client.write(CONTINUE)
-        gateway = self._gateway
+        if (total_s := gateway.upstream.total_timeout_s) is not None:
+            self._alarm = asyncio.get_running_loop().call_later(total_s, self._give_up, Fault.TOTAL_TIMEOUT)
         head = gateway.forwarding.request_head(
             message.method,
             message.path,
@@ -167,24 +195,30 @@ class Exchange:
     def on_connection(self, connection: UpstreamConnection) -> None:
         """Send the request (see pool.Wanting)."""
         self._connection = connection
-        timeout_s = 0.0 if self._streaming else self._gateway.response_timeout_s
-        connection.send(self, self._data, head_only=self._head_only, timeout_s=timeout_s)
+        settings = self._gateway.upstream
+        connection.send(
+            self,
+            self._data,
+            head_only=self._head_only,
+            timeout_s=0.0 if self._streaming else settings.response_timeout_s,
+            between_s=settings.between_bytes_timeout_s,
+        )
         if self._streaming:
             self._upload_task = self._gateway.spawn(self._upload(connection))
 
     async def _upload(self, connection: UpstreamConnection) -> None:
-        gateway, chunked = self._gateway, self._message.chunked
+        settings, chunked = self._gateway.upstream, self._message.chunked
+        listen = self._gateway.listen
+        patience = BodyPatience(listen.body_timeout_s, listen.min_body_bytes_per_s)
         try:
-            while True:
-                async with asyncio.timeout(gateway.body_timeout_s):
-                    data = await self._body.readany()
-                if not data:
-                    break
+            while data := await self._piece(patience):
                 connection.write(_chunk(data) if chunked else data)
-                async with asyncio.timeout(gateway.response_timeout_s):
+                async with asyncio.timeout(settings.between_bytes_timeout_s):
                     await connection.drain()
         except TimeoutError:
-            self._give_up(Fault.UPSTREAM_TIMEOUT if connection.writing_paused else Fault.BODY_TIMEOUT)
+            self._give_up(Fault.UPSTREAM_STALLED)
+        except _BadBody as error:
+            self._give_up(error.fault)
         except BROKEN_BODY:
             # Either the client broke its framing, which the server reports by `request_broken`, or the application
             # closed, which it reports itself, perhaps after an early answer.
@@ -192,7 +226,24 @@ class Exchange:
         else:
             if chunked:
                 connection.write(LAST_CHUNK)
-            connection.expect_answer(gateway.response_timeout_s)
+            connection.expect_answer(settings.response_timeout_s)
+
+    async def _piece(self, patience: BodyPatience) -> bytes:
+        """More of the client's body; empty at its end."""
+        body, since_s = self._body, time.perf_counter()
+        try:
+            async with asyncio.timeout(patience.left_s):
+                data = await body.readany()
+        except TimeoutError as error:
+            raise _BadBody(Fault.BODY_TIMEOUT) from error
+        patience.received(len(data), time.perf_counter() - since_s)
+        if self._is_too_large(body.total_bytes):
+            raise _BadBody(Fault.BODY_TOO_LARGE)
+        return data
+
+    def _is_too_large(self, body_bytes: int) -> bool:
+        most = self._gateway.listen.max_body_bytes
+        return most is not None and body_bytes > most
 
     # To the client
 
@@ -289,6 +340,10 @@ class Exchange:
         self._stop()
         self._end(CLIENT_LEFT)
 
+    def client_stalled(self) -> None:
+        """The client does not take the answer."""
+        self._give_up(Fault.WRITE_TIMEOUT)
+
     def fail_internally(self) -> None:
         """Something of ours raised while this exchange was under way (see upstream.Using)."""
         self._give_up(Fault.INTERNAL)
@@ -323,6 +378,8 @@ class Exchange:
     def _end(self, status: int, error: str = "") -> None:
         if not self._ended:
             self._ended = True
+            if self._alarm is not None:
+                self._alarm.cancel()
             self._gateway.observe(self._request.record(status, error))
             self._client.request_ended(keep=self._keep)
 
@@ -348,11 +405,17 @@ def _chunk(data: bytes) -> bytes:
 
 def _fault_of(error: Exception) -> Fault:
     match error:
+        case ConnectTimedOut():
+            return Fault.UPSTREAM_CONNECT_TIMEOUT
         case ConnectFailed():
             return Fault.UPSTREAM_CONNECT
+        case QueueFull():
+            return Fault.UPSTREAM_QUEUE_FULL
         case Busy():
             return Fault.UPSTREAM_BUSY
         case TimedOut():
             return Fault.UPSTREAM_TIMEOUT
+        case Stalled():
+            return Fault.UPSTREAM_STALLED
         case _:
             return Fault.UPSTREAM_BROKEN

@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from proxy.config import ListenSettings
+from proxy.decision.record import Record
 from proxy.decision.request import BadRequest, RequestFacts, path_part
 from proxy.decision.verdict import Answer, Verdict
 from proxy.edge.deadline import Deadline
@@ -22,6 +23,8 @@ from proxy.edge.forward import CLIENT_LEFT, CLOSE, Exchange, Gateway, Request
 from proxy.edge.headers import names_host, valid_host
 from proxy.edge.replies import KEEPS_CONNECTION, Fault, fault_reply, page, refusal
 from proxy.edge.wire import (
+    EMPTY_BODY,
+    NO_FIELDS,
     BaseProtocol,
     Body,
     HttpProcessingError,
@@ -128,8 +131,8 @@ class ClientConnection(BaseProtocol):
         if len(server.connections) > server.settings.max_connections:
             # One write and the door is shut: a flood must not be served at leisure.
             self._busy = self.closing = True
-            self.write(fault_reply(Fault.TOO_MANY_CONNECTIONS, head_only=False, connection=CLOSE))
-            self.transport.close()  # type: ignore[union-attr]  # just made
+            self._answer_nobody(Fault.TOO_MANY_CONNECTIONS)
+            self._close()
         else:
             self._deadline.set(server.settings.header_timeout_s)
 
@@ -266,6 +269,8 @@ class ClientConnection(BaseProtocol):
         fault = _fault_in(message)
         if oversized and _head_size(message) > self._server.settings.max_header_bytes:
             fault = Fault.HEAD_TOO_LARGE
+        if body is not EMPTY_BODY and self._is_too_large(message):
+            fault = Fault.BODY_TOO_LARGE
         if fault is not None:
             self._fail(request, fault)
             return
@@ -323,8 +328,25 @@ class ClientConnection(BaseProtocol):
 
     def _refuse(self, fault: Fault) -> None:
         """Answer what is no request, and close."""
-        self.write(fault_reply(fault, head_only=False, connection=CLOSE))
+        self._answer_nobody(fault)
         self._linger()
+
+    def _answer_nobody(self, fault: Fault) -> None:
+        """Answer, and record, what is not known to be a request."""
+        self.write(fault_reply(fault, head_only=False, connection=CLOSE))
+        facts = RequestFacts("", "", NO_FIELDS, self.peer)
+        self._server.gateway.observe(Record(facts, fault.status, None, fault.reason, 0.0, 0.0))
+
+    def _is_too_large(self, message: RequestMessage) -> bool:
+        """Whether the request announces a larger body than is taken; nothing of it is read then."""
+        most, length = self._server.gateway.listen.max_body_bytes, message.headers.get("Content-Length")
+        return most is not None and length is not None and int(length) > most
+
+    def _close(self) -> None:
+        """Close once everything is sent, if the client takes it in time."""
+        if self.transport is not None:
+            self.transport.close()
+            self._deadline.set(self._server.settings.write_timeout_s)
 
     async def _show(self, request: Request, make_page: Page) -> None:
         try:
@@ -353,7 +375,7 @@ class ClientConnection(BaseProtocol):
     async def drain(self) -> None:
         if not self.writing_paused:
             return
-        self._deadline.set(self._server.settings.idle_timeout_s)
+        self._deadline.set(self._server.settings.write_timeout_s)
         await self._drain_helper()
         self._deadline.clear()
 
@@ -367,7 +389,7 @@ class ClientConnection(BaseProtocol):
         if not keep or not request.body.is_eof():
             self._linger()  # more may be on its way
         elif self.closing or message.should_close or (message.chunked and not self._is_clean()):
-            transport.close()
+            self._close()
         else:
             self._busy = False
             self._deadline.set(self._server.settings.idle_timeout_s)
@@ -398,6 +420,8 @@ class ClientConnection(BaseProtocol):
     def _timed_out(self) -> None:
         if self._lingering is None and not self._busy and self._head_bytes:
             self._refuse(Fault.HEAD_TIMEOUT)
+        elif self._exchange is not None:
+            self._exchange.client_stalled()
         else:
             self.break_off()
 
