@@ -1,6 +1,7 @@
 """The configuration: one strict YAML file, read into settings that are valid by construction."""
 
 from proxy.config.compile import compile_policies
+from proxy.config.digest import digest
 from proxy.config.faults import ConfigError, Fault
 from proxy.config.load import load, parse
 from proxy.config.model import (
@@ -22,6 +23,7 @@ __all__ = [
     "StoreSettings",
     "UpstreamSettings",
     "compile_policies",
+    "digest",
     "load",
     "parse",
 ]
