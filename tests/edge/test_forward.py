@@ -433,9 +433,9 @@ def test_an_answer_that_stops_in_its_middle_is_broken_off(impatient_sidecar: Sid
 
 @pytest.mark.slow
 def test_an_answer_that_drips_is_no_timeout(impatient_sidecar: Sidecar, recorder: Recorder) -> None:
-    drops: list[Step] = [b"1\r\na\r\n", 0.1]
-    recorder.answer(CHUNKED_HEAD, *drops * 5, b"0\r\n\r\n")
-    assert get(impatient_sidecar.port).body == b"aaaaa"
+    drops: list[Step] = [b"1\r\na\r\n", 0.03]
+    recorder.answer(CHUNKED_HEAD, *drops * 14, b"0\r\n\r\n")
+    assert get(impatient_sidecar.port).body == b"a" * 14
 
 
 @pytest.mark.slow

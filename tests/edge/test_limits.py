@@ -26,8 +26,8 @@ MIB = 2**20
 
 def logged(sidecar: Sidecar, target: str) -> str:
     """The reason in the log line of the one request with this target."""
-    eventually(lambda: [line for line in sidecar.lines if line.get("target") == target], f"a log line for {target}")
-    (line,) = [line for line in sidecar.lines if line.get("target") == target]
+    eventually(lambda: [line for line in sidecar.lines if line.get("path") == target], f"a log line for {target}")
+    (line,) = [line for line in sidecar.lines if line.get("path") == target]
     return str(line["error"])
 
 
