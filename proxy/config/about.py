@@ -22,7 +22,7 @@ ABOUT: Mapping[str, Mapping[str, str]] = {
         "max_connections": "More connections are answered 503 at once.",
         "header_timeout": "For a request's whole head.",
         "body_timeout": "How long a request's body may be waited for; what arrives gives time back.",
-        "min_body_bytes_per_s": "So many bytes of a body give back a second of body_timeout; 0: each piece gives all back.",
+        "min_body_bytes_per_s": "So many bytes of a body give back a second of body_timeout; 0: any give all back.",
         "write_timeout": "For a client to take what waits to be sent to it, up to 64 KiB.",
         "idle_timeout": "How long a connection may stay silent between requests.",
         "max_header_bytes": "The largest head of a request; larger ones are answered 431.",
