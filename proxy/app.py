@@ -149,6 +149,7 @@ class App:
     def _readings(self, writer: LineWriter) -> Readings:
         return Readings(
             gauges={
+                "websockets": ("Open WebSockets, each also a connection of either side.", lambda: self._server.tunnels),
                 "client_connections": ("Open client connections.", lambda: len(self._server.connections)),
                 "requests_in_flight": ("Requests being answered.", lambda: self._server.in_flight),
                 "upstream_connections": ("Open connections to the application.", lambda: self._pool.open),

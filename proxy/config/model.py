@@ -80,6 +80,7 @@ class ListenSettings(Section):
     body_timeout_s: Timeout = Field(10.0, alias="body_timeout")
     min_body_bytes_per_s: Annotated[int, BeforeValidator(size(0, 2**30))] = 256
     write_timeout_s: Timeout = Field(60.0, alias="write_timeout")
+    websocket_idle_timeout_s: Timeout = Field(600.0, alias="websocket_idle_timeout")
     drain_timeout_s: Patience = Field(20.0, alias="drain_timeout")
 
     @field_validator("status_path")

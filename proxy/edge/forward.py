@@ -51,6 +51,7 @@ KEEP_ALIVE = b"Connection: keep-alive\r\n"
 CHUNKED = b"Transfer-Encoding: chunked\r\n"
 LAST_CHUNK = b"0\r\n\r\n"
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+UPGRADE = b"Connection: Upgrade\r\nUpgrade: websocket\r\n"
 
 
 @dataclass(slots=True)
@@ -110,6 +111,9 @@ class Client(Protocol):
     def break_off(self) -> None:
         """The answer cannot be completed: end the connection so that it cannot look complete."""
 
+    def open_tunnel(self, head: bytes, application: UpstreamConnection) -> None:
+        """Send an answer's head that switches protocols, and join the connections; the request ends with that."""
+
 
 class _BadBody(Exception):
     """The client's body cannot be taken any further."""
@@ -137,6 +141,7 @@ class Exchange:
         "_retried",
         "_status",
         "_streaming",
+        "_upgrade",
         "_upload_task",
     )
 
@@ -156,6 +161,7 @@ class Exchange:
         self._relay_task: asyncio.Task[None] | None = None
         self._status = 0
         self._ended = False
+        self._upgrade = request.message.upgrade and _asks_for_websocket(request)
         self._alarm: asyncio.TimerHandle | None = None
 
     # To the application
@@ -175,6 +181,8 @@ class Exchange:
             framing = CHUNKED if message.chunked else b"Content-Length: %d\r\n" % int(message.headers["Content-Length"])
             if "Expect" in message.headers and not self._is_http_1_0:
                 self._client.write(CONTINUE)
+        if self._upgrade:
+            framing = UPGRADE
         if (total_s := gateway.upstream.total_timeout_s) is not None:
             self._alarm = asyncio.get_running_loop().call_later(total_s, self._give_up, Fault.TOTAL_TIMEOUT)
         head = gateway.forwarding.request_head(
@@ -257,9 +265,7 @@ class Exchange:
         complete = bodyless or body.is_eof()
         data = b"" if bodyless else body.read_nowait()
         framing, chunked = self._answer_framing(message, bodyless=bodyless, length=len(data) if complete else None)
-        verdict = self._request.verdict
-        ours = self._gateway.rate_limit_fields.of(verdict) if verdict is not None and verdict.applied else b""
-        ours += framing + self._connection_line()
+        ours = self._rate_limit_lines() + framing + self._connection_line()
         named = message.headers.getall("Connection", ())
         head = response_head(message.code, message.reason, message.raw_headers, named, ours)
         if complete:
@@ -270,11 +276,27 @@ class Exchange:
             self._relay_task = self._gateway.spawn(self._relay(body, chunked=chunked))
 
     def _on_interim(self, message: ResponseMessage) -> None:
-        if message.code == 101:  # nobody asked to switch protocols
-            self._give_up(Fault.UPSTREAM_BROKEN)
+        if message.code == 101:
+            if self._upgrade and message.upgrade and message.headers.get("Upgrade", "").lower() == "websocket":
+                self._switch(message)
+            else:
+                self._give_up(Fault.UPSTREAM_BROKEN)  # nobody asked to switch protocols, or not to this one
         elif message.code != 100 and not self._is_http_1_0:
             named = message.headers.getall("Connection", ())
             self._client.write(response_head(message.code, message.reason, message.raw_headers, named, b""))
+
+    def _switch(self, message: ResponseMessage) -> None:
+        connection, self._connection = self._connection, None
+        assert connection is not None  # noqa: S101  (its answer is being told)
+        self._status = message.code
+        named = message.headers.getall("Connection", ())
+        ours = self._rate_limit_lines() + UPGRADE
+        self._client.open_tunnel(response_head(101, message.reason, message.raw_headers, named, ours), connection)
+        self._end(message.code)
+
+    def _rate_limit_lines(self) -> bytes:
+        verdict = self._request.verdict
+        return self._gateway.rate_limit_fields.of(verdict) if verdict is not None and verdict.applied else b""
 
     def _answer_framing(self, message: ResponseMessage, *, bodyless: bool, length: int | None) -> tuple[bytes, bool]:
         """The framing line of the answer, and whether its body is to be chunked."""
@@ -397,6 +419,14 @@ class Exchange:
     @property
     def _repeatable(self) -> bool:
         return self._message.method in IDEMPOTENT and not self._streaming
+
+
+def _asks_for_websocket(request: Request) -> bool:
+    """Whether a request that asks for another protocol asks for this one, as RFC 6455 §4.1 wants it: no body, 1.1."""
+    message = request.message
+    asked = [name.lower() for name in message.headers.getall("Upgrade", ())]
+    body = message.chunked or "Content-Length" in message.headers
+    return asked == ["websocket"] and message.method == "GET" and message.version.minor == 1 and not body
 
 
 def _chunk(data: bytes) -> bytes:

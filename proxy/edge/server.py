@@ -24,6 +24,8 @@ from proxy.edge.deadline import Deadline
 from proxy.edge.forward import CLIENT_LEFT, CLOSE, Exchange, Gateway, Request
 from proxy.edge.headers import names_host, valid_host
 from proxy.edge.replies import KEEPS_CONNECTION, Fault, fault_reply, page, refusal
+from proxy.edge.tunnel import Tunnel
+from proxy.edge.upstream import UpstreamConnection
 from proxy.edge.wire import (
     EMPTY_BODY,
     NO_FIELDS,
@@ -103,6 +105,11 @@ class Server:
         """How many requests are being answered. Counted when asked, which no request pays for."""
         return sum(connection.answering for connection in self.connections)
 
+    @property
+    def tunnels(self) -> int:
+        """How many of the connections are WebSockets by now."""
+        return sum(connection.tunnel is not None for connection in self.connections)
+
     def forget(self, connection: "ClientConnection") -> None:
         """A connection is lost."""
         self.connections.discard(connection)
@@ -132,6 +139,7 @@ class ClientConnection(BaseProtocol):
         self._last_bytes = b""
         self._broken = False  # whether the present request's body broke its framing
         self._lingering: int | None = None
+        self.tunnel: Tunnel | None = None
         self.peer = ""
         self.closing = False
 
@@ -166,7 +174,9 @@ class ClientConnection(BaseProtocol):
         A request that is already on its way on an idle connection would be lost if that were closed at once.
         """
         self.closing = True
-        if not self._busy:
+        if self.tunnel is not None:
+            self.tunnel.go_away()
+        elif not self._busy:
             self._deadline.set(IDLE_GRACE_S)
 
     def break_off(self) -> None:
@@ -397,6 +407,24 @@ class ClientConnection(BaseProtocol):
         self._deadline.set(self._server.settings.write_timeout_s)
         await self._drain_helper()
         self._deadline.clear()
+
+    def open_tunnel(self, head: bytes, application: UpstreamConnection) -> None:
+        """See forward.Client. What the client sent behind its request is the first to pass."""
+        transport = self.transport
+        if transport is None or transport.is_closing():
+            application.abort()
+            return
+        transport.write(head)
+        self._request = self._exchange = None
+        early, self._held = self._held, b""
+        idle_timeout_s = self._server.gateway.listen.websocket_idle_timeout_s
+        self._deadline.close()
+        self.tunnel = Tunnel(
+            transport, self.connection_lost, application.hand_over(), application.connection_lost, idle_timeout_s
+        )
+        self.tunnel.start(early, application.early)
+        if self.closing:
+            self.tunnel.go_away()
 
     def request_ended(self, *, keep: bool) -> None:
         request, transport = self._request, self.transport

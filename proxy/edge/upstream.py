@@ -85,7 +85,11 @@ class _Ending(Enum):
 
 
 class UpstreamConnection(BaseProtocol):
-    """See the module's text. `answered` tells whether any byte of the present answer has come."""
+    """See the module's text.
+
+    `answered` tells whether any byte of the present answer has come; `early` is what came behind one that switches
+    protocols.
+    """
 
     _parser: ResponseParser
 
@@ -110,6 +114,7 @@ class UpstreamConnection(BaseProtocol):
         self._last_bytes = b""
         self._body: Body | None = None
         self._spent = False
+        self.early = b""
 
     def send(self, user: Using, data: bytes, *, head_only: bool, timeout_s: float, between_s: float) -> None:
         """Begin a request. Its user hears of the answer, or of its failure after `timeout_s` without its whole head, or
@@ -176,6 +181,13 @@ class UpstreamConnection(BaseProtocol):
         if self.transport is not None:
             self.transport.abort()
 
+    def hand_over(self) -> asyncio.Transport:
+        """Give the transport to a tunnel, which is to report its end by `connection_lost`."""
+        self._user = None
+        self._deadline.close()
+        assert self.transport is not None  # noqa: S101  (an answer has just come from it)
+        return self.transport
+
     def pause_reading(self) -> None:
         """The client takes the answer slowly, which is not the application's delay; `data_received` watches again."""
         super().pause_reading()
@@ -202,7 +214,7 @@ class UpstreamConnection(BaseProtocol):
         self.answered = True
         self._received += len(data)
         try:
-            messages, _, _ = self._parser.feed_data(data)
+            messages, _, self.early = self._parser.feed_data(data)
         except BROKEN_BODY as error:
             self._broke(BrokenReply(str(error).partition("\n")[0]))
             return

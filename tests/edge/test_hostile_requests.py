@@ -437,7 +437,7 @@ def test_pipelining_over_the_limit_is_refused_in_order(sidecar: Sidecar, recorde
     assert len(recorder.requests) == 2
 
 
-@pytest.mark.parametrize("protocol", ["websocket", "h2c", "x"])
+@pytest.mark.parametrize("protocol", ["websocket, h2c", "h2c", "x"])
 def test_an_upgrade_is_not_passed_on_and_the_next_request_is_limited_as_any_other(
     protocol: str, sidecar: Sidecar, recorder: Recorder, store_server: StoreServer
 ) -> None:
