@@ -39,6 +39,7 @@ class Act(Enum):
     RESET = "reset"
     HOLD = "hold"  # until the test calls `release`
     ECHO = "echo"  # send back whatever comes, and keep it as the request's body, until the other side ends
+    TARGET = "target"  # a whole answer whose body is the request's target
     SINK = "sink"  # the same, and send nothing back
 
 
@@ -296,6 +297,9 @@ class Recorder:
                     if connection.reader.at_eof() or writer.transport.is_closing():
                         return False  # the proxy has left
                     await asyncio.sleep(0.003)
+            case Act.TARGET:
+                writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(request.target), request.target))
+                await writer.drain()
             case Act.CLOSE:
                 return False
             case Act.ECHO | Act.SINK:

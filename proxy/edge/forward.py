@@ -25,7 +25,8 @@ from proxy.decision.policy import PolicySet
 from proxy.decision.record import Observe, Record
 from proxy.decision.request import RequestFacts
 from proxy.decision.verdict import Decide, Verdict
-from proxy.edge.headers import Forwarding, RateLimitFields, response_head
+from proxy.edge.headers import Fields, Forwarding, RateLimitFields, response_head
+from proxy.edge.hops import COUNTED_METHODS, hops_left, one_hop_less
 from proxy.edge.patience import BodyPatience
 from proxy.edge.pool import Pool, Spawn
 from proxy.edge.replies import KEEPS_CONNECTION, Fault, fault_reply
@@ -188,7 +189,7 @@ class Exchange:
         head = gateway.forwarding.request_head(
             message.method,
             message.path,
-            message.raw_headers,
+            self._request_fields(),
             message.headers.getall("Connection", ()),
             self._request.facts.peer,
             gateway.policies.identity.trusts(self._request.facts.peer),
@@ -196,6 +197,12 @@ class Exchange:
         )
         self._data = head + body
         self._acquire()
+
+    def _request_fields(self) -> Fields:
+        message = self._message
+        if message.method not in COUNTED_METHODS or (hops := hops_left(message)) is None:
+            return message.raw_headers
+        return one_hop_less(message.raw_headers, hops)
 
     def _acquire(self, *, fresh: bool = False) -> None:
         self._gateway.pool.acquire(self, fresh=fresh, sure=not self._repeatable)

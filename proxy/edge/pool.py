@@ -45,6 +45,7 @@ class Pool:
         self._open = 0
         self._connecting = 0
         self._waiting: OrderedDict[Wanting, float] = OrderedDict()
+        self._wanting_fresh: set[Wanting] = set()  # those of them that were failed by a connection that had been idle
         self._patience = Deadline(self._loop, self._give_up)
         self._closed = False
 
@@ -77,11 +78,14 @@ class Pool:
         if not self._waiting:
             self._patience.set(self._settings.queue_timeout_s)
         self._waiting[wanting] = self._loop.time() + self._settings.queue_timeout_s
+        if fresh:
+            self._wanting_fresh.add(wanting)
         self._connect_for_the_waiting()
 
     def cancel(self, wanting: Wanting) -> None:
         """`wanting` has gone; the connection that may be on its way for it is somebody else's."""
-        self._waiting.pop(wanting, None)
+        _ = self._waiting.pop(wanting, None)
+        self._wanting_fresh.discard(wanting)
 
     def release(self, connection: UpstreamConnection) -> None:
         """Take back a connection whose answer is complete; it is kept if it may be used again."""
@@ -99,10 +103,27 @@ class Pool:
             self._idle.pop().abort()
 
     def _hand_out(self, connection: UpstreamConnection) -> None:
-        if self._waiting:
-            self._waiting.popitem(last=False)[0].on_connection(connection)
+        if self._waiting and not (connection.reused and self._wanting_fresh):
+            self._next_waiting().on_connection(connection)
+        else:
+            self._hand_out_used(connection)
+
+    def _hand_out_used(self, connection: UpstreamConnection) -> None:
+        """The same, where some of those who wait do not want one that was used before."""
+        taker = next((wanting for wanting in self._waiting if wanting not in self._wanting_fresh), None)
+        if taker is not None:
+            self.cancel(taker)
+            taker.on_connection(connection)
+        elif self._waiting and self._open >= self._settings.max_connections:
+            connection.abort()  # makes room for a new one
         else:
             self._idle.append(connection)
+            self._connect_for_the_waiting()
+
+    def _next_waiting(self) -> Wanting:
+        wanting, _ = self._waiting.popitem(last=False)
+        self._wanting_fresh.discard(wanting)
+        return wanting
 
     def _connect_for_the_waiting(self) -> None:
         if self._closed:
@@ -140,7 +161,7 @@ class Pool:
         self._open -= 1
         self._connecting -= 1
         if self._waiting:
-            self._waiting.popitem(last=False)[0].on_upstream_error(error)
+            self._next_waiting().on_upstream_error(error)
         self._connect_for_the_waiting()
 
     def _dead(self, connection: UpstreamConnection) -> None:
@@ -154,7 +175,8 @@ class Pool:
         # Those in front wait for the connections that are being made, which have a time-out of their own.
         queued = list(self._waiting.items())[self._connecting :]
         for wanting, until in queued:
-            if until <= now and self._waiting.pop(wanting, None) is not None:
+            if until <= now and wanting in self._waiting:
+                self.cancel(wanting)
                 wanting.on_upstream_error(Busy("no connection to the application became free in time"))
         later = [until for until in self._waiting.values() if until > now]
         if later:

@@ -23,6 +23,7 @@ from proxy.decision.verdict import Answer, Verdict
 from proxy.edge.deadline import Deadline
 from proxy.edge.forward import CLIENT_LEFT, CLOSE, Exchange, Gateway, Request
 from proxy.edge.headers import names_host, valid_host
+from proxy.edge.hops import COUNTED_METHODS, hops_are_doubtful, hops_left, last_hop_answer
 from proxy.edge.replies import KEEPS_CONNECTION, Fault, fault_reply, page, refusal
 from proxy.edge.tunnel import Tunnel
 from proxy.edge.upstream import UpstreamConnection
@@ -331,6 +332,8 @@ class ClientConnection(BaseProtocol):
             self._server.gateway.observe(request.record(CLIENT_LEFT))
         elif self._broken:
             self._fail(request, Fault.BAD_REQUEST)
+        elif verdict.answer is Answer.PASS and _goes_no_further(request.message):
+            self._answer_here(request, verdict)
         elif verdict.answer is Answer.PASS:
             self._exchange = Exchange(self._server.gateway, self, request)
             self._exchange.forward()
@@ -342,6 +345,13 @@ class ClientConnection(BaseProtocol):
             self.request_ended(keep=True)
         else:
             self._fail(request, Fault.STORE_UNAVAILABLE)
+
+    def _answer_here(self, request: Request, verdict: Verdict) -> None:
+        """Answer a TRACE or OPTIONS that may pass no more intermediaries, in the application's place."""
+        fields = self._server.gateway.rate_limit_fields.of(verdict) if verdict.applied else b""
+        self.write(last_hop_answer(request.message, fields, request.connection_line(closing=self.closing)))
+        self._server.gateway.observe(request.record(200))
+        self.request_ended(keep=True)
 
     def _fail(self, request: Request, fault: Fault) -> None:
         """Answer a request that gets nowhere."""
@@ -506,10 +516,16 @@ def _fault_in(message: RequestMessage) -> Fault | None:
         message.version.minor == 0 or headers.getall("Transfer-Encoding")[0].strip(" \t").lower() != "chunked"
     ):
         return Fault.BAD_REQUEST
+    if message.method in COUNTED_METHODS and hops_are_doubtful(message):
+        return Fault.BAD_REQUEST
     expect = headers.get("Expect")
     if expect is not None and expect.lower() != "100-continue":
         return Fault.EXPECTATION
     return None
+
+
+def _goes_no_further(message: RequestMessage) -> bool:
+    return message.method in COUNTED_METHODS and hops_left(message) == 0
 
 
 def _head_size(message: RequestMessage) -> int:

@@ -173,6 +173,19 @@ async def test_one_that_must_be_fresh_is_none_that_has_been_idle(bench: Bench) -
     fresh.abort()
 
 
+async def test_one_that_must_be_fresh_is_not_given_what_others_give_back(bench: Bench) -> None:
+    pool = bench.pool(max_connections=1)
+    holding = bench.want(pool)
+    used = await holding.connected()
+    fresh, second = bench.want(pool, fresh=True), bench.want(pool)
+    await holding.give_back()
+    assert await second.connected() is used  # though the other one waits longer
+    await second.give_back()
+    assert await fresh.connected() is not used  # it made room
+    await fresh.give_back()
+    assert pool.open == 1
+
+
 async def test_one_that_must_be_sure_is_none_that_the_application_has_closed_unnoticed(bench: Bench) -> None:
     pool = bench.pool()
     used = await bench.want(pool).give_back()
