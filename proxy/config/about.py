@@ -26,6 +26,7 @@ ABOUT: Mapping[str, Mapping[str, str]] = {
         "min_body_bytes_per_s": "So many bytes of a body give back a second of body_timeout; 0: any give all back.",
         "write_timeout": "For a client to take what waits to be sent to it, up to 64 KiB.",
         "idle_timeout": "How long a connection may stay silent between requests.",
+        "websocket_idle_timeout": "How long a WebSocket may stay silent on both sides.",
         "max_header_bytes": "The largest head of a request; larger ones are answered 431.",
         "max_body_bytes": "The largest body of a request; larger ones are answered 413. Without it any size is taken.",
         "drain_timeout": "How long SIGTERM leaves requests to finish.",
