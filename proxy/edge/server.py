@@ -512,9 +512,9 @@ def _fault_in(message: RequestMessage) -> Fault | None:
         return Fault.BAD_REQUEST
     if not message.path.startswith("/") and not names_host(message.path, host):
         return Fault.BAD_REQUEST
-    if message.chunked and (
-        message.version.minor == 0 or headers.getall("Transfer-Encoding")[0].strip(" \t").lower() != "chunked"
-    ):
+    coding = headers.get("Transfer-Encoding")
+    # Also one that the parser makes nothing of, such as an empty one: another parser might.
+    if coding is not None and (message.version.minor == 0 or coding.lower() != "chunked"):
         return Fault.BAD_REQUEST
     if message.method in COUNTED_METHODS and hops_are_doubtful(message):
         return Fault.BAD_REQUEST

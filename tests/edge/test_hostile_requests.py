@@ -269,6 +269,10 @@ EXPECT = [
         post(b"Expect: 100-continue\r\nContent-Length: 5\r\n", b"hello"),
     ),
     rejected("A44", "an unknown expectation", post(b"Expect: 200-maybe\r\nContent-Length: 5\r\n", b"hello"), 417),
+    rejected("A20b", "an empty transfer coding", post(b"Transfer-Encoding: \r\n")),
+    rejected(
+        "A20c", "an empty transfer coding and a length", post(b"Transfer-Encoding: \r\nContent-Length: 5\r\n", b"hello")
+    ),
     passed("A48", "an identity that is a list", head(b"X-User-ID: alice, bob\r\n"), spends={"alice%2C%20bob": 1}),
     passed("A49", "an identity in white space", head(b"X-User-ID: \talice \t\r\n"), spends={"alice": 1}),
     rejected("A49b", "an identity given twice", head(b"X-User-ID: alice\r\nX-User-ID: bob\r\n")),
