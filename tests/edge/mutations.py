@@ -171,7 +171,10 @@ def second_host(raw: bytes, chance: random.Random) -> bytes:
 
 
 def no_host(raw: bytes, chance: random.Random) -> bytes:
-    return _in_head(raw, lambda lines: [lines.remove(line) for line in lines[1:] if line.startswith(b"Host")])
+    def change(lines: list[bytes]) -> None:
+        lines[1:] = [line for line in lines[1:] if not line.startswith(b"Host")]
+
+    return _in_head(raw, change)
 
 
 def other_target(raw: bytes, chance: random.Random) -> bytes:
