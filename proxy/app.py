@@ -18,6 +18,7 @@ from proxy.config import Settings, compile_policies, digest
 from proxy.decision.policy import PolicySet
 from proxy.decision.record import Record
 from proxy.decision.request import RequestFacts
+from proxy.edge.descriptors import raise_file_limit
 from proxy.edge.forward import Gateway
 from proxy.edge.headers import Forwarding, RateLimitFields
 from proxy.edge.pool import Pool
@@ -78,8 +79,8 @@ class App:
             forwarding=_forwarding(settings, policies),
             rate_limit_fields=_rate_limit_fields(settings),
             spawn=self.spawn,
-            response_timeout_s=settings.upstream.response_timeout_s,
-            body_timeout_s=settings.listen.header_timeout_s,
+            listen=settings.listen,
+            upstream=settings.upstream,
         )
         health = Health(
             settings.upstream,
@@ -116,6 +117,10 @@ class App:
             _ = self.spawn(self._tick())
             _ = self.spawn(self._reloader.watch())
             self._loop.add_signal_handler(signal.SIGHUP, lambda: self.spawn(self._reloader.reload()))
+            for_all = self._settings.listen.max_connections + self._settings.upstream.max_connections
+            if (most := raise_file_limit(for_all)) < for_all:
+                # Beyond it, libuv accepts and closes what comes: nothing spins, but clients are not told why.
+                logger.warning("few_file_descriptors", extra={"fields": {"limit": most, "connections": for_all}})
             if self._place is None or self._place.leads:
                 await self._admin.listen()
             await self._store.tried.wait()  # a second at most: the first requests should not find it unconnected
@@ -145,7 +150,7 @@ class App:
         gateway.policies = policies
         gateway.forwarding = _forwarding(self._settings, policies)
         gateway.rate_limit_fields = _rate_limit_fields(settings)
-        gateway.response_timeout_s = settings.upstream.response_timeout_s
+        gateway.listen, gateway.upstream = settings.listen, settings.upstream
         self._store.use(settings.store)
         self._deny_cache.clear()
         self._replicas.fixed = self._fixed_replicas(settings)
@@ -156,6 +161,7 @@ class App:
     def _readings(self, writer: LineWriter) -> Readings:
         return Readings(
             gauges={
+                "websockets": ("Open WebSockets, each also a connection of either side.", lambda: self._server.tunnels),
                 "client_connections": ("Open client connections.", lambda: len(self._server.connections)),
                 "requests_in_flight": ("Requests being answered.", lambda: self._server.in_flight),
                 "upstream_connections": ("Open connections to the application.", lambda: self._pool.open),

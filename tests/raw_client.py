@@ -138,6 +138,18 @@ class RawClient:
                 raise Broken(f"{count} bytes are missing")
             count -= len(data)
 
+    def chunk(self) -> bytes:
+        """One chunk of a chunked body."""
+        data = self.read(int(self._line(), 16))
+        assert self.read(2) == b"\r\n"
+        return data
+
+    def count_rest_of_answer(self) -> None:
+        """Throw away everything until the connection ends. Raises Broken where it ends by a reset."""
+        self._unread = b""
+        while self._receive():
+            self._unread = b""
+
     def head(self) -> Reply:
         """The head of an answer only."""
         return self._head()

@@ -13,6 +13,7 @@ from proxy.config.fields import (
     FileName,
     Many,
     Network,
+    OptionalTimeout,
     Patience,
     Port,
     Secret,
@@ -21,6 +22,7 @@ from proxy.config.fields import (
     Timeout,
     Workers,
     one_of,
+    optional,
     size,
     text_of,
     whole,
@@ -77,6 +79,11 @@ class ListenSettings(Section):
     header_timeout_s: Timeout = Field(10.0, alias="header_timeout")
     idle_timeout_s: Timeout = Field(75.0, alias="idle_timeout")
     max_header_bytes: Annotated[int, BeforeValidator(size(1024, 2**20))] = 32 * 1024
+    max_body_bytes: Annotated[int | None, BeforeValidator(optional(size(0, 2**50)))] = None
+    body_timeout_s: Timeout = Field(10.0, alias="body_timeout")
+    min_body_bytes_per_s: Annotated[int, BeforeValidator(size(0, 2**30))] = 256
+    write_timeout_s: Timeout = Field(60.0, alias="write_timeout")
+    websocket_idle_timeout_s: Timeout = Field(600.0, alias="websocket_idle_timeout")
     drain_timeout_s: Patience = Field(20.0, alias="drain_timeout")
 
     @field_validator("status_path")
@@ -101,7 +108,11 @@ class UpstreamSettings(Section):
     url: Annotated[str, BeforeValidator(lambda value: addresses.upstream(text_of(value)).url)] = "http://127.0.0.1:9000"
     connect_timeout_s: Timeout = Field(1.0, alias="connect_timeout")
     response_timeout_s: Timeout = Field(30.0, alias="response_timeout")
+    between_bytes_timeout_s: Timeout = Field(60.0, alias="between_bytes_timeout")
+    total_timeout_s: OptionalTimeout = Field(None, alias="total_timeout")
     max_connections: Connections = 256
+    max_waiting: Connections = 1024
+    queue_timeout_s: Timeout = Field(1.0, alias="queue_timeout")
     idle_timeout_s: Timeout = Field(60.0, alias="idle_timeout")
 
     @property
