@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 _METHOD = re.compile(r"[A-Z][A-Z_-]*")
 _FIELD = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+):(.*)", re.DOTALL)
+_FORMATS = [form.value for form in Format]
 _URL = re.compile(r"(?:[A-Za-z][A-Za-z0-9+.-]*://([^/?#]*))?([^#]*)(?:#.*)?", re.DOTALL)
 
 
@@ -52,8 +53,8 @@ def add_simulate(commands: "Commands") -> None:
         "--against", metavar="OTHER", help="another configuration to compare with, e.g. the present one"
     )
     parser.add_argument(
-        *("--format",), type=Format, choices=list(Format), default=Format.AUTO,
-        metavar="|".join(form.value for form in Format), help="how the lines are written (default: looks at each line)",
+        *("--format",), type=_format, default=Format.AUTO, metavar="|".join(_FORMATS),
+        help="how the lines are written (default: looks at each line)",
     )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(do=_simulate)
@@ -106,6 +107,12 @@ def _peer(text: str) -> str:
         return str(ip_address(text))
     except ValueError:
         _misused(f"{text!r} is not an IP address")
+
+
+def _format(text: str) -> Format:
+    if text not in _FORMATS:
+        _misused(f"{text!r} is not a format; expected one of {', '.join(_FORMATS)}")
+    return Format(text)
 
 
 def _misused(message: str) -> NoReturn:

@@ -58,7 +58,7 @@ def explain(policies: PolicySet, facts: RequestFacts) -> Explanation:
         if len(facts.fields.getall("Host", ())) > 1:
             raise BadRequest("the field Host occurs more than once")
         applied = tuple(policies.applying(facts))
-        misses = [policy.match.why_not(facts, identity) for policy in policies.policies]
+        misses = [policy.why_not(facts, identity) for policy in policies.policies]
     except BadRequest as error:
         return Explanation(facts, client, group, paths, ambiguous=str(error))
     exempted = any(policy.exempt and miss is None for policy, miss in zip(policies.policies, misses, strict=True))

@@ -71,22 +71,6 @@ class Match:
             return any(address in network for network in self.client_ip)
         return True
 
-    def why_not(self, facts: RequestFacts, identity: Identity) -> Mismatch | None:
-        """The first condition that does not hold; None where all do. For people: matching itself never asks."""
-        paths = paths_of(facts.target)
-        if not self.takes_path(paths):
-            return Mismatch("path", " or ".join(paths))
-        if self.methods and facts.method not in self.methods:
-            return Mismatch("method", facts.method)
-        for condition in self.fields:
-            if not condition.matches(facts):
-                return Mismatch(f"header {condition.name}", ", ".join(facts.fields.getall(condition.name, ())))
-        if self.hosts and not Match(hosts=self.hosts).takes_rest(facts, identity):
-            return Mismatch("host", host_of(facts) or "")
-        if self.client_ip and not Match(client_ip=self.client_ip).takes_rest(facts, identity):
-            return Mismatch("client_ip", str(identity.client_ip(facts)))
-        return None
-
 
 @dataclass(frozen=True, slots=True)
 class Override:
@@ -114,6 +98,28 @@ class Policy:
     exempt: bool = False
     shadow: bool = False
     on_store_failure: OnStoreFailure = OnStoreFailure.DENY
+
+    def takes_path(self, readings: Sequence[str]) -> bool:
+        """Whether the path matches: in any of its readings, but in all of them where the policy exempts."""
+        if self.exempt:
+            return all(self.match.takes_path((reading,)) for reading in readings)
+        return self.match.takes_path(readings)
+
+    def why_not(self, facts: RequestFacts, identity: Identity) -> Mismatch | None:
+        """The first condition that does not hold; None where all do. For people: matching itself never asks."""
+        match, readings = self.match, paths_of(facts.target)
+        if not self.takes_path(readings):
+            return Mismatch("path", " or ".join(readings))
+        if match.methods and facts.method not in match.methods:
+            return Mismatch("method", facts.method)
+        for condition in match.fields:
+            if not condition.matches(facts):
+                return Mismatch(f"header {condition.name}", ", ".join(facts.fields.getall(condition.name, ())))
+        if match.hosts and not Match(hosts=match.hosts).takes_rest(facts, identity):
+            return Mismatch("host", host_of(facts) or "")
+        if match.client_ip and not Match(client_ip=match.client_ip).takes_rest(facts, identity):
+            return Mismatch("client_ip", str(identity.client_ip(facts)))
+        return None
 
 
 class Applied(NamedTuple):
@@ -164,7 +170,7 @@ class PolicySet:
 
     def _candidates(self, path: str) -> "tuple[_Rule, ...]":
         readings = paths_of(path)
-        return tuple(rule for rule in self._rules if rule.takes_path(readings))
+        return tuple(rule for rule in self._rules if rule.policy.takes_path(readings))
 
 
 class _Rule:
@@ -184,13 +190,6 @@ class _Rule:
         self._parts = identity.part_readers(policy.key) if policy.key else ()
         self.partly = bool(policy.match.paths or policy.match.methods)
         self.always = self._only_path and not self._methods and not policy.exempt
-
-    def takes_path(self, readings: Sequence[str]) -> bool:
-        """Whether the path matches: in any of its readings, but in all of them where the policy exempts."""
-        match = self.policy.match
-        if self.policy.exempt:
-            return all(match.takes_path((reading,)) for reading in readings)
-        return match.takes_path(readings)
 
     def takes(self, facts: RequestFacts) -> bool:
         """Whether everything but the path matches."""
