@@ -13,7 +13,7 @@ VENV = .venv/bin
 .NOTPARALLEL:
 MAKEFLAGS += --no-print-directory --no-builtin-rules
 
-.PHONY: help install start stop restart status health test load check bench lock clean logs redis-keys redis-cli redis-monitor
+.PHONY: help install start stop restart status health test load check bench bench-tools lock clean logs redis-keys redis-cli redis-monitor
 
 help: ## this list
 	@colour=; plain=; if [ -t 1 ] && [ -z "$$NO_COLOR" ]; then colour=$$(printf '\033[36m'); plain=$$(printf '\033[0m'); fi; \
@@ -62,11 +62,14 @@ check: $(STAMP) ## lint, format, types, the whole test suite
 	$(VENV)/ruff format --check .
 	$(VENV)/mypy
 	$(VENV)/python -m pytest --numprocesses 4 --dist worksteal $(ARGS)
-bench: $(STAMP) ## throughput and CPU of one sidecar beside a plain aiohttp proxy
+bench: $(STAMP) ## what a request costs beside nginx+Lua, Traefik, Envoy, aiohttp; 9 minutes; writes benchmarks/results.md
+	@$(DEPLOY) bench-tools || echo "bench: goes on without them" >&2
 	@$(VENV)/python -m benchmarks.bench $(ARGS)
+bench-tools: ## install what bench compares with and draws with (.venv-bench)
+	@$(DEPLOY) bench-tools
 lock: $(STAMP) ## write the pinned versions in requirements/ anew (ARGS=--upgrade for newer ones)
 	@$(VENV)/python -m deploy.locks $(ARGS)
-clean: ## stop, and remove .venv, .venv-tools, .run and caches
+clean: ## stop, and remove .venv, .venv-tools, .venv-bench, .run and caches
 	@$(or $(PYTHON),python3) -m deploy clean
 
 $(STAMP): pyproject.toml requirements/dev.txt

@@ -1,6 +1,6 @@
 """What one would write first: an aiohttp server, a ClientSession, one redis-py call a request. The measure to beat.
 
-`python -m benchmarks.baseline_proxy PORT UPSTREAM_URL REDIS_URL TOKENS_PER_S BURST`; the key is X-User-ID.
+`python -m benchmarks.baseline_proxy PORT UPSTREAM_URL REDIS_URL`; the key is X-User-ID, the limits are in LIMITS.
 """
 
 import asyncio
@@ -21,17 +21,21 @@ redis.call('HSET', KEYS[1], 'tokens', string.format('%.17g', tokens - 1), 'ts', 
 redis.call('PEXPIRE', KEYS[1], math.ceil(burst / rate * 1000) + 1000)
 return math.floor(tokens - 1)
 """
+# By path: tokens a second, which is the burst, too.
+LIMITS = {"/wide": 1_000_000, "/tight": 1}
 HOP_BY_HOP = {"connection", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade", "content-length"}
 
 
-async def main(port: int, upstream: str, redis_url: str, rate: str, burst: str) -> None:
+async def main(port: int, upstream: str, redis_url: str) -> None:
     """Serve on a port of 127.0.0.1 until killed."""
     session = ClientSession(connector=TCPConnector(limit=256), auto_decompress=False)
     store = redis.from_url(redis_url)
     decide = store.register_script(SCRIPT)
 
     async def handle(request: web.Request) -> web.StreamResponse:
-        left = int(await decide(keys=[f"bench:{request.headers.get('X-User-ID', '')}"], args=[rate, burst]))
+        rate = LIMITS[request.path]
+        key = f"plain:{request.path}:{request.headers.get('X-User-ID', '')}"
+        left = int(await decide(keys=[key], args=[rate, rate]))
         if left < 0:
             return web.json_response({"error": "rate_limit_exceeded"}, status=429, headers={"Retry-After": str(-left)})
         fields = [(name, value) for name, value in request.headers.items() if name.lower() not in HOP_BY_HOP]
@@ -55,4 +59,4 @@ async def main(port: int, upstream: str, redis_url: str, rate: str, burst: str) 
 
 
 if __name__ == "__main__":
-    uvloop.run(main(int(sys.argv[1]), *sys.argv[2:6]))
+    uvloop.run(main(int(sys.argv[1]), *sys.argv[2:4]))

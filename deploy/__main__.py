@@ -58,6 +58,11 @@ def _install(_: list[str]) -> int:
     return 0
 
 
+def _bench_tools(_: list[str]) -> int:
+    install.bench_tools()
+    return 0
+
+
 def _start(_: list[str]) -> int:
     with _alone():
         settings = load(os.environ)
@@ -151,13 +156,13 @@ def _load(arguments: list[str]) -> int:
 def _clean(_: list[str]) -> int:
     _stop([])
     settings = load(os.environ)
-    for name in (".venv", ".venv-tools", *_CACHES):
+    for name in (".venv", ".venv-tools", ".venv-bench", *_CACHES):
         shutil.rmtree(ROOT / name, ignore_errors=True)
     for folder in ("proxy", "upstream_app", "deploy", "benchmarks", "tests"):
         for cache in (ROOT / folder).rglob("__pycache__"):
             shutil.rmtree(cache, ignore_errors=True)
     local.remove(settings)
-    good("removed .venv, .venv-tools, .run and the caches")
+    good("removed .venv, .venv-tools, .venv-bench, .run and the caches")
     return 0
 
 
@@ -217,6 +222,7 @@ def _say_what_next(settings: Settings) -> None:
 
 _COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "install": _install,
+    "bench-tools": _bench_tools,
     "start": _start,
     "stop": _stop,
     "restart": _restart,

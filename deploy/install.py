@@ -1,6 +1,7 @@
 """Set up `.venv`: exactly the versions and files of `requirements/dev.txt`, then this project, editable.
 
-Also `.venv-tools`, on demand, for the Redis prompt: iredis needs another redis-py than the sidecar.
+Also, on demand: `.venv-tools` for the Redis prompt, since iredis needs another redis-py than the sidecar; `.venv-bench`
+for the benchmark's peers and charts, which are large.
 Runs under any Python from 3.11 on, before anything is installed: standard library only.
 """
 
@@ -19,6 +20,8 @@ _VENV = ROOT / ".venv"
 _TOOLS = ROOT / ".venv-tools"
 _LOCK = ROOT / "requirements" / "dev.txt"
 _TOOLS_LOCK = ROOT / "requirements" / "redis-cli.txt"
+_BENCH = ROOT / ".venv-bench"
+_BENCH_LOCK = ROOT / "requirements" / "bench.txt"
 _LIMIT_S = 1200
 _OLDEST = (3, 11)
 
@@ -37,13 +40,22 @@ def install() -> None:
 
 def redis_prompt() -> Path:
     """The path of iredis, installed first if need be."""
-    stamp, wanted = _TOOLS / ".installed", _fingerprint(_TOOLS_LOCK)
-    if not stamp.exists() or stamp.read_text() != wanted:
-        step("no redis-cli here: installing iredis into .venv-tools, once")
-        _make_venv(_TOOLS)
-        _pip(_TOOLS, "install", "--require-hashes", "-r", str(_TOOLS_LOCK))
-        stamp.write_text(wanted)
+    _on_demand(_TOOLS, _TOOLS_LOCK, "no redis-cli here: installing iredis into .venv-tools, once")
     return _TOOLS / "bin" / "iredis"
+
+
+def bench_tools() -> None:
+    """Install what the benchmark compares with and draws with."""
+    _on_demand(_BENCH, _BENCH_LOCK, "installing Traefik, Envoy and matplotlib into .venv-bench, once (100 MB)")
+
+
+def _on_demand(folder: Path, lock: Path, telling: str) -> None:
+    stamp, wanted = folder / ".installed", _fingerprint(lock)
+    if not stamp.exists() or stamp.read_text() != wanted:
+        step(telling)
+        _make_venv(folder)
+        _pip(folder, "install", "--require-hashes", "-r", str(lock))
+        stamp.write_text(wanted)
 
 
 def _make_venv(folder: Path) -> None:

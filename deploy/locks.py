@@ -31,6 +31,12 @@ _LOCKS = (
         given="hatchling\neditables\n",
     ),
     Lock("redis-cli", "the Redis prompt where redis-cli is not installed", ("-",), given="iredis\n"),
+    Lock(
+        "bench",
+        "the benchmark: two proxies to compare with, and what draws the charts",
+        ("-",),
+        given="matplotlib\ntraefik-bin\nenvoy-server; sys_platform == 'linux' and platform_machine == 'x86_64'\n",
+    ),
 )
 
 

@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import uvloop
-from redis.asyncio.connection import ConnectionPool, SSLConnection
 
 import proxy
-from proxy.config import Settings, StoreSettings, compile_policies
+from proxy.config import Settings, compile_policies
 from proxy.decision.policy import PolicySet
 from proxy.decision.record import Record
 from proxy.decision.request import RequestFacts
@@ -28,10 +27,10 @@ from proxy.ops.logs import LineWriter, RequestLog, start_logging
 from proxy.ops.metrics import Metrics
 from proxy.ops.status import CallerStatus
 from proxy.reload import Reloader
-from proxy.store.connection import StoreUnavailable
 from proxy.store.deny_cache import DenyCache
 from proxy.store.limiter import Limiter
-from proxy.store.redis_store import RedisStore
+from proxy.store.seam import StoreUnavailable
+from proxy.store.topology import open_store
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +44,7 @@ class App:
         self._tasks: set[asyncio.Task[Any]] = set()
         policies = compile_policies(settings)
 
-        self._store = RedisStore(store_pool(settings.store), settings.store.timeout_s, _note_store)
+        self._store = open_store(settings.store, _note_store)
         self._deny_cache = DenyCache()
         limiter = Limiter(self._store, self._deny_cache)
         self._pool = Pool(settings.upstream, self.spawn)
@@ -167,25 +166,6 @@ class App:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             logger.error("a background task failed", exc_info=error)
-
-
-def store_pool(settings: StoreSettings) -> ConnectionPool:
-    """How redis-py opens connections to the store: RESP2, no retries of its own, no time-outs but ours."""
-    options: dict[str, Any] = {"protocol": 2, "retry": None}
-    username, password = settings.credentials
-    if username:
-        options["username"] = username
-    if password:
-        options["password"] = password
-    url = settings.normalised_url
-    if url.startswith("rediss://"):
-        options |= {
-            "connection_class": SSLConnection,
-            "ssl_ca_certs": settings.ca_file,
-            "ssl_certfile": settings.cert_file,
-            "ssl_keyfile": settings.key_file,
-        }
-    return ConnectionPool.from_url(url, **options)
 
 
 def _forwarding(settings: Settings, policies: PolicySet) -> Forwarding:

@@ -12,7 +12,7 @@ from proxy.commands.own_pages import is_own_page, own_pages
 from proxy.config import Settings, compile_policies
 from proxy.decision.request import RequestFacts
 from proxy.decision.verdict import Verdict
-from proxy.store.connection import StoreUnavailable
+from proxy.store.seam import StoreUnavailable
 
 
 def run(settings: Settings, options: argparse.Namespace) -> int:

@@ -3,14 +3,13 @@
 import asyncio
 from collections.abc import Sequence
 
-from proxy.app import store_pool
 from proxy.config import StoreSettings
 from proxy.decision.policy import Applied
 from proxy.decision.verdict import DecidedBy, Verdict
-from proxy.store.connection import StoreUnavailable
 from proxy.store.deny_cache import DenyCache
 from proxy.store.limiter import Limiter
-from proxy.store.redis_store import RedisStore
+from proxy.store.seam import StoreUnavailable
+from proxy.store.topology import open_store
 
 # A person waits, not a request: longer than `store.timeout`, short enough to wait for.
 PATIENCE_S = 2.0
@@ -24,7 +23,7 @@ def present_levels(settings: StoreSettings, applied: Sequence[Applied]) -> Verdi
 async def _look(settings: StoreSettings, applied: Sequence[Applied]) -> Verdict:
     loop = asyncio.get_running_loop()
     connected = asyncio.Event()
-    store = RedisStore(store_pool(settings), PATIENCE_S, lambda failure: None if failure else connected.set())
+    store = open_store(settings, lambda failure: None if failure else connected.set(), PATIENCE_S)
     found: asyncio.Future[Verdict] = loop.create_future()
     keeping = loop.create_task(store.keep_connected())
     try:

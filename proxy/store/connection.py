@@ -18,6 +18,7 @@ import hiredis
 from redis.asyncio.connection import ConnectionPool
 
 from proxy.store.batch import BadReply
+from proxy.store.seam import Command, OnReply, StoreUnavailable
 
 # Opening may need a TLS handshake and several round trips; no request waits for it.
 OPENING_TIMEOUT_S = 1.0
@@ -25,22 +26,10 @@ OPENING_TIMEOUT_S = 1.0
 ReplyError = hiredis.ReplyError
 
 
-class StoreUnavailable(Exception):
-    """The store gave no answer. `reason` is one word for logs and metrics; the text says more."""
-
-    def __init__(self, reason: str, text: str = "") -> None:
-        super().__init__(text or reason)
-        self.reason = reason
-
-
 # `False` would be hiredis's word for an incomplete reply, and is also what it makes of a RESP3 false.
 _INCOMPLETE = object()
 
-Command = tuple[str | int, ...]
 _pack = cast(Callable[[Command], bytes], hiredis.pack_command)  # its stub admits tuples of one item only
-
-# Receives the reply: what hiredis made of it, a ReplyError, or StoreUnavailable.
-OnReply = Callable[[object], None]
 
 
 async def open_connection(pool: ConnectionPool, timeout_s: float) -> "MultiplexedConnection":
@@ -49,6 +38,9 @@ async def open_connection(pool: ConnectionPool, timeout_s: float) -> "Multiplexe
     try:
         async with asyncio.timeout(OPENING_TIMEOUT_S):
             await link.connect()
+            # An older server lets anybody in and refuses what is asked next: one question tells.
+            await link.send_command("PING")
+            await link.read_response()
         if (task := asyncio.current_task()) is not None and task.cancelling():
             raise asyncio.CancelledError  # redis-py's handshake swallows a cancellation
     except BaseException as error:  # redis-py raises more than its own exceptions while a server comes and goes

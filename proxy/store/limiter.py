@@ -13,39 +13,26 @@ A caller that leaves while its batch is in flight disturbs nobody: its callback 
 there is no one to answer.
 """
 
-import asyncio
-import logging
 import time
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from functools import partial
 
 from proxy.decision.bucket import Charge, Level
 from proxy.decision.policy import Applied
 from proxy.decision.verdict import UNLIMITED, Answer, DecidedBy, Verdict, store_failed
-from proxy.store.batch import LARGEST_BATCH, BadReply, Batch
-from proxy.store.connection import ReplyError, StoreUnavailable
 from proxy.store.deny_cache import DenyCache
-from proxy.store.redis_store import RedisStore
+from proxy.store.seam import Levels, Store, StoreUnavailable
 
 # More requests than this waiting for the store at once are not asked about: memory stays bounded whatever arrives.
 MOST_UNDECIDED = 16_384
-
-logger = logging.getLogger(__name__)
-
-
-class _Waiter(NamedTuple):
-    applied: Sequence[Applied]
-    then: Callable[[Verdict], None]
 
 
 class Limiter:
     """Decides requests through the store. `decide` fulfils the promise of `decision.verdict.Decide`."""
 
-    def __init__(self, store: RedisStore, deny_cache: DenyCache) -> None:
+    def __init__(self, store: Store, deny_cache: DenyCache) -> None:
         self._store = store
         self._deny_cache = deny_cache
-        self._loop = asyncio.get_running_loop()
-        self._batch: Batch[_Waiter] = Batch()
         self._undecided = 0
 
     def decide(self, applied: Sequence[Applied], then: Callable[[Verdict], None]) -> None:
@@ -90,36 +77,24 @@ class Limiter:
             then(store_failed(applied, "overloaded"))
             return
         self._undecided += 1
-        waiting = self._batch.add(charges, _Waiter(applied, then))
-        if waiting == 1:
-            self._loop.call_soon(self._flush)
-        elif waiting == LARGEST_BATCH:
-            self._flush()
+        self._store.ask(charges, partial(self._decided, applied, then))
 
-    def _flush(self) -> None:
-        batch, self._batch = self._batch, Batch()
-        if not len(batch):
-            return  # it was full, and has been sent
-        asked_s = time.monotonic()
-        self._store.run(batch, lambda reply: self._deliver(batch, reply, asked_s))
-
-    def _deliver(self, batch: Batch[_Waiter], reply: object, asked_s: float) -> None:
-        self._undecided -= len(batch)
-        failure = _failure(reply)
-        if failure is not None:
-            _fail_all(batch, failure)
-            return
-        try:
-            pairs = batch.deliver(reply)
-        except BadReply:
-            _fail_all(batch, "protocol")
-            raise  # ends the connection: nothing else it says can be trusted
-        for waiter, levels in pairs:
-            _call(waiter, self._verdict(waiter.applied, levels, asked_s))
+    def _decided(
+        self,
+        applied: Sequence[Applied],
+        then: Callable[[Verdict], None],
+        answer: Levels | StoreUnavailable,
+        asked_s: float,
+    ) -> None:
+        self._undecided -= 1
+        if isinstance(answer, StoreUnavailable):
+            then(store_failed(applied, answer.reason))
+        else:
+            then(self._verdict(applied, answer, asked_s))
 
     def _verdict(self, applied: Sequence[Applied], levels: Sequence[Level | None], asked_s: float) -> Verdict:
         known: list[Level | None] = []
-        answer, following = Answer.PASS, iter(levels)
+        answer, following, unreadable = Answer.PASS, iter(levels), False
         for policy, charge in applied:
             if charge is None:
                 known.append(None)
@@ -127,32 +102,12 @@ class Limiter:
             level = next(following)
             known.append(level)
             if level is None:
-                if not policy.shadow:
-                    return store_failed(applied, "unreadable_bucket")
+                unreadable = unreadable or not policy.shadow
                 continue
             if not level.enough and not policy.shadow:
                 answer = Answer.REFUSE
             if level.tokens < charge.cost:
                 self._deny_cache.remember(charge, level, asked_s)
+        if unreadable and answer is Answer.PASS:  # what one bucket refuses needs no word of another
+            return store_failed(applied, "unreadable_bucket")
         return Verdict(answer, DecidedBy.STORE, applied, known)
-
-
-def _failure(reply: object) -> str | None:
-    """Why the store did not decide, as one word; None where it did."""
-    if isinstance(reply, StoreUnavailable):
-        return reply.reason
-    if isinstance(reply, ReplyError):
-        return str(reply).partition(" ")[0].lower()
-    return None
-
-
-def _fail_all(batch: Batch[_Waiter], reason: str) -> None:
-    for waiter in batch.waiters():
-        _call(waiter, store_failed(waiter.applied, reason))
-
-
-def _call(waiter: _Waiter, verdict: Verdict) -> None:
-    try:
-        waiter.then(verdict)
-    except Exception:  # the boundary of one request: the others of its batch must get their answers
-        logger.exception("a request failed after its decision")

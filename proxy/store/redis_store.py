@@ -1,21 +1,25 @@
-"""The shared store: keeps one connection to it open, and runs the bucket script on it.
+"""The shared store where it is one server: keeps one connection to it open, and runs the bucket script on it.
 
-While there is no connection every question fails at once, which is what bounds an outage: no request waits for a
-connection to be made. Reconnecting is one task with growing, jittered pauses.
+All questions of one turn of the event loop are one script call. While there is no connection every question fails at
+once, which is what bounds an outage: no request waits for a connection to be made. Reconnecting is one task with
+growing, jittered pauses.
 """
 
 import asyncio
+import logging
 import random
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from hashlib import sha1
 from importlib.resources import files
 from itertools import count
-from typing import Any
 
 from redis.asyncio.connection import ConnectionPool
 
-from proxy.store.batch import Batch
-from proxy.store.connection import MultiplexedConnection, OnReply, ReplyError, StoreUnavailable, open_connection
+from proxy.decision.bucket import Charge
+from proxy.store.batch import LARGEST_BATCH, BadReply, Batch
+from proxy.store.connection import MultiplexedConnection, ReplyError, open_connection
+from proxy.store.seam import Command, Levels, OnLevels, OnReply, StoreUnavailable
 
 SCRIPT = files(__package__).joinpath("bucket.lua").read_text("utf-8")
 SCRIPT_SHA = sha1(SCRIPT.encode(), usedforsecurity=False).hexdigest()
@@ -25,9 +29,11 @@ SCRIPT_SHA = sha1(SCRIPT.encode(), usedforsecurity=False).hexdigest()
 FIRST_PAUSE_S = 0.05
 LONGEST_PAUSE_S = 1.0
 
+logger = logging.getLogger(__name__)
+
 
 class RedisStore:
-    """One store. `on_change` is told of every change between connected (None) and not (why)."""
+    """Fulfils `seam.Store`. `on_change` is told of every change between connected (None) and not (why)."""
 
     def __init__(
         self, pool: ConnectionPool, timeout_s: float, on_change: Callable[[StoreUnavailable | None], None]
@@ -35,7 +41,9 @@ class RedisStore:
         self._pool = pool
         self._timeout_s = timeout_s
         self._on_change = on_change
+        self._loop = asyncio.get_running_loop()
         self._connection: MultiplexedConnection | None = None
+        self._batch: Batch[OnLevels] = Batch()
         self.failure: StoreUnavailable | None = StoreUnavailable("starting", "not connected yet")
         self.tried = asyncio.Event()  # whether the first attempt to connect has ended, either way
 
@@ -54,28 +62,45 @@ class RedisStore:
                 self._connection.close()
                 self._connection = None
 
-    def run(self, batch: Batch[Any], on_reply: OnReply) -> None:
-        """Run the script for a batch. Safe to repeat only where the store says that it did not run (NOSCRIPT)."""
+    def ask(self, charges: Sequence[Charge], then: OnLevels) -> None:
+        """Charge all buckets or none, together with what else is asked in this turn."""
+        waiting = self._batch.add(charges, then)
+        if waiting == 1:
+            self._loop.call_soon(self._flush)
+        elif waiting == LARGEST_BATCH:
+            self._flush()
+
+    def command(self, key: str, command: Command, on_reply: OnReply) -> None:  # noqa: ARG002  (one node has all keys)
+        """Send one command."""
         connection = self._connection
         if connection is None:
             on_reply(self.failure or StoreUnavailable("connect"))
+        else:
+            connection.ask(command, on_reply)
+
+    def ping(self, on_reply: OnReply) -> None:
+        """Ask for a sign of life."""
+        self.command("", ("PING",), on_reply)
+
+    def _flush(self) -> None:
+        batch, self._batch = self._batch, Batch()
+        if not len(batch):
+            return  # it was full, and has been sent
+        asked_s = time.monotonic()
+        connection = self._connection
+        if connection is None:
+            _deliver(batch, self.failure or StoreUnavailable("connect"), asked_s)
             return
         arguments = batch.arguments()
 
         def check(reply: object) -> None:
+            # Safe to repeat only where the store says that it did not run.
             if isinstance(reply, ReplyError) and str(reply).startswith("NOSCRIPT"):
-                connection.ask(("EVAL", SCRIPT, *arguments), on_reply)
+                connection.ask(("EVAL", SCRIPT, *arguments), lambda reply: _deliver(batch, reply, asked_s))
             else:
-                on_reply(reply)
+                _deliver(batch, reply, asked_s)
 
         connection.ask(("EVALSHA", SCRIPT_SHA, *arguments), check)
-
-    def ping(self, on_reply: OnReply) -> None:
-        """Ask for a sign of life."""
-        if self._connection is None:
-            on_reply(self.failure or StoreUnavailable("connect"))
-        else:
-            self._connection.ask(("PING",), on_reply)
 
     async def _connect(self) -> MultiplexedConnection:
         for attempt in count():
@@ -92,3 +117,36 @@ class RedisStore:
         before, self.failure = self.failure, failure
         if (before is None) != (failure is None) or (before and failure and before.reason != failure.reason):
             self._on_change(failure)
+
+
+def _deliver(batch: Batch[OnLevels], reply: object, asked_s: float) -> None:
+    """Give everyone in the batch an answer. Raises BadReply where the reply cannot be the script's."""
+    failure = _failure(reply)
+    if failure is not None:
+        for then in batch.waiters():
+            _call(then, failure, asked_s)
+        return
+    try:
+        pairs = batch.deliver(reply)
+    except BadReply as error:
+        for then in batch.waiters():
+            _call(then, StoreUnavailable("protocol", str(error)), asked_s)
+        raise  # ends the connection: nothing else it says can be trusted
+    for then, levels in pairs:
+        _call(then, levels, asked_s)
+
+
+def _failure(reply: object) -> StoreUnavailable | None:
+    """Why the store did not decide; None where it did."""
+    if isinstance(reply, StoreUnavailable):
+        return reply
+    if isinstance(reply, ReplyError):
+        return StoreUnavailable(str(reply).partition(" ")[0].lower(), str(reply))
+    return None
+
+
+def _call(then: OnLevels, answer: Levels | StoreUnavailable, asked_s: float) -> None:
+    try:
+        then(answer, asked_s)
+    except Exception:  # the boundary of one request: the others of its batch must get their answers
+        logger.exception("a request failed after its decision")

@@ -10,10 +10,10 @@ from redis.asyncio.connection import ConnectionPool
 from proxy.decision.bucket import Charge, Limit, Rate
 from proxy.decision.policy import Applied, OnStoreFailure, Policy
 from proxy.decision.verdict import Verdict
-from proxy.store.connection import StoreUnavailable
 from proxy.store.deny_cache import DenyCache
 from proxy.store.limiter import Limiter
 from proxy.store.redis_store import RedisStore
+from proxy.store.seam import StoreUnavailable
 
 # Bounds every wait of a test; what is waited for takes milliseconds.
 PATIENCE_S = 20.0

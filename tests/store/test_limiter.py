@@ -272,6 +272,14 @@ async def test_an_unreadable_bucket_fails_its_own_request_only(store_server: Sto
         assert proxy.store.failure is None
 
 
+async def test_what_one_bucket_refuses_needs_no_word_of_an_unreadable_one(store_server: StoreServer) -> None:
+    store_server.client.set("poisoned", "a string")
+    async with sidecar(store_server.url) as proxy:
+        verdict = await proxy.ask(asking("poisoned"), asking("k", hourly(3), cost=4))
+        assert (verdict.answer, verdict.decided_by) == REFUSED
+        assert tokens(verdict) == [None, 3]
+
+
 # -- a store that does not answer -------------------------------------------------------------------------------------
 
 

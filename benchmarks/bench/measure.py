@@ -1,0 +1,55 @@
+"""One measurement: a volley with exact statuses, then wrk, with CPU time read before and after."""
+
+from benchmarks.bench import volley, wrk
+from benchmarks.bench.candidates import Candidate
+from benchmarks.bench.figures import Case, Figures
+from benchmarks.bench.laboratory import Laboratory, cpu_us, rss_mib
+
+ALLOWED, REFUSED = "allowed", "refused"
+_PATHS = {ALLOWED: "/wide", REFUSED: "/tight"}
+_REQUESTS_A_CONNECTION = 5
+
+
+class WrongAnswers(Exception):
+    """The answers were not what the limit demands: their cost means nothing."""
+
+
+def measure(laboratory: Laboratory, candidate: Candidate, case: Case, store_pid: int, seconds: int) -> Figures:
+    """Measure one candidate once. Raises WrongAnswers."""
+    path = _PATHS[case.kind]
+    check_volley(case, volley.statuses(candidate.port, path, case.connections, _REQUESTS_A_CONNECTION))
+    before = cpu_us(candidate.pid), cpu_us(store_pid)
+    outcome = wrk.run(f"http://127.0.0.1:{candidate.port}{path}", case.connections, seconds, laboratory.others)
+    after = cpu_us(candidate.pid), cpu_us(store_pid)
+    check_outcome(case, outcome, seconds)
+    proxy_us, store_us = ((after[side] - before[side]) / outcome.requests for side in (0, 1))
+    return Figures(
+        rate=outcome.rate,
+        proxy_us=proxy_us,
+        store_us=store_us,
+        p50_ms=outcome.p50_ms,
+        p99_ms=outcome.p99_ms,
+        p999_ms=outcome.p999_ms,
+        rss_mib=rss_mib(candidate.pid),
+    )
+
+
+def check_volley(case: Case, statuses: dict[int, int]) -> None:
+    """All 200 where requests are allowed; all 429, but for the token or two of the bucket, where they are refused."""
+    wanted = 200 if case.kind == ALLOWED else 429
+    others = {status: count for status, count in statuses.items() if status != wanted}
+    if case.kind == REFUSED and others.keys() <= {200} and others.get(200, 0) <= 2:
+        return
+    if others:
+        raise WrongAnswers(f"statuses {dict(statuses)}")
+
+
+def check_outcome(case: Case, outcome: wrk.Outcome, seconds: int) -> None:
+    """No broken connection; no failure where requests are allowed, no more passes than tokens where refused."""
+    if outcome.broken or not outcome.requests:
+        raise WrongAnswers(f"{outcome.broken} broken connections, {outcome.requests} answers")
+    passed = outcome.requests - outcome.failed
+    if case.kind == ALLOWED and outcome.failed:
+        raise WrongAnswers(f"{outcome.failed} of {outcome.requests} requests were not allowed")
+    if case.kind == REFUSED and passed > seconds + 3:
+        raise WrongAnswers(f"{passed} requests passed in {seconds} s at a limit of 1/s")

@@ -1,0 +1,95 @@
+"""benchmarks/results.md, made of the figures that were kept."""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from benchmarks.bench import figures, goals, store_results
+from benchmarks.bench.candidates import SIDEGATE
+from benchmarks.bench.figures import Case, Read, Sample, Spread
+from benchmarks.bench.measure import ALLOWED, REFUSED
+
+_COLUMNS: Mapping[str, Read] = {
+    "requests/s": lambda found: found.rate,
+    "proxy CPU µs": lambda found: found.proxy_us,
+    "store CPU µs": lambda found: found.store_us,
+    "p50 ms": lambda found: found.p50_ms,
+    "p99 ms": lambda found: found.p99_ms,
+    "p99.9 ms": lambda found: found.p999_ms,
+    "RSS MiB": lambda found: found.rss_mib,
+}
+
+_ABOUT = """# What a request costs
+
+Written by `make bench` and `make bench-growth`; the figures they are made of stand in `results/`.
+
+All proxies are pinned to one core; wrk (one thread), upstream and store to another one. CPU is user and system time
+of the process and its children, divided by the answers that came. Every candidate limits by `X-User-ID`, 1,000,000/s
+where requests are allowed, 1/s where they are refused. Sidegate runs with its default settings: metrics, rate-limit
+headers and the log of refusals are on; nginx and Traefik run without access log. nginx's limiter is
+`bench/peers/token_bucket.lua`: one script call a request, kept connections, the same headers. Envoy's local limiter
+shares nothing and asks no store: it stands here for orientation. Before each measurement a volley is answered and its
+statuses are counted; a measurement with an answer that the limit does not demand is not counted, and told of. Rounds
+visit the candidates in turn. Cells are medians of the rounds (lowest to highest); ratios are paired by round.
+"""
+
+
+def page() -> str:
+    """The whole page: what there are figures of."""
+    return "\n".join([_ABOUT, *_peers_part(), *_growth_part()])
+
+
+def _peers_part() -> Iterator[str]:
+    document = store_results.load("peers")
+    if document is None:
+        return
+    samples = store_results.samples_of(document["samples"])
+    yield f"## Beside others\n\n{document['machine']}. {document['rounds']} rounds of {document['seconds']} s.\n"
+    versions = (f"{name} {text}".strip() for name, text in document["versions"].items())
+    yield f"Versions: {'; '.join(versions)}.\n"
+    for name, command in document["missing"].items():
+        yield f"Not measured: {name}, which is not installed (`{command}`).\n"
+    yield from (f"Not counted, for wrong answers: {fault}.\n" for fault in document["uncounted"])
+    if document["chart"]:
+        yield "![CPU and latency beside the peers](results/peers.svg)\n"
+    yield from goal_lines(samples)
+    for kind in (ALLOWED, REFUSED):
+        for connections in sorted({sample.case.connections for sample in samples}):
+            yield from case_lines(samples, Case(kind, connections))
+
+
+def goal_lines(samples: Sequence[Sample]) -> Iterator[str]:
+    """The goals, as a table."""
+    yield "| Sidegate's share of a peer's figure | peer | connections | goal | measured | reached |"
+    yield "| --- | --- | --- | --- | --- | --- |"
+    for goal, found in goals.judged(samples):
+        reached = "yes" if found.middle <= goal.most else "no"
+        cells = (goal.words, goal.peer, goal.case.connections, f"≤ {goal.most}", cell(found), reached)
+        yield f"| {' | '.join(map(str, cells))} |"
+    yield ""
+
+
+def case_lines(samples: Sequence[Sample], case: Case) -> Iterator[str]:
+    """One case, as a table: a line a candidate, and Sidegate's share of each one's CPU and latency."""
+    plural = "" if case.connections == 1 else "s"
+    yield f"### {case.kind.capitalize()}, {case.connections} connection{plural}\n"
+    yield f"| | {' | '.join(_COLUMNS)} | CPU, sidegate / this | p99, sidegate / this |"
+    yield f"| --- |{' --- |' * (len(_COLUMNS) + 2)}"
+    for name in dict.fromkeys(sample.candidate for sample in samples):
+        found = [figures.of(samples, name, case, read) for read in _COLUMNS.values()]
+        ratios = [
+            figures.ratio(samples, SIDEGATE, name, case, _COLUMNS[column]) if name != SIDEGATE else None
+            for column in ("proxy CPU µs", "p99 ms")
+        ]
+        yield f"| {name} | {' | '.join(map(cell, [*found, *ratios]))} |"
+    yield ""
+
+
+def cell(found: Spread | None) -> str:
+    """A spread with as many digits as it is worth."""
+    if found is None:
+        return "-"
+    digits = 0 if found.middle >= 1000 else 1 if found.middle >= 20 else 2
+    return f"{found.middle:.{digits}f} ({found.lowest:.{digits}f} to {found.highest:.{digits}f})"
+
+
+def _growth_part() -> Iterator[str]:
+    yield from ()
