@@ -6,13 +6,14 @@ import logging
 import os
 import signal
 from collections.abc import Coroutine, Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import uvloop
 
 import proxy
-from proxy.config import Settings, compile_policies
+from proxy.config import Settings, compile_policies, digest
 from proxy.decision.policy import PolicySet
 from proxy.decision.record import Record
 from proxy.decision.request import RequestFacts
@@ -24,7 +25,7 @@ from proxy.edge.wire import ensure_compiled
 from proxy.ops.admin import Admin
 from proxy.ops.health import Health
 from proxy.ops.logs import LineWriter, RequestLog, start_logging
-from proxy.ops.metrics import Metrics
+from proxy.ops.metrics import Metrics, Readings
 from proxy.ops.status import CallerStatus
 from proxy.reload import Reloader
 from proxy.store.deny_cache import DenyCache
@@ -44,9 +45,11 @@ class App:
         self._tasks: set[asyncio.Task[Any]] = set()
         policies = compile_policies(settings)
 
-        self._store = open_store(settings.store, _note_store)
+        self._reloader = Reloader(path, os.environ, settings, self._take_over)
+        self._metrics = Metrics(self._readings(writer))
+        self._store = open_store(settings.store, _note_store, observe=self._metrics.count_call)
         self._deny_cache = DenyCache()
-        limiter = Limiter(self._store, self._deny_cache)
+        self._limiter = limiter = Limiter(self._store, self._deny_cache)
         self._pool = Pool(settings.upstream, self.spawn)
         self._gateway = Gateway(
             policies=policies,
@@ -59,7 +62,6 @@ class App:
             response_timeout_s=settings.upstream.response_timeout_s,
             body_timeout_s=settings.listen.header_timeout_s,
         )
-        self._reloader = Reloader(path, os.environ, settings, self._take_over)
         health = Health(
             settings.upstream,
             self._ping_store,
@@ -74,16 +76,7 @@ class App:
 
         pages = {settings.listen.health_path: health_page, settings.listen.status_path: status.page}
         self._server = Server(settings.listen, self._gateway, pages)
-        self._log = RequestLog(settings.log, writer, self._client_of)
-        self._metrics = Metrics(
-            {
-                "client_connections": ("Open client connections.", lambda: len(self._server.connections)),
-                "upstream_connections": ("Open connections to the application.", lambda: self._pool.open),
-                "deny_cache_entries": ("Buckets known to be empty.", lambda: len(self._deny_cache)),
-                "store_up": ("Whether the store is connected.", lambda: self._store.failure is None),
-                "log_lines_dropped": ("Log lines that found no room.", lambda: writer.dropped),
-            }
-        )
+        self._log = RequestLog(settings.log, writer, lambda: self._gateway.policies)
         self._admin = Admin(settings.admin, health.page, self._metrics.exposition)
 
     def spawn(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
@@ -109,7 +102,8 @@ class App:
             # What start-up made stays for good: the garbage collector need not look at it again.
             gc.collect()
             gc.freeze()
-            started = {"version": proxy.__version__, "port": port, "upstream": str(self._settings.upstream.url)}
+            started = {"version": proxy.__version__, "port": port, "upstream": self._settings.upstream.url}
+            started |= {"policies": len(self._settings.policies), "hash": digest(self._settings)}
             logger.info("started", extra={"fields": started})
             await stop.wait()
             logger.info("draining", extra={"fields": {"connections": len(self._server.connections)}})
@@ -129,6 +123,31 @@ class App:
         self._deny_cache.clear()
         self._log.wanted = settings.log.requests
         logging.getLogger().setLevel(settings.log.level.upper())
+
+    def _readings(self, writer: LineWriter) -> Readings:
+        return Readings(
+            gauges={
+                "client_connections": ("Open client connections.", lambda: len(self._server.connections)),
+                "requests_in_flight": ("Requests being answered.", lambda: self._server.in_flight),
+                "upstream_connections": ("Open connections to the application.", lambda: self._pool.open),
+                "upstream_waiting": ("Requests that wait for a connection to it.", lambda: self._pool.waiting),
+                "deny_cache_entries": ("Buckets known to be empty.", lambda: len(self._deny_cache)),
+                "store_undecided": ("Requests that wait for the store.", lambda: self._limiter.undecided),
+                "store_up": ("Whether the store is connected.", lambda: self._store.failure is None),
+                "draining": ("Whether it is on its way down.", lambda: self._server.draining),
+                "config_loaded_timestamp_seconds": ("When the configuration was read.", self._loaded_at_s),
+                "config_stale": ("Whether the last edit was refused.", lambda: self._reloader.stale is not None),
+            },
+            counters={
+                "log_lines": ("Log lines written.", lambda: writer.written),
+                "log_lines_dropped": ("Log lines that found no room.", lambda: writer.dropped),
+            },
+            reloads=self._reloader.results,
+            config_hash=lambda: digest(self._reloader.settings),
+        )
+
+    def _loaded_at_s(self) -> float:
+        return datetime.fromisoformat(self._reloader.loaded_at).timestamp()
 
     def _about_config(self) -> Mapping[str, object]:
         stale = self._reloader.stale
@@ -158,9 +177,6 @@ class App:
     def _observe(self, record: Record) -> None:
         self._metrics.count(record)
         self._log.note(record)
-
-    def _client_of(self, facts: RequestFacts) -> str:
-        return self._gateway.policies.identity.client_group(facts)
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)

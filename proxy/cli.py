@@ -9,6 +9,7 @@ from pathlib import Path
 
 import proxy
 from proxy.commands.arguments import add_explain, add_simulate
+from proxy.commands.check import add_check, add_schema
 from proxy.config import ConfigError, Settings, load
 
 DEFAULT_CONFIG = "config.yaml"
@@ -18,6 +19,9 @@ _INTERRUPTED = 128 + signal.SIGINT  # as a shell has it
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     options = _parser().parse_args(arguments)
+    if "alone" in options:
+        alone: int = options.alone(options)
+        return alone
     try:
         settings = load(Path(options.config), os.environ)
     except ConfigError as error:
@@ -41,11 +45,6 @@ def _run(settings: Settings, options: argparse.Namespace) -> int:
     return 0
 
 
-def _check(settings: Settings, options: argparse.Namespace) -> int:
-    print(f"{options.config}: right, {len(settings.policies)} policies")
-    return 0
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="sidegate", description=proxy.__doc__, allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"sidegate {proxy.__version__}")
@@ -57,10 +56,8 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--config", default=default, metavar="FILE", help=about_config)
     run.set_defaults(do=_run)
 
-    check = commands.add_parser("check", help="say what is wrong with a configuration, and where")
-    check.add_argument("config", nargs="?", default=default, metavar="FILE", help=about_config)
-    check.set_defaults(do=_check)
-
+    add_check(commands, default, about_config)
+    add_schema(commands)
     add_explain(commands)
     add_simulate(commands)
     return parser

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from pydantic import BaseModel
 
-from proxy.config import ConfigError, Settings, load
+from proxy.config import ConfigError, Settings, digest, load
 
 LOOK_EVERY_S = 0.1
 
@@ -38,19 +38,30 @@ class Stale(NamedTuple):
 
 
 class Reloader:
-    """Watches one file. `apply` takes new settings over; `stale` tells of an edit that was refused."""
+    """Watches one file. `apply` takes new settings over; `stale` tells of an edit that was refused.
+
+    `results` counts the edits: taken over, or refused. `needing_restart` names what an edit changed in vain so far.
+    """
 
     def __init__(
         self, path: Path, environ: Mapping[str, str], settings: Settings, apply: Callable[[Settings], None]
     ) -> None:
         self._path = path
         self._environ = environ
+        self._started_with = settings
         self._settings = settings
         self._apply = apply
         self._taken = self._seen = _signature(path)
         self._busy = asyncio.Lock()
         self.stale: Stale | None = None
+        self.results = {"taken": 0, "refused": 0}
+        self.needing_restart: tuple[str, ...] = ()
         self.loaded_at = _now()
+
+    @property
+    def settings(self) -> Settings:
+        """What is in force, save for what needs a restart."""
+        return self._settings
 
     async def watch(self) -> None:
         """Reload whenever the file has changed. Runs until cancelled."""
@@ -69,12 +80,16 @@ class Reloader:
                 settings = await asyncio.to_thread(load, self._path, self._environ)
             except ConfigError as error:
                 self.stale = Stale(self.stale.since if self.stale else _now(), tuple(map(str, error.faults)))
+                self.results["refused"] += 1
                 logger.error("config_refused", extra={"fields": {"faults": self.stale.faults}})  # noqa: TRY400
                 return
             before, self._settings = self._settings, settings
             self._apply(settings)
             self.stale, self.loaded_at = None, _now()
-            logger.info("config_reloaded", extra={"fields": dict(_changes(before, settings))})
+            self.results["taken"] += 1
+            self.needing_restart = tuple(restart_needed(self._started_with, settings))
+            changes = {"hash": digest(settings), **dict(_changes(before, settings))}
+            logger.info("config_reloaded", extra={"fields": changes})
             if needing := list(restart_needed(before, settings)):
                 logger.warning("config_needs_restart", extra={"fields": {"settings": needing}})
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.config import Settings, load
+from proxy.config import Settings, digest, load
 from proxy.reload import Reloader, restart_needed
 
 ONE = "policies: [{name: a, key: client_ip, limit: 1/s}]\n"
@@ -126,7 +126,10 @@ async def test_an_edit_says_which_policies_changed_and_which_begin_with_new_buck
     with caplog.at_level(logging.INFO):
         await reloader.reload()
     told = {record.getMessage(): getattr(record, "fields", None) for record in caplog.records}
-    assert told["config_reloaded"] == {"policies": 1, "changed": [], "gone": ["a"], "new_with_new_buckets": ["b"]}
+    reloaded = dict(told["config_reloaded"] or {})
+    assert reloaded.pop("hash") == digest(reloader.settings)
+    assert reloaded == {"policies": 1, "changed": [], "gone": ["a"], "new_with_new_buckets": ["b"]}
+    assert (reloader.results, reloader.needing_restart) == ({"taken": 1, "refused": 0}, ("listen.port",))
     assert told["config_needs_restart"] == {"settings": ["listen.port"]}
 
 

@@ -439,7 +439,7 @@ def test_a_refusal_is_logged_with_what_an_operator_needs(one: Sidecar) -> None:
     refused(one, "known")
     eventually(lambda: [line for line in logged_since(one, before) if line.get("event") == "refused"], "the line")
     (line,) = [line for line in logged_since(one, before) if line.get("event") == "refused"]
-    assert (line["method"], line["target"], line["status"]) == ("GET", "/api/data", 429)
+    assert (line["method"], line["path"], line["status"]) == ("GET", "/api/data", 429)
     assert (line["policies"], line["buckets"]) == ({"ratelimit": "refused"}, [f"{PREFIX}ratelimit:known"])
     assert line["client"] == "127.0.0.1"
 

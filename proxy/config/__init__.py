@@ -1,8 +1,9 @@
 """The configuration: one strict YAML file, read into settings that are valid by construction."""
 
 from proxy.config.compile import compile_policies
+from proxy.config.digest import digest
 from proxy.config.faults import ConfigError, Fault
-from proxy.config.load import load, parse
+from proxy.config.load import Examined, examine, load, parse
 from proxy.config.model import (
     AdminSettings,
     ListenSettings,
@@ -15,6 +16,7 @@ from proxy.config.model import (
 __all__ = [
     "AdminSettings",
     "ConfigError",
+    "Examined",
     "Fault",
     "ListenSettings",
     "LogSettings",
@@ -22,6 +24,8 @@ __all__ = [
     "StoreSettings",
     "UpstreamSettings",
     "compile_policies",
+    "digest",
+    "examine",
     "load",
     "parse",
 ]

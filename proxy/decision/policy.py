@@ -164,6 +164,11 @@ class PolicySet:
         rules = [rule for rule in self._rules if rule.policy.match.takes_rest(facts, self.identity)]
         return _applied([rule for rule in rules if not (rule.policy.exempt and rule.partly)], facts)
 
+    def bucket_of(self, policy: Policy, facts: RequestFacts) -> str:
+        """The name of a policy's bucket for a request that it applied to, also where its key is blocked."""
+        rule = next(rule for rule in self._rules if rule.policy is policy)
+        return rule.bucket(facts)
+
     def key_in(self, bucket: str, policy: Policy) -> str:
         """The key's part of one of the policy's bucket names."""
         return bucket[len(self._key_prefix) + len(policy.name) + 1 :]
@@ -196,6 +201,9 @@ class _Rule:
         if self._methods and facts.method not in self._methods:
             return False
         return self._only_path or self.policy.match.takes_rest(facts, self._identity)
+
+    def bucket(self, facts: RequestFacts) -> str:
+        return self._bucket + ",".join(part(facts)[0] for part in self._parts)
 
     def applied(self, facts: RequestFacts) -> Applied | None:
         """The policy with its charge; None where an override exempts the key. Not for exempt policies."""

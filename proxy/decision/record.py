@@ -25,3 +25,14 @@ class Record(NamedTuple):
 
 
 Observe = Callable[[Record], None]
+
+
+class StoreCall(NamedTuple):
+    """One call of the store: how many requests it decided, how long its reply took in seconds, why it failed or ""."""
+
+    requests: int
+    took_s: float
+    failure: str
+
+
+ObserveStore = Callable[[StoreCall], None]

@@ -50,6 +50,11 @@ class Pool:
         """Connections that exist or are being made."""
         return self._open
 
+    @property
+    def waiting(self) -> int:
+        """Requests that wait for one."""
+        return len(self._waiting)
+
     def acquire(self, wanting: Wanting, *, fresh: bool = False, sure: bool = False) -> None:
         """Give `wanting` a connection, at once where an idle one is there.
 

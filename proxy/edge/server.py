@@ -85,6 +85,11 @@ class Server:
             connection.break_off()
         return len(cut_off)
 
+    @property
+    def in_flight(self) -> int:
+        """How many requests are being answered. Counted when asked, which no request pays for."""
+        return sum(connection.answering for connection in self.connections)
+
     def forget(self, connection: "ClientConnection") -> None:
         """A connection is lost."""
         self.connections.discard(connection)
@@ -344,6 +349,10 @@ class ClientConnection(BaseProtocol):
     @property
     def gone(self) -> bool:
         return self.transport is None or self.transport.is_closing()
+
+    @property
+    def answering(self) -> bool:
+        return self._request is not None
 
     def write(self, data: bytes) -> None:
         transport = self.transport

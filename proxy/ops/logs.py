@@ -16,21 +16,23 @@ from datetime import UTC, datetime
 import orjson
 
 from proxy.config import LogSettings
+from proxy.decision.policy import PolicySet
 from proxy.decision.record import Record
-from proxy.decision.request import RequestFacts
-from proxy.decision.verdict import Answer
-from proxy.ops.outcomes import policy_outcomes
+from proxy.decision.request import path_part
+from proxy.decision.verdict import Answer, Verdict
+from proxy.ops.outcomes import policy_outcomes, refused_buckets
 
 # Lines waiting for a slow reader of stdout; what does not fit is dropped and counted.
 MOST_WAITING_LINES = 20_000
 # Buckets whose refusals are counted apart within one second; those beyond share one line.
 MOST_FOLDED = 1_000
-# What a log line may hold of a request's target.
-LONGEST_TARGET_CHARS = 512
+# What a log line may hold of a request. The query is left out: it may hold what nobody should read in a log.
+LONGEST_PATH_CHARS = 512
+LONGEST_METHOD_CHARS = 32
 
 
 class LineWriter:
-    """Writes lines to a file descriptor from a thread. `dropped` counts the lines that found no room."""
+    """Writes lines to a file descriptor from a thread. `written` and `dropped` count them: with room, without."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
@@ -39,6 +41,7 @@ class LineWriter:
         self._closing = False
         self._thread = threading.Thread(target=self._run, name="log", daemon=True)
         self.dropped = 0
+        self.written = 0
         self._thread.start()
 
     def write(self, line: bytes) -> None:
@@ -63,6 +66,7 @@ class LineWriter:
             taken = [self._lines.popleft() for _ in range(len(self._lines))]
             try:
                 self._write_all(b"".join(taken))
+                self.written += len(taken)
             except OSError:  # nobody reads any more; the proxy goes on without its log
                 self.dropped += len(taken)
             if self._closing and not self._lines:
@@ -105,12 +109,12 @@ def start_logging(settings: LogSettings) -> LineWriter:
 
 
 class RequestLog:
-    """Logs requests as `log.requests` says. `client_of` gives the address that the limits saw."""
+    """Logs requests as `log.requests` says. `policies` gives those in force."""
 
-    def __init__(self, settings: LogSettings, writer: LineWriter, client_of: Callable[[RequestFacts], str]) -> None:
+    def __init__(self, settings: LogSettings, writer: LineWriter, policies: Callable[[], PolicySet]) -> None:
         self.wanted = settings.requests  # none, refused or all; may be changed
         self._writer = writer
-        self._client_of = client_of
+        self._policies = policies
         self._folded: dict[str, int] = {}
 
     def note(self, record: Record) -> None:
@@ -133,7 +137,7 @@ class RequestLog:
                 )
 
     def _fold(self, record: Record) -> None:
-        subject = _subject(record)
+        subject = self._subject(record)
         if subject not in self._folded and len(self._folded) >= MOST_FOLDED:
             subject = "others"
         count = self._folded.get(subject)
@@ -143,14 +147,22 @@ class RequestLog:
         else:
             self._folded[subject] = count + 1
 
+    def _subject(self, record: Record) -> str:
+        """What the refusals of a flood have in common: the first refusing bucket, or the fault."""
+        if record.error:
+            return record.error
+        refused = refused_buckets(record, self._policies())
+        return refused[0][1] or refused[0][0] if refused else "others"
+
     def _write(self, record: Record) -> None:
         facts, verdict = record.facts, record.verdict
+        policies = self._policies()
         line: dict[str, object] = {
             "level": "info",
             "event": "refused" if verdict and verdict.answer is Answer.REFUSE else "request",
-            "client": self._client_of(facts),
-            "method": facts.method,
-            "target": facts.target[:LONGEST_TARGET_CHARS].encode("utf-8", "backslashreplace").decode(),
+            "client": policies.identity.client_group(facts),
+            "method": facts.method[:LONGEST_METHOD_CHARS],
+            "path": _printable(path_part(facts.target)[:LONGEST_PATH_CHARS]),
             "status": record.status,
             "decision_ms": round(record.decision_s * 1000, 3),
             "total_ms": round(record.total_s * 1000, 3),
@@ -158,23 +170,23 @@ class RequestLog:
         if record.error:
             line["error"] = record.error
         if verdict is not None and verdict.applied:
-            line["decided_by"] = verdict.decided_by.value
-            line["policies"] = dict(policy_outcomes(verdict))
-            line["buckets"] = [applied.charge.key for applied in verdict.applied if applied.charge]
-            if verdict.reason:
-                line["store_failure"] = verdict.reason
-            if verdict.answer is Answer.REFUSE and verdict.retry_us is not None:
-                line["retry_after_s"] = round(verdict.retry_us / 1e6, 3)
+            line |= self._verdict_fields(record, verdict, policies)
         self._writer.write(json_line(line))
 
+    def _verdict_fields(self, record: Record, verdict: Verdict, policies: PolicySet) -> dict[str, object]:
+        fields: dict[str, object] = {
+            "decided_by": verdict.decided_by.value,
+            "policies": dict(policy_outcomes(verdict)),
+            "buckets": [applied.charge.key for applied in verdict.applied if applied.charge],
+        }
+        if verdict.reason:
+            fields["store_failure"] = verdict.reason
+        if verdict.answer is Answer.REFUSE:
+            fields["refused_buckets"] = [bucket for _, bucket in refused_buckets(record, policies)]
+            if verdict.retry_us is not None:
+                fields["retry_after_s"] = round(verdict.retry_us / 1e6, 3)
+        return fields
 
-def _subject(record: Record) -> str:
-    """What the refusals of a flood have in common: the refusing bucket, or the fault."""
-    verdict = record.verdict
-    if verdict is not None and not record.error:
-        if len(verdict.applied) == 1 and (charge := verdict.applied[0].charge) is not None:
-            return charge.key
-        for applied, level in zip(verdict.applied, verdict.levels, strict=True):
-            if applied.charge is not None and level is not None and not level.enough:
-                return applied.charge.key
-    return record.error or "blocked"
+
+def _printable(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode()

@@ -1,41 +1,127 @@
 """The metrics: plain integers on the way of a request, turned into Prometheus' format when somebody asks.
 
-Labels come from the configuration and from closed sets, never from a request.
+Labels come from the configuration and from closed sets, never from a request. docs/operations.md says what each means.
 """
 
+import platform
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple
 
-from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+    Metric,
+)
 from prometheus_client.registry import Collector
 
-from proxy.decision.record import Record
+import proxy
+from proxy.decision.record import Record, StoreCall
+from proxy.decision.verdict import Answer, Verdict
+from proxy.ops.histogram import BATCH_SIZES, DURATIONS_S, Histogram
 from proxy.ops.outcomes import policy_outcomes
+
+# Bounds the lists of values that histograms have noted; sorting so many at once takes less than a millisecond.
+MOST_UNSETTLED = 4096
+
+
+class Readings(NamedTuple):
+    """What is read when somebody asks: name (without prefix) → (help, function); edits of the configuration by result,
+    and its hash.
+    """
+
+    gauges: Mapping[str, tuple[str, Callable[[], float]]]
+    counters: Mapping[str, tuple[str, Callable[[], float]]]
+    reloads: Mapping[str, int]
+    config_hash: Callable[[], str]
+
+
+class Counted:
+    """How often verdicts of one shape came, and what that means for each policy."""
+
+    __slots__ = ("count", "decided_by", "outcomes")
+
+    def __init__(self, verdict: Verdict) -> None:
+        self.count = 0
+        self.decided_by = verdict.decided_by
+        self.outcomes = policy_outcomes(verdict)
 
 
 class Metrics(Collector):
-    """Counts records. `gauges` are read when asked: name (without prefix) → (help, function)."""
+    """Counts records and calls of the store."""
 
-    def __init__(self, gauges: Mapping[str, tuple[str, Callable[[], float]]]) -> None:
-        self._gauges = gauges
+    def __init__(self, readings: Readings) -> None:
+        self._readings = readings
         # Plain dicts: a Counter's missing keys cost a call in Python.
-        self._outcomes: dict[tuple[str, str], int] = {}
+        self._shapes: dict[object, Counted] = {}
         self._errors: dict[str, int] = {}
-        self._decided_by: dict[str, int] = {}
+        self._store_failures: dict[str, int] = {}
+        self._classes = [0] * 10
+        self._unsettled = 0
+        self._decision = Histogram(DURATIONS_S)
+        self._upstream = Histogram(DURATIONS_S)
+        self._request = Histogram(DURATIONS_S)
+        self.round_trip = Histogram(DURATIONS_S)
+        self._batch_size = Histogram(BATCH_SIZES)
         self._registry = CollectorRegistry()
         self._registry.register(self)
+        ProcessCollector(registry=self._registry)
 
     def count(self, record: Record) -> None:
         """Count one request."""
-        verdict = record.verdict
+        _, status, verdict, error, decision_s, total_s = record
+        self._classes[status // 100] += 1
+        self._request.note(total_s)
+        self._unsettled += 1
+        if self._unsettled >= MOST_UNSETTLED:
+            self._settle()
         if verdict is not None:
-            outcomes = self._outcomes
-            for entry in policy_outcomes(verdict):
-                outcomes[entry] = outcomes.get(entry, 0) + 1
-            places, place = self._decided_by, verdict.decided_by
-            places[place] = places.get(place, 0) + 1
-        if record.error:
-            self._errors[record.error] = self._errors.get(record.error, 0) + 1
+            answer, decided_by, applied, levels, _ = verdict
+            passes = answer is Answer.PASS
+            self._decision.note(decision_s)
+            if passes:
+                self._upstream.note(total_s - decision_s)
+            # All that can tell one verdict from another here, without working out the outcomes each time.
+            shape: object
+            if len(applied) == 1:
+                level = levels[0]
+                shape = (applied[0].policy.name, decided_by, passes, level and level.enough)
+            else:
+                shape = (decided_by, *policy_outcomes(verdict))
+            counted = self._shapes.get(shape)
+            if counted is None:
+                counted = self._shapes[shape] = Counted(verdict)
+            counted.count += 1
+        if error:
+            self._errors[error] = self._errors.get(error, 0) + 1
+
+    def count_call(self, call: StoreCall) -> None:
+        """Count one call of the store."""
+        requests, took_s, failure = call
+        self._batch_size.note(requests)
+        if failure:
+            self._store_failures[failure] = self._store_failures.get(failure, 0) + 1
+        else:
+            self.round_trip.note(took_s)
+        self._unsettled += 1
+        if self._unsettled >= MOST_UNSETTLED:
+            self._settle()
+
+    def outcomes(self) -> Counter[tuple[str, str]]:
+        """Requests by policy and outcome."""
+        found: Counter[tuple[str, str]] = Counter()
+        for counted in self._shapes.values():
+            for entry in counted.outcomes:
+                found[entry] += counted.count
+        return found
+
+    def _settle(self) -> None:
+        self._unsettled = 0
+        for histogram in (self._decision, self._upstream, self._request, self.round_trip, self._batch_size):
+            histogram.settle()
 
     def exposition(self) -> bytes:
         """All metrics in Prometheus' text format."""
@@ -43,21 +129,48 @@ class Metrics(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """See prometheus_client."""
+        yield from self._requests()
+        yield from self._durations()
+        for name, (text, read) in self._readings.counters.items():
+            yield CounterMetricFamily(f"sidegate_{name}", text, value=read())
+        for name, (text, read) in self._readings.gauges.items():
+            yield GaugeMetricFamily(f"sidegate_{name}", text, value=read())
+        reloads = self._readings.reloads
+        yield _counter("config_reloads", "Edits of the configuration, by what became of them.", "result", reloads)
+        config = {"hash": self._readings.config_hash()}
+        yield InfoMetricFamily("sidegate_config", "The configuration in force: a hash of all that decides.", config)
+        build = {"version": proxy.__version__, "python": platform.python_version()}
+        yield InfoMetricFamily("sidegate_build", "What runs.", build)
+
+    def _requests(self) -> Iterator[Metric]:
         requests = CounterMetricFamily(
             "sidegate_requests", "Requests by policy that applied, and what it decided.", labels=("policy", "outcome")
         )
-        for labels, count in self._outcomes.items():
+        for labels, count in self.outcomes().items():
             requests.add_metric(labels, count)
         yield requests
-        errors = CounterMetricFamily("sidegate_errors", "Requests that failed, by reason.", labels=("reason",))
-        for reason, count in self._errors.items():
-            errors.add_metric((reason,), count)
-        yield errors
-        decisions = CounterMetricFamily(
-            "sidegate_decisions", "Decisions by where they were made.", labels=("decided_by",)
-        )
-        for place, count in self._decided_by.items():
-            decisions.add_metric((place,), count)
-        yield decisions
-        for name, (text, read) in self._gauges.items():
-            yield GaugeMetricFamily(f"sidegate_{name}", text, value=read())
+        yield _counter("errors", "Requests that failed, by reason.", "reason", self._errors)
+        places: Counter[str] = Counter()
+        for counted in self._shapes.values():
+            places[counted.decided_by] += counted.count
+        yield _counter("decisions", "Decisions by where they were made.", "decided_by", places)
+        classes = {f"{number}xx": count for number, count in enumerate(self._classes) if count}
+        yield _counter("responses", "Answers by class of status.", "class", classes)
+        yield _counter("store_failures", "Calls of the store that decided nothing.", "reason", self._store_failures)
+
+    def _durations(self) -> Iterator[Metric]:
+        for name, text, histogram in (
+            ("request_duration_seconds", "From a request's head to the end of its answer.", self._request),
+            ("decision_duration_seconds", "From a request's head to its verdict.", self._decision),
+            ("upstream_duration_seconds", "From the verdict to the end of the application's answer.", self._upstream),
+            ("store_round_trip_seconds", "From a call of the store to its reply.", self.round_trip),
+            ("store_batch_requests", "Requests decided in one call of the store.", self._batch_size),
+        ):
+            yield HistogramMetricFamily(f"sidegate_{name}", text, histogram.cumulative(), histogram.total)
+
+
+def _counter(name: str, text: str, label: str, counts: Mapping[str, int]) -> Metric:
+    family = CounterMetricFamily(f"sidegate_{name}", text, labels=(label,))
+    for value, count in counts.items():
+        family.add_metric((value,), count)
+    return family

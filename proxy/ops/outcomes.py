@@ -1,6 +1,8 @@
 """What became of each policy on a request: the words that metrics and log lines share."""
 
-from proxy.decision.verdict import Outcome, Verdict, outcome_of
+from proxy.decision.policy import PolicySet
+from proxy.decision.record import Record
+from proxy.decision.verdict import Answer, Outcome, Verdict, outcome_of
 
 _NONE = [("none", Outcome.ALLOWED)]
 
@@ -16,3 +18,24 @@ def policy_outcomes(verdict: Verdict) -> list[tuple[str, Outcome]]:
         (applied.policy.name, outcome_of(verdict, applied, level))
         for applied, level in zip(verdict.applied, verdict.levels, strict=True)
     ]
+
+
+def refused_buckets(record: Record, policies: PolicySet) -> list[tuple[str, str]]:
+    """Policy and bucket of every refusal; empty where none refused. A blocked key has a bucket's name, but no bucket.
+
+    `policies` may have been replaced since the verdict: a policy that it no longer has is named without a bucket.
+    """
+    verdict = record.verdict
+    if verdict is None or verdict.answer is not Answer.REFUSE:
+        return []
+    applied = verdict.applied
+    if len(applied) == 1 and (charge := applied[0].charge) is not None:
+        return [(applied[0].policy.name, charge.key)]
+    found = []
+    for entry, level in zip(applied, verdict.levels, strict=True):
+        if outcome_of(verdict, entry, level) is Outcome.REFUSED:
+            policy, charge = entry
+            known = charge is not None or policy in policies.policies
+            bucket = charge.key if charge else policies.bucket_of(policy, record.facts) if known else ""
+            found.append((policy.name, bucket))
+    return found

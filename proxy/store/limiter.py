@@ -35,6 +35,11 @@ class Limiter:
         self._deny_cache = deny_cache
         self._undecided = 0
 
+    @property
+    def undecided(self) -> int:
+        """Requests whose verdict the store has not given yet."""
+        return self._undecided
+
     def decide(self, applied: Sequence[Applied], then: Callable[[Verdict], None]) -> None:
         """Charge the request on all its buckets or on none, and call `then` with the verdict."""
         if not applied:

@@ -17,6 +17,7 @@ from itertools import count
 from redis.asyncio.connection import ConnectionPool
 
 from proxy.decision.bucket import Charge
+from proxy.decision.record import ObserveStore, StoreCall
 from proxy.store.batch import LARGEST_BATCH, BadReply, Batch
 from proxy.store.connection import MultiplexedConnection, ReplyError, open_connection
 from proxy.store.seam import Command, Levels, OnLevels, OnReply, StoreUnavailable
@@ -33,14 +34,21 @@ logger = logging.getLogger(__name__)
 
 
 class RedisStore:
-    """Fulfils `seam.Store`. `on_change` is told of every change between connected (None) and not (why)."""
+    """Fulfils `seam.Store`. `on_change` is told of every change between connected (None) and not (why), `observe` of
+    every call.
+    """
 
     def __init__(
-        self, pool: ConnectionPool, timeout_s: float, on_change: Callable[[StoreUnavailable | None], None]
+        self,
+        pool: ConnectionPool,
+        timeout_s: float,
+        on_change: Callable[[StoreUnavailable | None], None],
+        observe: ObserveStore | None = None,
     ) -> None:
         self._pool = pool
         self._timeout_s = timeout_s
         self._on_change = on_change
+        self._observe = observe
         self._loop = asyncio.get_running_loop()
         self._connection: MultiplexedConnection | None = None
         self._batch: Batch[OnLevels] = Batch()
@@ -89,18 +97,24 @@ class RedisStore:
         asked_s = time.monotonic()
         connection = self._connection
         if connection is None:
-            _deliver(batch, self.failure or StoreUnavailable("connect"), asked_s)
+            self._deliver(batch, self.failure or StoreUnavailable("connect"), asked_s)
             return
         arguments = batch.arguments()
 
         def check(reply: object) -> None:
             # Safe to repeat only where the store says that it did not run.
             if isinstance(reply, ReplyError) and str(reply).startswith("NOSCRIPT"):
-                connection.ask(("EVAL", SCRIPT, *arguments), lambda reply: _deliver(batch, reply, asked_s))
+                connection.ask(("EVAL", SCRIPT, *arguments), lambda reply: self._deliver(batch, reply, asked_s))
             else:
-                _deliver(batch, reply, asked_s)
+                self._deliver(batch, reply, asked_s)
 
         connection.ask(("EVALSHA", SCRIPT_SHA, *arguments), check)
+
+    def _deliver(self, batch: Batch[OnLevels], reply: object, asked_s: float) -> None:
+        failure = _failure(reply)
+        if self._observe is not None:
+            self._observe(StoreCall(len(batch), time.monotonic() - asked_s, failure.reason if failure else ""))
+        _deliver(batch, failure or reply, asked_s)
 
     async def _connect(self) -> MultiplexedConnection:
         for attempt in count():
@@ -121,10 +135,9 @@ class RedisStore:
 
 def _deliver(batch: Batch[OnLevels], reply: object, asked_s: float) -> None:
     """Give everyone in the batch an answer. Raises BadReply where the reply cannot be the script's."""
-    failure = _failure(reply)
-    if failure is not None:
+    if isinstance(reply, StoreUnavailable):
         for then in batch.waiters():
-            _call(then, failure, asked_s)
+            _call(then, reply, asked_s)
         return
     try:
         pairs = batch.deliver(reply)

@@ -6,15 +6,19 @@ from typing import Any
 from redis.asyncio.connection import ConnectionPool, SSLConnection
 
 from proxy.config import StoreSettings
+from proxy.decision.record import ObserveStore
 from proxy.store.redis_store import RedisStore
 from proxy.store.seam import Store, StoreUnavailable
 
 
 def open_store(
-    settings: StoreSettings, on_change: Callable[[StoreUnavailable | None], None], timeout_s: float | None = None
+    settings: StoreSettings,
+    on_change: Callable[[StoreUnavailable | None], None],
+    timeout_s: float | None = None,
+    observe: ObserveStore | None = None,
 ) -> Store:
-    """The store that the settings name; it connects once its `keep_connected` runs."""
-    return RedisStore(_pool(settings), timeout_s or settings.timeout_s, on_change)
+    """The store that the settings name; it connects once its `keep_connected` runs. `observe` is told of every call."""
+    return RedisStore(_pool(settings), timeout_s or settings.timeout_s, on_change, observe)
 
 
 def _pool(settings: StoreSettings) -> ConnectionPool:
