@@ -19,6 +19,8 @@ from multidict import CIMultiDict
 from benchmarks import make_access_log
 from proxy.commands import tally
 from proxy.config.model import LogSettings
+from proxy.decision.identity import ClientAddress
+from proxy.decision.policy import PolicySet
 from proxy.decision.record import Record
 from proxy.decision.request import RequestFacts
 from proxy.decision.verdict import UNLIMITED
@@ -177,7 +179,7 @@ def test_a_log_of_one_moment_has_a_timeline_of_one_column(write_config: WriteCon
 def test_sidegates_own_log_can_be_replayed(write_config: WriteConfig) -> None:
     reading, writing = os.pipe()
     writer = LineWriter(writing)
-    own = RequestLog(LogSettings(requests="all"), writer, lambda facts: facts.peer)
+    own = RequestLog(LogSettings(requests="all"), writer, lambda: PolicySet([], ClientAddress(), ""))
     for _ in range(3):
         facts = RequestFacts("GET", "/api/x?y=1", CIMultiDict({"X-User-ID": "alice"}), "192.0.2.7")
         own.note(Record(facts, 200, UNLIMITED, "", 0.001, 0.002))
