@@ -86,9 +86,7 @@ def _considered(
         return Consideration(policy, Part.SET_ASIDE)
     if entry is not None and entry.charge is not None:
         return Consideration(policy, Part.APPLIES, policies.key_in(entry.charge.key, policy), entry.charge)
-    readers = policies.identity.part_readers(policy.key) if policy.key else ()
-    key = ",".join(read(facts)[0] for read in readers)
-    return Consideration(policy, Part.KEY_EXEMPT if entry is None else Part.BLOCKED, key)
+    return Consideration(policy, Part.KEY_EXEMPT if entry is None else Part.BLOCKED, policies.key_of(policy, facts))
 
 
 def limit_text(limit: Limit) -> str:
