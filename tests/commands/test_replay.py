@@ -27,9 +27,10 @@ from tests.servers import StoreServer
 from tests.store.virtual_time import START, ReferenceStore, ScriptStore, VirtualStore
 
 SECOND = 1_000_000
-KEYS = ["client_ip", "header:X-User-ID | client_ip", ["header:X-Tenant", "header:X-User-ID"], "method", "path:1"]
+USER_KEY = "header:X-User-ID | client_ip"
+KEYS = [USER_KEY, USER_KEY, USER_KEY, "client_ip", ["header:X-Tenant", "header:X-User-ID"], "method", "path:1"]
 MATCHES: list[dict[str, Any]] = [
-    {}, {"path": "/a/**"}, {"path": ["/a", "/b/*"]}, {"method": "POST"}, {"header": {"X-Tenant": "acme"}},
+    {}, {}, {}, {"path": "/a/**"}, {"path": ["/a", "/b/*"]}, {"method": "POST"}, {"header": {"X-Tenant": "acme"}},
     {"client_ip": "192.0.2.0/31"},
 ]  # fmt: skip
 
@@ -46,7 +47,7 @@ def policies(draw: st.DrawFn, name: str) -> dict[str, Any]:
         "initial": draw(st.integers(0, burst)), "idle_ttl": draw(st.sampled_from(["1s", "1m", "1h"])),
         "cost": draw(st.sampled_from([1, 2, {"POST": 2}])), "shadow": draw(st.booleans()),
     }  # fmt: skip
-    if policy["key"] == KEYS[1]:
+    if policy["key"] == USER_KEY:
         rules = [{"blocked": True}, {"exempt": True}, {"limit": "5/s", "burst": 5}]
         policy["overrides"] = [{"key": "alice", **draw(st.sampled_from(rules))}]
     return policy
@@ -54,14 +55,14 @@ def policies(draw: st.DrawFn, name: str) -> dict[str, Any]:
 
 @st.composite
 def configurations(draw: st.DrawFn) -> PolicySet:
-    written = [draw(policies(f"p{number}")) for number in range(draw(st.integers(1, 4)))]
+    written = [draw(policies(f"p{number}")) for number in range(draw(st.integers(2, 4)))]
     return compile_policies(parse(json.dumps({"policies": written}), "random", {}))
 
 
 @st.composite
 def requests(draw: st.DrawFn) -> RequestFacts:
     fields = CIMultiDict[str]()
-    for name, values in (("X-User-ID", ["alice", "bob", ""]), ("X-Tenant", ["acme", "globex"])):
+    for name, values in (("X-User-ID", ["alice", "alice", "bob", ""]), ("X-Tenant", ["acme", "globex"])):
         for value in draw(st.lists(st.sampled_from(values), max_size=2 if draw(st.integers(0, 9)) == 0 else 1)):
             fields.add(name, value)
     target = draw(st.sampled_from(["/a", "/a/x", "/b/y", "/b%2Fy", "/free/x", "/a/../b/z", "/%zz"]))
@@ -71,7 +72,7 @@ def requests(draw: st.DrawFn) -> RequestFacts:
 
 
 steps = st.sampled_from([0, 0, 0, 1, SECOND // 3, SECOND, 7 * SECOND, 60 * SECOND, 3600 * SECOND])
-histories = st.lists(st.tuples(steps, requests()), min_size=1, max_size=20)
+histories = st.lists(st.tuples(steps, requests()), min_size=6, max_size=20)
 
 
 class VirtualTimeStore:
