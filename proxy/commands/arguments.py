@@ -20,7 +20,13 @@ _URL = re.compile(r"(?:[A-Za-z][A-Za-z0-9+.-]*://([^/?#]*))?([^#]*)(?:#.*)?", re
 
 def add_explain(commands: "Commands") -> None:
     """Add the command `explain`."""
-    parser = commands.add_parser("explain", help="say which policies apply to one request, and why not the others")
+    parser = commands.add_parser(
+        "explain",
+        help="say which policies apply to one request, and why not the others",
+        description="Say which policies apply to one request and why not the others, which buckets are charged what, "
+        "and with --live what they hold now. Exit status: 0; 1 where the configuration has a fault or the store "
+        "does not answer; 2 where the command line is wrong.",
+    )
     _add_config(parser)
     parser.add_argument("method", type=_method, metavar="METHOD", help="e.g. GET")
     parser.add_argument(
@@ -46,7 +52,14 @@ def add_explain(commands: "Commands") -> None:
 
 def add_simulate(commands: "Commands") -> None:
     """Add the command `simulate`."""
-    parser = commands.add_parser("simulate", help="say what a configuration would have done to an access log")
+    parser = commands.add_parser(
+        "simulate",
+        help="say what a configuration would have done to an access log",
+        description="Replay an access log in its own time: what each policy would have admitted and refused, the keys "
+        "hit hardest, a timeline. Read are the combined format and its relatives and JSON lines, mixed if need be. "
+        "Exit status: 0; 1 where the configuration has a fault or the log could not be read to its end; 2 where the "
+        "command line is wrong.",
+    )
     _add_config(parser)
     parser.add_argument("log", metavar="ACCESS_LOG", help="an access log, gzip or not; - reads standard input")
     parser.add_argument(
