@@ -12,7 +12,16 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from proxy.decision.bucket import Charge, Limit
-from proxy.decision.identity import ClientAddress, Identity, Key, Network, host_of
+from proxy.decision.identity import (
+    CLIENT_LABEL,
+    ClientAddress,
+    Identity,
+    Key,
+    Network,
+    SourceKind,
+    host_of,
+    is_address,
+)
 from proxy.decision.request import CACHED_TARGET_CHARS, CACHED_TARGETS, RequestFacts, path_part, paths_of
 
 
@@ -55,6 +64,11 @@ class Match:
     hosts: tuple[re.Pattern[str], ...] = ()
     client_ip: tuple[Network, ...] = ()
 
+    @property
+    def ignores_case(self) -> bool:
+        """Whether paths match in any case."""
+        return any(pattern.flags & re.IGNORECASE for pattern in self.paths)
+
     def takes_path(self, paths: Sequence[str]) -> bool:
         """Whether any reading of the path matches."""
         return not self.paths or any(pattern.fullmatch(path) for pattern in self.paths for path in paths)
@@ -71,22 +85,6 @@ class Match:
             address = identity.client_ip(facts)
             return any(address in network for network in self.client_ip)
         return True
-
-    def why_not(self, facts: RequestFacts, identity: Identity) -> Mismatch | None:
-        """The first condition that does not hold; None where all do. For people: matching itself never asks."""
-        paths = paths_of(facts.target)
-        if not self.takes_path(paths):
-            return Mismatch("path", " or ".join(paths))
-        if self.methods and facts.method not in self.methods:
-            return Mismatch("method", facts.method)
-        for condition in self.fields:
-            if not condition.matches(facts):
-                return Mismatch(f"header {condition.name}", ", ".join(facts.fields.getall(condition.name, ())))
-        if self.hosts and not Match(hosts=self.hosts).takes_rest(facts, identity):
-            return Mismatch("host", host_of(facts) or "")
-        if self.client_ip and not Match(client_ip=self.client_ip).takes_rest(facts, identity):
-            return Mismatch("client_ip", str(identity.client_ip(facts)))
-        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +113,28 @@ class Policy:
     exempt: bool = False
     shadow: bool = False
     on_store_failure: OnStoreFailure = OnStoreFailure.DENY
+
+    def takes_path(self, readings: Sequence[str]) -> bool:
+        """Whether the path matches: in any of its readings, but in all of them where the policy exempts."""
+        if self.exempt:
+            return all(self.match.takes_path((reading,)) for reading in readings)
+        return self.match.takes_path(readings)
+
+    def why_not(self, facts: RequestFacts, identity: Identity) -> Mismatch | None:
+        """The first condition that does not hold; None where all do. For people: matching itself never asks."""
+        match, readings = self.match, paths_of(facts.target)
+        if not self.takes_path(readings):
+            return Mismatch("path", " or ".join(readings))
+        if match.methods and facts.method not in match.methods:
+            return Mismatch("method", facts.method)
+        for condition in match.fields:
+            if not condition.matches(facts):
+                return Mismatch(f"header {condition.name}", ", ".join(facts.fields.getall(condition.name, ())))
+        if match.hosts and not Match(hosts=match.hosts).takes_rest(facts, identity):
+            return Mismatch("host", host_of(facts) or "")
+        if match.client_ip and not Match(client_ip=match.client_ip).takes_rest(facts, identity):
+            return Mismatch("client_ip", str(identity.client_ip(facts)))
+        return None
 
 
 class Applied(NamedTuple):
@@ -168,9 +188,13 @@ class PolicySet:
         """The key's part of one of the policy's bucket names."""
         return bucket[len(self._key_prefix) + len(policy.name) + 1 :]
 
+    def key_of(self, policy: Policy, facts: RequestFacts) -> str:
+        """The key that a request shows to one of the policies, as its bucket is named; empty for an exempt policy."""
+        return next(rule for rule in self._rules if rule.policy is policy).key_of(facts)
+
     def _candidates(self, path: str) -> "tuple[_Rule, ...]":
         readings = paths_of(path)
-        return tuple(rule for rule in self._rules if rule.takes_path(readings))
+        return tuple(rule for rule in self._rules if rule.policy.takes_path(readings))
 
 
 class _Rule:
@@ -179,7 +203,17 @@ class _Rule:
     `always` says that it applies, and charges, whenever its path matches; `partly` that it depends on path or method.
     """
 
-    __slots__ = ("_bucket", "_identity", "_methods", "_only_path", "_parts", "always", "partly", "policy")
+    __slots__ = (
+        "_bucket",
+        "_fall_back_to_client",
+        "_identity",
+        "_methods",
+        "_only_path",
+        "_parts",
+        "always",
+        "partly",
+        "policy",
+    )
 
     def __init__(self, policy: Policy, identity: Identity, key_prefix: str) -> None:
         self.policy = policy
@@ -187,16 +221,13 @@ class _Rule:
         self._bucket = f"{key_prefix}{policy.name}:"
         self._methods = policy.match.methods
         self._only_path = not (policy.match.fields or policy.match.hosts or policy.match.client_ip)
-        self._parts = identity.part_readers(policy.key) if policy.key else ()
+        alternatives = policy.key.parts if policy.key else ()
+        self._parts = identity.part_readers(policy.key, ignore_case=policy.match.ignores_case) if policy.key else ()
+        self._fall_back_to_client = [
+            any(source.kind is SourceKind.CLIENT_IP for source in part[1:]) for part in alternatives
+        ]
         self.partly = bool(policy.match.paths or policy.match.methods)
         self.always = self._only_path and not self._methods and not policy.exempt
-
-    def takes_path(self, readings: Sequence[str]) -> bool:
-        """Whether the path matches: in any of its readings, but in all of them where the policy exempts."""
-        match = self.policy.match
-        if self.policy.exempt:
-            return all(match.takes_path((reading,)) for reading in readings)
-        return match.takes_path(readings)
 
     def takes(self, facts: RequestFacts) -> bool:
         """Whether everything but the path matches."""
@@ -217,7 +248,8 @@ class _Rule:
             read = [part(facts) for part in self._parts]
             name, values = ",".join(part[0] for part in read), tuple(part[1] for part in read)
         limit = policy.limit
-        if policy.overrides and (override := policy.overrides.get(values)) is not None:
+        override = policy.overrides.get(values) if policy.overrides else None
+        if override is not None and self._means(name, values):
             if override.exempt:
                 return None
             if override.blocked:
@@ -226,6 +258,19 @@ class _Rule:
         cost = policy.costs.get(facts.method, policy.cost) if policy.costs else policy.cost
         assert limit is not None  # noqa: S101  (only exempt policies have none)
         return Applied(policy, Charge(self._bucket + name, limit, cost, policy.shadow))
+
+    def key_of(self, facts: RequestFacts) -> str:
+        """The request's key, as its bucket is named."""
+        return ",".join(part(facts)[0] for part in self._parts)
+
+    def _means(self, name: str, values: Sequence[str]) -> bool:
+        """Whether an override of these values means this key: one of an address means the client that has it, and not
+        a field that somebody sent with an address in it.
+        """
+        parts = zip(name.split(","), values, self._fall_back_to_client, strict=True)
+        return not any(
+            client and not text.startswith(CLIENT_LABEL) and is_address(value) for text, value, client in parts
+        )
 
 
 def _applied(rules: Sequence[_Rule], facts: RequestFacts) -> list[Applied]:
