@@ -61,10 +61,17 @@ class Server:
         self._listener: asyncio.Server | None = None
         self._empty = asyncio.Event()
 
-    async def listen(self) -> int:
-        """Accept connections; returns the port. Raises OSError where the address cannot be had."""
+    async def listen(self, *, shared: bool = False) -> int:
+        """Accept connections, on a port of its own or one shared with its like; returns the port.
+
+        Raises OSError where the address cannot be had.
+        """
         self._listener = await self._loop.create_server(
-            lambda: ClientConnection(self, self._loop), self.settings.host, self.settings.port, backlog=1024
+            lambda: ClientConnection(self, self._loop),
+            self.settings.host,
+            self.settings.port,
+            backlog=1024,
+            reuse_port=shared or None,
         )
         return int(self._listener.sockets[0].getsockname()[1])
 
