@@ -46,7 +46,7 @@ def test_the_schemas_notice_a_wrong_field() -> None:
 def test_the_configuration_is_one_that_sidegate_takes(tmp_path: Path) -> None:
     config = tmp_path / "config.yaml"
     config.write_text(the("ConfigMap")["data"]["config.yaml"])
-    environment = {each["name"]: each.get("value", "secret") for each in sidecar()["env"]}
+    environment = {each["name"]: each.get("value", "a-secret-of-the-cluster") for each in sidecar()["env"]}
     settings = load(config, environment)
     ports = {each["name"]: each["containerPort"] for each in sidecar()["ports"]}
     assert (settings.listen.port, settings.admin.port) == (ports["http"], ports["admin"])
