@@ -201,6 +201,7 @@ def test_an_answer_that_passed_tells_what_is_left(one: Sidecar) -> None:
     assert reply.value("RateLimit-Policy") == '"ratelimit";q=15;w=90'
     assert reply.value("RateLimit") == '"ratelimit";r=9;t=6'
     assert [reply.value(f"X-RateLimit-{name}") for name in ("Limit", "Remaining", "Reset")] == ["15", "9", "36"]
+    assert reply.values("Retry-After") == [], "nobody has to wait"
 
 
 def test_a_refusal_tells_when_to_come_back_and_repeats_nothing(one: Sidecar) -> None:
