@@ -69,6 +69,11 @@ class Verdict(NamedTuple):
     @property
     def retry_us(self) -> int | None:
         """Microseconds until the request would pass; None where no time will help (a blocked key)."""
+        if len(self.applied) == 1 and not self.applied[0].policy.shadow:
+            charge, level = self.applied[0].charge, self.levels[0]
+            if charge is None:
+                return None
+            return charge.limit.wait_us(charge.cost - level.tokens, level.age_us) if level is not None else 0
         longest_us = 0
         for (policy, charge), level in zip(self.applied, self.levels, strict=True):
             if policy.shadow:

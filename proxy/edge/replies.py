@@ -92,7 +92,7 @@ def fault_reply(fault: Fault, *, head_only: bool, connection: bytes) -> bytes:
 
 def refusal(verdict: Verdict, rate_limit_fields: bytes, *, head_only: bool, connection: bytes) -> bytes:
     """429 for a refused request: which policies refused, and when to come back."""
-    head, body = _refusal_parts(tuple(verdict.refusing))
+    head, body = _refusal_parts(verdict.refusing)
     ending = b"" if head_only else body
     return b"%b%bRetry-After: %d\r\n%b\r\n%b" % (head, rate_limit_fields, retry_after_s(verdict), connection, ending)
 

@@ -64,7 +64,10 @@ class Limiter:
         if known is not None:
             then(known)
             return
-        self._ask(applied, [entry.charge for entry in applied if entry.charge is not None], then)
+        if len(applied) == 1 and (charge := applied[0].charge) is not None:
+            self._ask(applied, (charge,), then)
+        else:
+            self._ask(applied, [entry.charge for entry in applied if entry.charge is not None], then)
 
     def look(self, applied: Sequence[Applied], then: Callable[[Verdict], None]) -> None:
         """The same question at no cost: buckets stay as they are."""
@@ -78,13 +81,15 @@ class Limiter:
     def _known(self, applied: Sequence[Applied]) -> Verdict | None:
         """The verdict where it needs no question: a blocked key, or a bucket that surely lacks tokens."""
         cache = self._deny_cache
+        if len(applied) == 1 and (charge := applied[0].charge) is not None and not cache.knows(charge.key):
+            return None
         levels: list[Level | None] | None = None
         for position, (policy, charge) in enumerate(applied):
             if policy.shadow:
                 continue
             if charge is None:
                 return Verdict(Answer.REFUSE, DecidedBy.OVERRIDE, applied, (None,) * len(applied))
-            if charge.key in cache and (level := cache.lacking(charge, time.monotonic())) is not None:
+            if cache.knows(charge.key) and (level := cache.lacking(charge, time.monotonic())) is not None:
                 levels = levels or [None] * len(applied)
                 levels[position] = level
         return None if levels is None else Verdict(Answer.REFUSE, DecidedBy.DENY_CACHE, applied, levels)
@@ -118,6 +123,11 @@ class Limiter:
         then(self._verdict(applied, answer, asked_s))
 
     def _verdict(self, applied: Sequence[Applied], levels: Sequence[Level | None], asked_s: float) -> Verdict:
+        if len(applied) == 1 and (level := levels[0]) is not None and level.enough:
+            charge = applied[0].charge
+            if charge is not None and level.tokens < charge.cost:
+                self._deny_cache.remember(charge, level, asked_s)
+            return Verdict(Answer.PASS, DecidedBy.STORE, applied, levels)
         known: list[Level | None] = []
         answer, following, unreadable = Answer.PASS, iter(levels), False
         for policy, charge in applied:
