@@ -13,7 +13,7 @@ VENV = .venv/bin
 .NOTPARALLEL:
 MAKEFLAGS += --no-print-directory --no-builtin-rules
 
-.PHONY: help install start stop restart status health test load check bench bench-tools lock clean logs redis-keys redis-cli redis-monitor
+.PHONY: help install start stop restart status health test load check bench bench-tools lock schema clean logs redis-keys redis-cli redis-monitor
 
 help: ## this list
 	@colour=; plain=; if [ -t 1 ] && [ -z "$$NO_COLOR" ]; then colour=$$(printf '\033[36m'); plain=$$(printf '\033[0m'); fi; \
@@ -69,6 +69,8 @@ bench-tools: ## install what bench compares with and draws with (.venv-bench)
 	@$(DEPLOY) bench-tools
 lock: $(STAMP) ## write the pinned versions in requirements/ anew (ARGS=--upgrade for newer ones)
 	@$(VENV)/python -m deploy.locks $(ARGS)
+schema: $(STAMP) ## write the JSON Schema of configurations to docs/config.schema.json
+	@$(VENV)/sidegate schema > docs/config.schema.json
 clean: ## stop, and remove .venv, .venv-tools, .venv-bench, .run and caches
 	@$(or $(PYTHON),python3) -m deploy clean
 

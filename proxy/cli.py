@@ -8,6 +8,7 @@ from pathlib import Path
 
 import proxy
 from proxy.commands.arguments import add_explain, add_simulate
+from proxy.commands.check import add_check, add_schema
 from proxy.config import ConfigError, Settings, load
 
 DEFAULT_CONFIG = "config.yaml"
@@ -16,6 +17,9 @@ DEFAULT_CONFIG = "config.yaml"
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     options = _parser().parse_args(arguments)
+    if "alone" in options:
+        alone: int = options.alone(options)
+        return alone
     try:
         settings = load(Path(options.config), os.environ)
     except ConfigError as error:
@@ -26,18 +30,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(settings: Settings, options: argparse.Namespace) -> int:
-    from proxy.app import run
+    from proxy.workers.place import place_in, worker_count
 
+    place, path = place_in(os.environ), Path(options.config)
     try:
-        run(settings, Path(options.config))
+        if place is None and (count := worker_count(settings.listen.workers)) > 1:
+            from proxy.workers.parent import supervise
+
+            return supervise(settings, path, count)
+        from proxy.app import run
+
+        run(settings, path, place)
     except OSError as error:
         print(f"sidegate: cannot start: {error}", file=sys.stderr)
         return 1
-    return 0
-
-
-def _check(settings: Settings, options: argparse.Namespace) -> int:
-    print(f"{options.config}: right, {len(settings.policies)} policies")
     return 0
 
 
@@ -52,10 +58,8 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--config", default=default, metavar="FILE", help=about_config)
     run.set_defaults(do=_run)
 
-    check = commands.add_parser("check", help="say what is wrong with a configuration, and where")
-    check.add_argument("config", nargs="?", default=default, metavar="FILE", help=about_config)
-    check.set_defaults(do=_check)
-
+    add_check(commands, default, about_config)
+    add_schema(commands)
     add_explain(commands)
     add_simulate(commands)
     return parser

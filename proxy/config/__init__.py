@@ -3,7 +3,7 @@
 from proxy.config.compile import compile_policies
 from proxy.config.digest import digest
 from proxy.config.faults import ConfigError, Fault
-from proxy.config.load import load, parse
+from proxy.config.load import Examined, examine, load, parse
 from proxy.config.model import (
     AdminSettings,
     ListenSettings,
@@ -16,6 +16,7 @@ from proxy.config.model import (
 __all__ = [
     "AdminSettings",
     "ConfigError",
+    "Examined",
     "Fault",
     "ListenSettings",
     "LogSettings",
@@ -24,6 +25,7 @@ __all__ = [
     "UpstreamSettings",
     "compile_policies",
     "digest",
+    "examine",
     "load",
     "parse",
 ]

@@ -1,6 +1,6 @@
 """The clauses of a policy that have a small language of their own: costs, header conditions, keys of overrides."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from proxy.config import globs
 from proxy.config.environment import Substituted
@@ -8,6 +8,28 @@ from proxy.config.faults import Path, Wrong, shown
 from proxy.config.fields import flag_of, listed, text_of, whole
 from proxy.config.keys import TOKEN
 from proxy.decision.bucket import MAX_BURST
+
+# What JSON Schema can say of them, for editors.
+_TEXTS: dict[str, Any] = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]}
+CONDITIONS: dict[str, Any] = {
+    "type": "object",
+    "minProperties": 1,
+    "propertyNames": {"pattern": f"^{TOKEN.pattern}$"},
+    "additionalProperties": {"anyOf": [{"const": True}, *_TEXTS["anyOf"]]},
+    "examples": [{"X-Plan": "free"}, {"X-Plan": True}],
+}
+_COST = {"type": "integer", "minimum": 1, "maximum": MAX_BURST}
+COSTS: dict[str, Any] = {
+    "anyOf": [
+        _COST,
+        {"type": "object", "propertyNames": {"pattern": f"^{TOKEN.pattern}$"}, "additionalProperties": _COST},
+    ],
+    "examples": [1, {"POST": 5, "default": 1}],
+}
+OVERRIDE_KEYS: dict[str, Any] = {
+    "anyOf": [{"type": "string"}, {"type": "array", "items": _TEXTS, "minItems": 1}],
+    "examples": ["alice", ["alice", "bob"], [["tenant-1", "GET"]]],
+}
 
 
 class FieldCondition(NamedTuple):

@@ -29,6 +29,17 @@ _CONSTANTS = {
 }
 _WHOLE = re.compile(r"[-+]?(?:0|[1-9][0-9]{0,30})")
 _DECIMAL = re.compile(r"[-+]?(?:0|[1-9][0-9]{0,30})\.[0-9]{1,30}(?:[eE][-+]?[0-9]{1,3})?")
+# What people mostly did where the parser says this.
+_HINTS = {
+    "mapping values are not allowed": "; text that holds a colon and a space needs quotes",
+    "expected '-' indicator": "; lines that belong together begin in the same column",
+    "expected <block end>": "; lines that belong together begin in the same column",
+    "while parsing a block": "; lines that belong together begin in the same column",
+    "while parsing a flow node": "; inside { } and [ ], text with one of , : * & ! needs quotes",
+    "while scanning an alias": "; text that begins with * needs quotes",
+    "while scanning an anchor": "; text that begins with & needs quotes",
+    "expected ',' or": "; a bracket is not closed, or text with a comma or a brace needs quotes",
+}
 # No key of the language, no method and no field name holds these.
 _BROKEN_KEY = re.compile(r"[\s:]")
 _UNPRINTABLE = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -281,4 +292,6 @@ def _broken(error: yaml.MarkedYAMLError, name: str, text: str) -> Fault:
         message += "; indent with spaces, not with tabs"
     elif any("${" in found for found in lines):
         message += "; inside { } and [ ], write ${...} in quotes"
+    else:
+        message += next((hint for sign, hint in _HINTS.items() if sign in message), "")
     return Fault(name, line, column, "", message)

@@ -15,9 +15,10 @@ _LONGEST_SHOWN = 60
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One fault. `line` and `column` count from 1, and are None where the document could not be read at all.
+    """One fault, or one warning.
 
-    `path` is empty where the fault concerns the document as a whole.
+    `line` and `column` count from 1, and are None where the document could not be read at all. `path` is empty
+    where the fault concerns the document as a whole.
     """
 
     file: str
@@ -27,8 +28,13 @@ class Fault:
     message: str
 
     def __str__(self) -> str:
+        return self.text()
+
+    def text(self, kind: str = "") -> str:
+        """Place, `kind`, path and message in one line."""
         where = self.file if self.line is None else f"{self.file}:{self.line}:{self.column}"
-        return ": ".join(part for part in (where, self.path, self.message) if part)
+        what = ": ".join(part for part in (self.path, self.message) if part)
+        return f"{where}: {kind}{what}"
 
 
 class ConfigError(Exception):

@@ -1,9 +1,10 @@
 """The kinds of values that settings have: each reads what is written and says in a sentence what was expected."""
 
+import re
 from collections.abc import Callable
 from difflib import get_close_matches
 from ipaddress import IPv4Network, IPv6Network
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer, SecretStr, WithJsonSchema
 
@@ -12,12 +13,53 @@ from proxy.config.environment import Substituted
 from proxy.config.faults import shown
 
 Item = TypeVar("Item")
+Read = TypeVar("Read", bound=Callable[[object], object])
 
 # Lists that a request is held against one entry after the other, and that are checked entry by entry.
 MAX_ENTRIES = 1000
+# Processes of one sidecar; far above any machine that a sidecar shares with its application.
+MAX_WORKERS = 256
 
+# YAML 1.1 took them for truth values; this language does not.
+_MEANT_FLAGS = {**dict.fromkeys(("yes", "on", "true"), "true"), **dict.fromkeys(("no", "off", "false"), "false")}
+# What others call a word of the language.
+_OTHER_WORDS = {
+    **dict.fromkeys(("open", "fail_open", "pass", "ignore"), "allow"),
+    **dict.fromkeys(("closed", "close", "fail_closed", "block", "reject", "refuse"), "deny"),
+    **dict.fromkeys(("off", "false", "no"), "none"),
+    **dict.fromkeys(("on", "true", "yes"), "all"),
+    "warn": "warning",
+    "trace": "debug",
+}
 _SHORTEST_US = 1_000
 _DAY_US = 86_400_000_000
+
+
+# What JSON Schema can say of a value, for editors (see schema.py).
+_DURATION_PATTERN = r"([0-9]{1,15}(\.[0-9]{1,9})?(us|ms|s|m|h|d))+"
+A_DURATION: dict[str, Any] = {
+    "type": "string",
+    "pattern": f"^{_DURATION_PATTERN}$",
+    "examples": ["250ms", "10s", "5m", "1h30m"],
+}
+A_RATE: dict[str, Any] = {
+    "type": "string",
+    "pattern": rf"^[0-9]{{1,15}}/(sec|second|minute|hour|day|[smhd]|{_DURATION_PATTERN})$",
+    "examples": ["10/minute", "100/s", "1/2.5s", "5000/day"],
+}
+_A_SIZE: dict[str, Any] = {
+    "anyOf": [
+        {"type": "integer", "minimum": 0},
+        {"type": "string", "pattern": r"^[0-9]{1,15}(\.[0-9]{1,9})?(B|kB|MB|GB|KiB|MiB|GiB)?$"},
+    ],
+    "examples": ["16KiB", "1MiB"],
+}
+
+
+def told_as(read: Read, schema: dict[str, Any]) -> Read:
+    """The reader, which knows what JSON Schema can say of the values it takes."""
+    read.json_schema = schema  # type: ignore[attr-defined]  # a function takes attributes
+    return read
 
 
 class Section(BaseModel):
@@ -51,7 +93,9 @@ def flag_of(value: object) -> bool:
     if isinstance(value, Substituted) and value.lower() in {"true", "false"}:
         return value.lower() == "true"
     if not isinstance(value, bool):
-        raise ValueError(f"{shown(value)} is neither true nor false")  # noqa: TRY004
+        meant = _MEANT_FLAGS.get(value.lower()) if isinstance(value, str) else None
+        hint = f"; did you mean {meant}?" if meant else ""
+        raise ValueError(f"{shown(value)} is neither true nor false{hint}")  # noqa: TRY004
     return value
 
 
@@ -64,10 +108,25 @@ def whole(least: int, most: int, name: str = "") -> Callable[[object], int]:
             number = int(value)
         if not isinstance(number, int) or isinstance(number, bool) or not least <= number <= most:
             kind = f"{name}; expected a whole number" if name else "a whole number"
-            raise ValueError(f"{shown(value)} is not {kind} from {least} to {most}")
+            quoted = isinstance(value, str) and value.isascii() and value.isdigit()
+            hint = ", without quotes" if quoted and not isinstance(value, Substituted) else ""
+            raise ValueError(f"{shown(value)} is not {kind} from {least} to {most}{hint}")
         return number
 
-    return read
+    return told_as(read, {"type": "integer", "minimum": least, "maximum": most})
+
+
+def workers_of(value: object) -> int | str:
+    """A number of processes, or `auto`."""
+    if value == "auto":
+        return "auto"
+    try:
+        return whole(1, MAX_WORKERS)(value)
+    except ValueError as error:
+        raise ValueError(f"{error}, or auto") from None
+
+
+told_as(workers_of, {"anyOf": [{"type": "integer", "minimum": 1, "maximum": MAX_WORKERS}, {"const": "auto"}]})
 
 
 def one_of(*names: str, later: str = "") -> Callable[[object], str]:
@@ -79,11 +138,12 @@ def one_of(*names: str, later: str = "") -> Callable[[object], str]:
         expected = " or ".join([", ".join(names[:-1]), names[-1]])
         if later and value == later:
             raise ValueError(f"{value!r} is not supported by this version yet; expected {expected}")
-        close = get_close_matches(value[:64].lower(), names, n=1) if isinstance(value, str) else []
+        text = value[:64].lower() if isinstance(value, str) else shown(value)
+        close = [word] if (word := _OTHER_WORDS.get(text)) in names else get_close_matches(text, names, n=1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
         raise ValueError(f"{shown(value)} is not known here; expected {expected}{hint}")
 
-    return read
+    return told_as(read, {"enum": list(names)})
 
 
 def listed(value: object) -> object:
@@ -104,7 +164,9 @@ def plain_list(value: object) -> object:
 def every_one(value: object) -> tuple[object, ...]:
     """A list of any length."""
     if not isinstance(value, list | tuple):
-        raise ValueError(f"{shown(value)} is not a list; expected e.g. [...] or lines that begin with a dash")  # noqa: TRY004
+        single = isinstance(value, str) and re.fullmatch(r"[A-Za-z0-9./-]{1,40}", value)
+        expected = f"[{value}]" if single else "e.g. [...]"
+        raise ValueError(f"{shown(value)} is not a list; expected {expected} or lines that begin with a dash")  # noqa: TRY004
     return tuple(value)
 
 
@@ -114,7 +176,7 @@ def seconds(least_us: int, most_us: int) -> Callable[[object], float]:
     def read(value: object) -> float:
         return _within(value, least_us, most_us) / 1_000_000
 
-    return read
+    return told_as(read, A_DURATION)
 
 
 def milliseconds(least_us: int, most_us: int) -> Callable[[object], int]:
@@ -123,7 +185,7 @@ def milliseconds(least_us: int, most_us: int) -> Callable[[object], int]:
     def read(value: object) -> int:
         return -(-_within(value, least_us, most_us) // 1_000)
 
-    return read
+    return told_as(read, A_DURATION)
 
 
 def size(least: int, most: int) -> Callable[[object], int]:
@@ -136,7 +198,7 @@ def size(least: int, most: int) -> Callable[[object], int]:
             raise ValueError(f"{shown(value)} is out of bounds; expected a size {bounds}")
         return number
 
-    return read
+    return told_as(read, _A_SIZE)
 
 
 def _within(value: object, least_us: int, most_us: int) -> int:
@@ -159,16 +221,16 @@ def _seconds_text(value: float) -> str:
 
 
 _AS_SECONDS = PlainSerializer(_seconds_text, return_type=str, when_used="json")
-_A_DURATION = _schema("string", "250ms", "10s", "5m")
 
 Text = Annotated[str, BeforeValidator(text_of)]
 Secret = Annotated[SecretStr, BeforeValidator(secret_text), _schema("string")]
 FileName = Annotated[str | None, BeforeValidator(no_empty_text), _schema("string")]
 Flag = Annotated[bool, BeforeValidator(flag_of)]
-Port = Annotated[int, BeforeValidator(whole(0, 65535, "a port")), _schema(["integer", "string"], 8080)]
-Connections = Annotated[int, BeforeValidator(whole(1, 1_000_000)), _schema(["integer", "string"])]
-Timeout = Annotated[float, BeforeValidator(seconds(_SHORTEST_US, _DAY_US)), _A_DURATION, _AS_SECONDS]
-Patience = Annotated[float, BeforeValidator(seconds(0, _DAY_US)), _A_DURATION, _AS_SECONDS]
+Port = Annotated[int, BeforeValidator(whole(0, 65535, "a port"))]
+Connections = Annotated[int, BeforeValidator(whole(1, 1_000_000))]
+Workers = Annotated[int | Literal["auto"], BeforeValidator(workers_of)]
+Timeout = Annotated[float, BeforeValidator(seconds(_SHORTEST_US, _DAY_US)), _AS_SECONDS]
+Patience = Annotated[float, BeforeValidator(seconds(0, _DAY_US)), _AS_SECONDS]
 Network = Annotated[
     IPv4Network | IPv6Network,
     BeforeValidator(lambda value: addresses.network(text_of(value))),

@@ -23,6 +23,8 @@ _HOST = re.compile(r"[A-Za-z0-9*_.-]+|\[[0-9A-Fa-f:.*]+\]")
 
 def checked_path(pattern: str) -> str:
     """The pattern of a path in the form that `path_regex` takes. Raises ValueError with a sentence."""
+    if pattern.startswith("^") or pattern.endswith("$"):
+        raise ValueError(f"{shown(pattern)} is a regular expression; expected * and **, e.g. /api/**")
     if not pattern.startswith("/"):
         raise ValueError(f"{shown(pattern)} does not begin with a slash; expected e.g. /api/**")
     bare = pattern.rstrip("/") or "/"

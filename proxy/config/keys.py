@@ -3,6 +3,7 @@
 import re
 from difflib import get_close_matches
 from itertools import pairwise
+from typing import Any
 
 from proxy.config.faults import Wrong, shown
 from proxy.decision.identity import Key, KeySource, SourceKind
@@ -10,6 +11,8 @@ from proxy.decision.identity import Key, KeySource, SourceKind
 # Every request reads all parts of all keys that apply to it.
 MAX_PARTS = 8
 MAX_ALTERNATIVES = 8
+
+_LONGEST_SUGGESTED = 64
 
 TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 §5.6.2
 
@@ -19,8 +22,23 @@ _NAMED = {
     SourceKind.COOKIE: "cookie:session",
 }
 _ALWAYS_PRESENT = {KeySource(SourceKind.CLIENT_IP), KeySource(SourceKind.PATH), KeySource(SourceKind.METHOD)}
+# What other limiters call these sources.
+_OTHER_NAMES = {
+    **dict.fromkeys(("ip", "address", "remote_addr", "remote_address", "client", "source_ip", "peer"), "client_ip"),
+    **dict.fromkeys(("url", "uri", "route"), "path"),
+    **dict.fromkeys(("param", "parameter", "arg"), "query"),
+    **dict.fromkeys(("headers", "field"), "header"),
+}
 _SEGMENT = re.compile(r"[1-9][0-9]{0,3}")
 _QUERY_NAME = re.compile(r"[^\s|&=#]+")
+
+# What JSON Schema can say of a key, for editors.
+_A_SOURCE = r"(header:[^\s|]+|cookie:[^\s|]+|query:[^\s|]+|path(:[1-9][0-9]*)?|client_ip|method|host)"
+_A_PART = {"type": "string", "pattern": rf"^\s*{_A_SOURCE}(\s*\|\s*{_A_SOURCE})*\s*$"}
+KEY: dict[str, Any] = {
+    "anyOf": [_A_PART, {"type": "array", "items": _A_PART, "minItems": 1, "maxItems": MAX_PARTS}],
+    "examples": ["header:X-User-ID | client_ip", ["header:X-Tenant", "method"]],
+}
 
 
 def key_of(value: object) -> Key:
@@ -89,13 +107,18 @@ def _check_name(text: str, kind: SourceKind, name: str) -> None:
                 raise ValueError(f"{shown(text)} does not name a parameter; expected e.g. {_NAMED[kind]}")
         case _:
             if not TOKEN.fullmatch(name):
-                raise ValueError(f"{shown(text)} does not hold a valid name; expected e.g. {_NAMED[kind]}")
+                stripped = name.strip()
+                expected = f"{kind.value}:{stripped}" if TOKEN.fullmatch(stripped) else f"e.g. {_NAMED[kind]}"
+                raise ValueError(f"{shown(text)} does not hold a valid name; expected {expected}")
 
 
 def _unknown(text: str, kind: str) -> str:
     if not text:
-        return "an alternative is empty; expected e.g. header:X-User-ID | client_ip"
+        return "an alternative is empty; expected one | between two of them, e.g. header:X-User-ID | client_ip"
     kinds = [source.value for source in SourceKind]
-    close = get_close_matches(kind[:64].lower().replace("-", "_"), kinds, n=1)
+    plain = kind[:64].lower().replace("-", "_")
+    close = [_OTHER_NAMES[plain]] if plain in _OTHER_NAMES else get_close_matches(plain, kinds, n=1)
+    if not close and kind == text and "-" in text and TOKEN.fullmatch(text) and len(text) <= _LONGEST_SUGGESTED:
+        close = [f"header:{text}"]
     hint = f"did you mean {close[0]!r}?" if close else f"expected one of {', '.join(kinds)}"
     return f"{shown(text)} is not a source of keys; {hint}"

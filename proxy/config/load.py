@@ -1,27 +1,60 @@
 """From a file to settings, or to everything that is wrong with it."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from difflib import get_close_matches
+from collections.abc import Mapping, Sequence
+from itertools import islice
 from pathlib import Path as FilePath
-from typing import Any, get_args
+from typing import NamedTuple
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
+from proxy.config.advice import advice
 from proxy.config.document import MAX_DOCUMENT_BYTES, Document, Plain, read
-from proxy.config.faults import MAX_FAULTS, ConfigError, Fault, Path, Wrong, in_order, shown
+from proxy.config.faults import MAX_FAULTS, ConfigError, Fault, Path, Wrong, in_order
 from proxy.config.model import Settings, repeated_names
-
-_SENTENCES = {
-    "missing": "is missing",
-    "model_type": "is not a mapping; expected keys and values, e.g. {port: 8080}",
-    "string_unicode": "holds half a character (a lone surrogate); expected text",
-}
+from proxy.config.suggestions import sentence, unknown_key
 
 Found = tuple[Path, str, bool]  # path, message, whether the key itself is wrong
 
 
+class Examined(NamedTuple):
+    """A configuration that is right, and what in it is hardly meant, in the order of the document."""
+
+    settings: Settings
+    warnings: tuple[Fault, ...]
+
+
 def load(path: FilePath, environ: Mapping[str, str]) -> Settings:
     """Read a configuration file. Raises ConfigError with all its faults."""
+    return parse(_content(path), str(path), environ)
+
+
+def examine(path: FilePath, environ: Mapping[str, str]) -> Examined:
+    """Read a configuration file as `load` does, and look for what is hardly meant. Raises ConfigError."""
+    document, settings = _parsed(_content(path), str(path), environ)
+    found = islice(advice(settings), MAX_FAULTS)
+    return Examined(settings, tuple(in_order(document.fault(where, message) for where, message in found)))
+
+
+def parse(text: str, name: str, environ: Mapping[str, str]) -> Settings:
+    """Read a configuration; `name` is what positions call it. Raises ConfigError with all its faults.
+
+    After MAX_FAULTS the rest is only counted.
+    """
+    return _parsed(text, name, environ)[1]
+
+
+def _parsed(text: str, name: str, environ: Mapping[str, str]) -> tuple[Document, Settings]:
+    document = read(text, name, environ)
+    try:
+        settings = Settings.model_validate(document.plain)
+    except ValidationError as error:
+        raise ConfigError(_in_order(document, _found(error, document.plain))) from None
+    if document.faults:
+        raise ConfigError(_in_order(document, []))
+    return document, settings
+
+
+def _content(path: FilePath) -> str:
     name = str(path)
     try:
         with path.open("rb") as file:
@@ -33,27 +66,11 @@ def load(path: FilePath, environ: Mapping[str, str]) -> Settings:
     except OSError as error:
         raise ConfigError([Fault(name, None, None, "", f"cannot be read: {error.strerror or error}")]) from None
     try:
-        text = raw.decode("utf-8-sig")
+        return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         before = raw[: error.start].decode("utf-8", "replace")
         place = (before.count("\n") + 1, len(before) - before.rfind("\n"))
         raise ConfigError([Fault(name, *place, "", "is not UTF-8 here; save the file as UTF-8")]) from None
-    return parse(text, name, environ)
-
-
-def parse(text: str, name: str, environ: Mapping[str, str]) -> Settings:
-    """Read a configuration; `name` is what positions call it. Raises ConfigError with all its faults.
-
-    After MAX_FAULTS the rest is only counted.
-    """
-    document = read(text, name, environ)
-    try:
-        settings = Settings.model_validate(document.plain)
-    except ValidationError as error:
-        raise ConfigError(_in_order(document, _found(error, document.plain))) from None
-    if document.faults:
-        raise ConfigError(_in_order(document, []))
-    return settings
 
 
 def _in_order(document: Document, found: Sequence[Found]) -> list[Fault]:
@@ -62,7 +79,7 @@ def _in_order(document: Document, found: Sequence[Found]) -> list[Fault]:
     fresh = [each for each in found if not _follows(each[0], document)]
     faults = list(document.faults.values())[:MAX_FAULTS]
     faults += [
-        document.fault(path, message or _unknown_key(path), at_key=at_key)
+        document.fault(path, message or unknown_key(path), at_key=at_key)
         for path, message, at_key in fresh[:MAX_FAULTS]
     ]
     faults = in_order(faults)
@@ -87,7 +104,7 @@ def _found(error: ValidationError, plain: Plain) -> list[Found]:
         elif item["type"] == "extra_forbidden":
             found.append((path, "", True))
         else:
-            found.append((path, _SENTENCES.get(item["type"], "is not valid here"), False))
+            found.append((path, sentence(path, item["type"]), False))
     policies = plain.get("policies") if isinstance(plain, dict) else None
     if isinstance(policies, list):
         # The model compares names only once every policy is right; a person wants to hear of it at once.
@@ -95,28 +112,3 @@ def _found(error: ValidationError, plain: Plain) -> list[Found]:
         repeated = [(("policies", *below), message, False) for below, message in repeated_names(names)]
         found += [each for each in repeated if each not in found]
     return found
-
-
-def _unknown_key(path: Path) -> str:
-    key, known = str(path[-1]), sorted(_known_keys(path[:-1]))
-    close = get_close_matches(key[:64].lower(), known, n=1)
-    hint = f"did you mean {close[0]!r}?" if close else f"expected one of {', '.join(known)}"
-    return f"unknown key {shown(key)}, {hint}"
-
-
-def _known_keys(path: Path) -> Iterator[str]:
-    model: Any = Settings
-    for step in path:
-        if isinstance(step, str):
-            fields = {field.alias or name: field for name, field in model.model_fields.items()}
-            model = _model_in(fields[step].annotation) if step in fields else None
-        if model is None:
-            return
-    for name, field in model.model_fields.items():
-        yield field.alias or name
-
-
-def _model_in(annotation: Any) -> type[BaseModel] | None:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    return next((found for part in get_args(annotation) if (found := _model_in(part))), None)

@@ -17,13 +17,13 @@ def unreachable(policies: Sequence[PolicySettings]) -> list[tuple[Path, str]]:
     exempt = [policy for policy in policies if policy.exempt]
     faults: list[tuple[Path, str]] = []
     for index, policy in enumerate(policies):
-        over = next((other for other in exempt if other is not policy and _covers(other.match, policy.match)), None)
+        over = next((other for other in exempt if other is not policy and covers(other.match, policy.match)), None)
         if over is not None and not policy.exempt:
             faults.append(((index,), f"can never apply: {shown(over.name)} exempts all that it matches"))
     return faults
 
 
-def _covers(wide: MatchSettings, narrow: MatchSettings) -> bool:
+def covers(wide: MatchSettings, narrow: MatchSettings) -> bool:
     """Whether `wide` holds for every request for which `narrow` does."""
     return (
         _covers_paths(wide, narrow)

@@ -20,6 +20,9 @@ from pydantic import (
 
 from proxy.config import globs, units
 from proxy.config.clauses import (
+    CONDITIONS,
+    COSTS,
+    OVERRIDE_KEYS,
     Costs,
     FieldCondition,
     conditions,
@@ -30,8 +33,19 @@ from proxy.config.clauses import (
     override_keys,
 )
 from proxy.config.faults import Path, Wrong, shown
-from proxy.config.fields import Flag, Network, OneOrMore, Section, every_one, milliseconds, one_of, text_of, whole
-from proxy.config.keys import key_of, key_text
+from proxy.config.fields import (
+    A_RATE,
+    Flag,
+    Network,
+    OneOrMore,
+    Section,
+    every_one,
+    milliseconds,
+    one_of,
+    text_of,
+    whole,
+)
+from proxy.config.keys import KEY, key_of, key_text
 from proxy.config.units import Quota
 from proxy.decision.bucket import MAX_BURST, MAX_PERIOD_US, Rate
 from proxy.decision.identity import Key, SourceKind
@@ -54,13 +68,19 @@ def _name(value: object) -> str:
 
 Name = Annotated[str, BeforeValidator(_name), WithJsonSchema({"type": "string", "pattern": f"^{_NAME.pattern}$"})]
 Method = Annotated[str, BeforeValidator(method)]
-PathPattern = Annotated[str, BeforeValidator(lambda value: globs.checked_path(text_of(value)))]
-HostPattern = Annotated[str, BeforeValidator(lambda value: globs.checked_host(text_of(value)))]
+PathPattern = Annotated[
+    str, BeforeValidator(lambda value: globs.checked_path(text_of(value))),
+    WithJsonSchema({"type": "string", "pattern": "^/", "examples": ["/api/**", "/users/*/orders"]}),
+]  # fmt: skip
+HostPattern = Annotated[
+    str, BeforeValidator(lambda value: globs.checked_host(text_of(value))),
+    WithJsonSchema({"type": "string", "examples": ["api.example.com", "*.example.com"]}),
+]  # fmt: skip
 Burst = Annotated[int, BeforeValidator(whole(1, MAX_BURST))]
 Initial = Annotated[int, BeforeValidator(whole(0, MAX_BURST))]
 Limit = Annotated[
     Quota, BeforeValidator(lambda value: value if isinstance(value, Quota) else units.quota(value)),
-    PlainSerializer(str, return_type=str), WithJsonSchema({"type": "string", "examples": ["10/minute", "1/2.5s"]}),
+    PlainSerializer(str, return_type=str), WithJsonSchema(A_RATE),
 ]  # fmt: skip
 OnStoreFailure = Annotated[str, BeforeValidator(one_of("deny", "allow", later="local"))]
 
@@ -72,7 +92,7 @@ class MatchSettings(Section):
     method: OneOrMore[Method] = ()
     header: Annotated[
         tuple[FieldCondition, ...], BeforeValidator(conditions), PlainSerializer(conditions_text),
-        WithJsonSchema({"type": "object", "examples": [{"X-Plan": "free"}, {"X-Plan": True}]}),
+        WithJsonSchema(CONDITIONS),
     ] = ()  # fmt: skip
     host: OneOrMore[HostPattern] = ()
     client_ip: OneOrMore[Network] = ()
@@ -82,7 +102,7 @@ class MatchSettings(Section):
 class OverrideSettings(Section):
     """Another limit, a block or an exemption for some keys of a policy."""
 
-    key: Annotated[tuple[tuple[str, ...], ...], BeforeValidator(override_keys)]
+    key: Annotated[tuple[tuple[str, ...], ...], BeforeValidator(override_keys), WithJsonSchema(OVERRIDE_KEYS)]
     burst: Burst | None = None
     initial: Initial | None = None
     limit: Limit | None = Field(None, validate_default=True)
@@ -117,16 +137,14 @@ class PolicySettings(Section):
     exempt: Flag = False
     key: Annotated[
         Key | None, BeforeValidator(lambda value: value if value is None else key_of(value)),
-        PlainSerializer(lambda key: key and key_text(key)), WithJsonSchema({"type": ["string", "array"]}),
+        PlainSerializer(lambda key: key and key_text(key)), WithJsonSchema(KEY),
     ] = Field(None, validate_default=True)  # fmt: skip
     burst: Burst | None = None
     initial: Initial | None = None
     limit: Limit | None = Field(None, validate_default=True)
-    cost: Annotated[
-        Costs, BeforeValidator(costs), PlainSerializer(cost_text), WithJsonSchema({"type": ["integer", "object"]})
-    ] = Costs(1, {})
+    cost: Annotated[Costs, BeforeValidator(costs), PlainSerializer(cost_text), WithJsonSchema(COSTS)] = Costs(1, {})
     idle_ttl_ms: Annotated[
-        int, BeforeValidator(milliseconds(1_000_000, MAX_PERIOD_US)), WithJsonSchema({"type": "string"}),
+        int, BeforeValidator(milliseconds(1_000_000, MAX_PERIOD_US)),
         PlainSerializer(lambda ms: units.duration_text(ms * 1000), return_type=str, when_used="json"),
     ] = Field(3_600_000, alias="idle_ttl")  # fmt: skip
     shadow: Flag = False
@@ -222,9 +240,23 @@ def _unseen(values: tuple[str, ...], key: Key | None) -> str:
         expected = "one value" if len(key.parts) == 1 else f"lists of {len(key.parts)} values, e.g. [[a, b]]"
         return f"{shown(', '.join(values))} does not fit the key of this policy; expected {expected}"
     for value, alternatives in zip(values, key.parts, strict=True):
-        if all(source.kind is SourceKind.CLIENT_IP for source in alternatives) and not _names_client(value):
-            return f"{shown(value)} is not a client's address; expected e.g. 192.0.2.7 or 2001:db8::/64"
+        problems = [_unseen_by(source.kind, value) for source in alternatives]
+        if all(problems):
+            return problems[0]
     return ""
+
+
+def _unseen_by(kind: SourceKind, value: str) -> str:
+    """Why a source never shows a value; empty where it may."""
+    match kind:
+        case SourceKind.CLIENT_IP if not _names_client(value):
+            return f"{shown(value)} is not a client's address; expected e.g. 192.0.2.7 or 2001:db8::/64"
+        case SourceKind.METHOD if value != value.upper():
+            return f"{shown(value)} is not a method as requests carry it; expected {shown(value.upper())}"
+        case SourceKind.HOST if value != value.lower() or value.endswith("."):
+            return f"{shown(value)} is not a host as keys have it; expected {shown(value.lower().rstrip('.'))}"
+        case _:
+            return ""
 
 
 def _names_client(value: str) -> bool:

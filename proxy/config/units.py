@@ -28,6 +28,10 @@ _STEP = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,9})?)(us|ms|s|m|h|d)")
 _DURATION = re.compile(rf"(?:{_STEP.pattern}){{1,6}}")
 _COUNT = re.compile(r"[0-9]{1,15}")
 _SIZE = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,9})?)(B|kB|MB|GB|KiB|MiB|GiB)?")
+_NEARLY_A_RATE = re.compile(
+    r"(?P<count>[0-9]{1,9})\s*(?:r|req|requests)?\s*(?:/|per)\s*(?P<unit>s|secs?|seconds?|m|mins?|minutes?|h|hrs?|hours?|d|days?)",
+    re.IGNORECASE,
+)
 
 _A_DURATION = "expected e.g. 250ms, 1s, 5m, 1h, 1d"
 _A_RATE = "expected e.g. 10/minute, 100/s, 1/2.5s"
@@ -74,14 +78,15 @@ def quota(value: object) -> Quota:
     text = value if isinstance(value, str) else ""
     count, slash, period = text.partition("/")
     if not slash or not count or not period:
-        raise ValueError(f"{shown(value)} is not a rate; {_A_RATE}")
+        raise ValueError(f"{shown(value)} is not a rate; {_A_RATE}{_meant(value)}")
     if not _COUNT.fullmatch(count):
-        hint = "; a rate counts whole tokens, e.g. 1/2.5s or 3/2s" if "." in count else f"; {_A_RATE}"
+        whole = "; a rate counts whole tokens, e.g. 1/2.5s or 3/2s"
+        hint = whole if "." in count else f"; {_A_RATE}{_meant(value)}"
         raise ValueError(f"{shown(value)} is not a rate{hint}")
     period_us = _PERIODS_US.get(period)
     if period_us is None:
         if not _DURATION.fullmatch(period):
-            raise ValueError(f"{shown(value)} is not a rate; {_A_RATE}")
+            raise ValueError(f"{shown(value)} is not a rate; {_A_RATE}{_meant(value)}")
         period_us = duration_us(period)
     if not int(count) or not period_us:
         raise ValueError(f"{shown(value)} never gives a token; count and period must be above zero, e.g. 10/minute")
@@ -90,6 +95,15 @@ def quota(value: object) -> Quota:
     if period_us > MAX_PERIOD_US:
         raise ValueError(f"{shown(value)} has too long a period; expected {duration_text(MAX_PERIOD_US)} at most")
     return Quota(int(count), period_us)
+
+
+def _meant(value: object) -> str:
+    """A suggestion, for the spellings of other limiters: 10/min, 10 per hour, 10r/s, 10 / seconds."""
+    match = _NEARLY_A_RATE.fullmatch(value) if isinstance(value, str) else None
+    if match is None or not int(match["count"]):
+        return ""
+    unit = next(unit for unit in ("second", "minute", "hour", "day") if unit.startswith(match["unit"][:1].lower()))
+    return f"; did you mean {int(match['count'])}/{unit}?"
 
 
 def size_bytes(value: object) -> int:

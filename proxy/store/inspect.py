@@ -1,5 +1,6 @@
 """The buckets as they lie in the store: found step by step, looked at, taken out."""
 
+import asyncio
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -9,7 +10,7 @@ from redis.exceptions import RedisError
 
 from proxy.config import StoreSettings
 from proxy.decision.stored import Found, Stored, StoreSilent
-from proxy.store.client import client
+from proxy.store.client import CONNECTIONS, client
 
 # One step of SCAN looks at so many names, which holds the store up for about half a millisecond; one answer takes at
 # most so many steps. A store of a million buckets is thus gone through in a hundred answers.
@@ -22,6 +23,7 @@ class Buckets:
 
     def __init__(self, settings: StoreSettings) -> None:
         self._client: Any = client(settings)  # redis-py's types say bytes or str
+        self._turns = asyncio.Semaphore(CONNECTIONS)
 
     async def find(self, prefix: str, part: str, cursor: str, most: int) -> Found:
         """Buckets whose names begin with `prefix` and hold `part` after it: some, perhaps none, and where to go on.
@@ -31,7 +33,7 @@ class Buckets:
         pattern = f"{_literal(prefix)}*{_literal(part)}*" if part else f"{_literal(prefix)}*"
         names: list[bytes] = []
         position = int(cursor or 0)
-        async with _translated():
+        async with self._turn():
             for _ in range(STEPS):
                 position, found = await self._client.scan(position, match=pattern, count=min(NAMES_A_STEP, most * 10))
                 names += found
@@ -41,18 +43,27 @@ class Buckets:
 
     async def read(self, name: str) -> Stored | None:
         """One bucket as it is stored; None where it is not."""
-        async with _translated():
+        async with self._turn():
             (found,) = await self._read([name.encode()])
         return found if found.ttl_s is not None or found.tokens is not None else None
 
     async def reset(self, name: str) -> bool:
         """Take a bucket out of the store, so that its next request finds a new one. Returns whether there was one."""
-        async with _translated():
+        async with self._turn():
             return bool(await self._client.delete(name))
 
     async def close(self) -> None:
         """Close the connections."""
         await self._client.aclose(close_connection_pool=True)
+
+    @asynccontextmanager
+    async def _turn(self) -> AsyncIterator[None]:
+        """A connection's worth of questions, and redis-py's exceptions in our own words."""
+        try:
+            async with self._turns:
+                yield
+        except (RedisError, OSError, TimeoutError) as error:
+            raise StoreSilent(str(error) or type(error).__name__) from error
 
     async def _read(self, names: list[bytes]) -> list[Stored]:
         if not names:
@@ -67,14 +78,6 @@ class Buckets:
             Stored(name.decode("utf-8", "backslashreplace"), _whole(tokens), ttl_ms / 1000 if ttl_ms >= 0 else None)
             for name, tokens, ttl_ms in zip(names, replies[::2], replies[1::2], strict=True)
         ]
-
-
-@asynccontextmanager
-async def _translated() -> AsyncIterator[None]:
-    try:
-        yield
-    except (RedisError, OSError, TimeoutError) as error:
-        raise StoreSilent(str(error) or type(error).__name__) from error
 
 
 def _literal(text: str) -> str:

@@ -23,7 +23,10 @@ FAULTS = [
     "c.yaml:2:16: listen.port: 99999 is not a port; expected a whole number from 0 to 65535",
     "c.yaml:2:37: listen.idle_timeout: 5 has no unit; expected e.g. 250ms, 1s, 5m, 1h, 1d",
     "c.yaml:3:43: store.password: is not text; expected text, in quotes",
-    "c.yaml:5:21: policies[0].limit: '10/min' is not a rate; expected e.g. 10/minute, 100/s, 1/2.5s",
+    (
+        "c.yaml:5:21: policies[0].limit: '10/min' is not a rate; expected e.g. 10/minute, 100/s, 1/2.5s; "
+        "did you mean 10/minute?"
+    ),
     "c.yaml:5:34: policies[0].key: 'heeder:X' is not a source of keys; did you mean 'header'?",
     "c.yaml:6:11: policies[1].name: 'a b' is not a name; expected 1 to 64 of the characters A-Z a-z 0-9 . _ -",
     "c.yaml:6:50: policies[1].cost: a cost of 6 can never pass a burst of 5; expected a cost up to the burst",
@@ -76,6 +79,82 @@ def test_all_faults_are_named_at_once_in_the_order_of_the_document() -> None:
 def test_a_fault_names_its_place_and_what_was_expected(text: str, fault: str) -> None:
     (found,) = faults_of(text)
     assert found.startswith(fault)
+
+
+def in_policy(text: str) -> str:
+    """The message about one policy that is right but for `text`."""
+    (found,) = faults_of(f"policies: [{{name: a, key: client_ip, limit: 10/s, {text}}}]")
+    return found.partition(": ")[2]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("match: {paths: /api}", "policies[0].match.paths: unknown key 'paths', did you mean 'path'?"),
+        ("path: /api/**", "policies[0].path: unknown key 'path', which stands in match, e.g. match: {path: ...}"),
+        ("rate: 5/s", "policies[0].rate: unknown key 'rate', did you mean 'limit'?"),
+        ("dry-run: true", "policies[0].dry-run: unknown key 'dry-run', did you mean 'shadow'?"),
+        ("match: /api", "policies[0].match: is not a mapping; expected keys and values, e.g. {path: /api/**}"),
+        (
+            "match: {path: '^/api/.*'}",
+            "policies[0].match.path: '^/api/.*' is a regular expression; expected * and **, e.g. /api/**",
+        ),
+        ("shadow: yes", "policies[0].shadow: 'yes' is neither true nor false; did you mean true?"),
+        ("burst: '15'", "policies[0].burst: '15' is not a whole number from 1 to 1000000000, without quotes"),
+        (
+            "on_store_failure: open",
+            "policies[0].on_store_failure: 'open' is not known here; expected deny or allow; did you mean 'allow'?",
+        ),
+    ],
+)
+def test_a_typical_mistake_is_told_with_what_was_meant(text: str, message: str) -> None:
+    assert in_policy(text) == message
+
+
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [
+        ("X-User-ID", "'X-User-ID' is not a source of keys; did you mean 'header:X-User-ID'?"),
+        ("'header: X-User-ID'", "'header: X-User-ID' does not hold a valid name; expected header:X-User-ID"),
+        ("ip", "'ip' is not a source of keys; did you mean 'client_ip'?"),
+        (
+            "header:X || client_ip",
+            "an alternative is empty; expected one | between two of them, e.g. header:X-User-ID | client_ip",
+        ),
+    ],
+)
+def test_a_mistaken_key_is_told_with_what_was_meant(key: str, message: str) -> None:
+    (found,) = faults_of(f"policies: [{{name: a, key: {key}, limit: 10/s}}]")
+    assert found == f"c.yaml:1:27: policies[0].key: {message}"
+
+
+@pytest.mark.parametrize(
+    ("text", "place", "hint"),
+    [
+        ("policies:\n  - name: a\n   limit: 1/s", "c.yaml:3:4", "lines that belong together begin in the same column"),
+        ("policies:\n\t- name: a", "c.yaml:2:1", "indent with spaces, not with tabs"),
+        ("a: [::1]", "c.yaml:1:5", "inside { } and [ ], text with one of , : * & ! needs quotes"),
+        ("a: b: c", "c.yaml:1:5", "text that holds a colon and a space needs quotes"),
+    ],
+)
+def test_broken_yaml_is_told_with_what_mostly_causes_it(text: str, place: str, hint: str) -> None:
+    (found,) = faults_of(text)
+    assert found.startswith(f"{place}: is not valid YAML: ")
+    assert found.endswith(f"; {hint}")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("method", "post", "'post' is not a method as requests carry it; expected 'POST'"),
+        ("host", "API.test", "'API.test' is not a host as keys have it; expected 'api.test'"),
+        ("client_ip", "alice", "'alice' is not a client's address; expected e.g. 192.0.2.7 or 2001:db8::/64"),
+    ],
+)
+def test_an_override_for_a_key_that_no_request_shows_is_a_fault(key: str, value: str, message: str) -> None:
+    text = f"policies: [{{name: a, key: {key}, limit: 1/s, overrides: [{{key: {value}, blocked: true}}]}}]"
+    (found,) = faults_of(text)
+    assert found.endswith(f"policies[0].overrides[0].key: {message}")
 
 
 def test_two_policies_of_one_name_are_a_fault() -> None:

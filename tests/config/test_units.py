@@ -87,8 +87,14 @@ NEVER = "never gives a token; count and period must be above zero, e.g. 10/minut
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        *((text, f"'{text}' {NOT_A_RATE}") for text in ("10/min", "10", "/s", "10/", "", "10/minutes", "10 / minute")),
-        *((text, f"'{text}' {NOT_A_RATE}") for text in ("-1/s", "ten/s", "10/s/s", "10/5", "10/S")),
+        *((text, f"'{text}' {NOT_A_RATE}") for text in ("10", "/s", "10/", "")),
+        *((text, f"'{text}' {NOT_A_RATE}") for text in ("-1/s", "ten/s", "10/s/s", "10/5")),
+        *(
+            (text, f"'{text}' {NOT_A_RATE}; did you mean 10/minute?")
+            for text in ("10/min", "10/minutes", "10 / minute", "10 per minute", "10r/m", "10 requests per minute")
+        ),
+        ("10/S", f"'10/S' {NOT_A_RATE}; did you mean 10/second?"),
+        ("3/hr", f"'3/hr' {NOT_A_RATE}; did you mean 3/hour?"),
         (10, f"10 {NOT_A_RATE}"),
         (None, f"nothing {NOT_A_RATE}"),
         ({}, f"a mapping {NOT_A_RATE}"),

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from proxy.config.advice import METHODS
 from proxy.edge.wire import (
     BODY_BUFFER_BYTES,
     BROKEN_BODY,
@@ -401,3 +402,18 @@ async def test_an_error_set_on_a_body_is_raised_to_its_reader_before_anything_th
     body.set_exception(ConnectionResetError("gone"))
     with pytest.raises(BROKEN_BODY):
         await body.readany()
+
+
+# -- methods ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+async def test_a_method_that_a_configuration_may_name_is_taken(requests: RequestParser, method: str) -> None:
+    messages, _, _ = requests.feed_data(GET.replace(b"GET", method.encode()))
+    assert [message.method for message, _ in messages] == [method]
+
+
+@pytest.mark.parametrize("method", ["GTE", "FOO", "PURGEALL"])
+async def test_a_method_that_check_warns_of_is_refused(requests: RequestParser, method: str) -> None:
+    with pytest.raises(HttpProcessingError):
+        requests.feed_data(GET.replace(b"GET", method.encode()))

@@ -1,0 +1,88 @@
+"""What each key of the configuration is, in one sentence: what an editor shows beside it."""
+
+from collections.abc import Mapping
+
+# By section (policies, their matches and overrides too) and key.
+ABOUT: Mapping[str, Mapping[str, str]] = {
+    "Settings": {
+        "listen": "Where clients are served, and what they may claim of the sidecar.",
+        "admin": "Where operators and probes are served.",
+        "upstream": "The application behind the sidecar.",
+        "store": "The Redis or Valkey that all sidecars share.",
+        "client_ip": "How a client's address is found.",
+        "responses": "Which fields an answer carries.",
+        "log": "What is logged.",
+        "policies": "Who is limited, on what, by how much. Every policy that matches applies.",
+    },
+    "ListenSettings": {
+        "host": "The address to listen on.",
+        "port": "The port to listen on.",
+        "workers": "Processes that share the port; auto: one for each core that may be used.",
+        "health_path": "Answered by the sidecar with its health, never limited.",
+        "status_path": "Answered by the sidecar with the caller's own limits; looking consumes nothing.",
+        "max_connections": "More connections are answered 503 at once.",
+        "header_timeout": "For a request's head in all, and between the pieces of its body.",
+        "idle_timeout": "How long a connection may stay silent between requests.",
+        "max_header_bytes": "The largest head of a request; larger ones are answered 431.",
+        "drain_timeout": "How long SIGTERM leaves requests to finish.",
+    },
+    "AdminSettings": {
+        "host": "The address of the admin listener.",
+        "port": "The port of /livez, /readyz and /metrics.",
+        "token": "What callers of the admin listener must present.",
+    },
+    "UpstreamSettings": {
+        "url": "The application: http, host and port.",
+        "connect_timeout": "How long a connection to the application, or a free one, is waited for.",
+        "response_timeout": "Until the first byte of an answer, and between its bytes.",
+        "max_connections": "The most connections to the application.",
+        "idle_timeout": "How long an unused connection is kept.",
+    },
+    "StoreSettings": {
+        "url": "host:port, redis://, rediss:// or unix://.",
+        "username": "The store's user.",
+        "password": "The user's password; best from the environment.",
+        "ca_file": "With rediss://: who signs the store's certificate.",
+        "cert_file": "With rediss://: the sidecar's certificate.",
+        "key_file": "With rediss://: the key of that certificate.",
+        "key_prefix": "What all bucket names begin with.",
+        "timeout": "One decision never waits longer for the store.",
+        "on_failure": "What happens to limited requests when the store does not answer.",
+    },
+    "ClientIpSettings": {
+        "trusted_proxies": "Networks whose X-Forwarded-For is believed.",
+        "ipv6_prefix": "IPv6 clients count as one by this prefix.",
+    },
+    "ResponseSettings": {"headers": "RateLimit and RateLimit-Policy; X-RateLimit-*."},
+    "LogSettings": {"level": "The least level that is logged.", "requests": "Which requests are logged."},
+    "PolicySettings": {
+        "name": "Names the policy's buckets, metrics and headers; a new name starts new buckets.",
+        "match": "Which requests the policy concerns: all of these conditions; every request where there are none.",
+        "exempt": "Nothing else applies to what the policy matches.",
+        "key": "Whose bucket is charged: the first source that is present; a list makes a composite key.",
+        "limit": "How many tokens grow in which time.",
+        "burst": "What a bucket holds; the count in the limit where it is not given.",
+        "initial": "Tokens of a bucket that the store does not know yet; the burst where it is not given.",
+        "cost": "Tokens that a request takes; by method where it is a mapping.",
+        "idle_ttl": "How long an idle bucket is kept, never less than until it is full.",
+        "shadow": "Counted, logged and shown, but never refuses.",
+        "on_store_failure": "What happens when the store does not answer; store.on_failure where it is not given.",
+        "overrides": "Another rule for some keys.",
+    },
+    "MatchSettings": {
+        "path": "Patterns of canonical paths: * within a segment, ** any number of segments.",
+        "method": "Methods.",
+        "header": "Header fields with a value (* for any run of characters), a list of them, or true for any.",
+        "host": "Patterns of the Host field without its port.",
+        "client_ip": "Networks of the client's address.",
+        "ignore_case": "Whether paths match in any case.",
+    },
+    "OverrideSettings": {
+        "key": "The keys that it is for, as requests show them; one list for each composite key.",
+        "limit": "Their limit.",
+        "burst": "What their buckets hold.",
+        "initial": "What their new buckets hold.",
+        "blocked": "They are always refused.",
+        "exempt": "This policy does not concern them.",
+    },
+}
