@@ -5,6 +5,7 @@ What it answers stands in `ops/openapi`, who is let in in `ops/guard`.
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from importlib.resources import files
 
 from aiohttp import web
 
@@ -18,6 +19,7 @@ from proxy.ops.openapi import CURSOR_PATTERN, KEY_PATTERN, NAME_PATTERN, documen
 HealthPage = Callable[[], Awaitable[tuple[int, Mapping[str, object]]]]
 
 LARGEST_BODY_BYTES = 64 * 1024
+_STATIC = {"dashboard.css": "text/css", "dashboard.js": "text/javascript", "icon.svg": "image/svg+xml"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +37,7 @@ class Pages:
 
 
 class Admin:
-    """Serves the admin API."""
+    """Serves the admin API and the dashboard."""
 
     def __init__(self, settings: AdminSettings, pages: Pages) -> None:
         self._settings = settings
@@ -59,6 +61,8 @@ class Admin:
 
     def _routes(self) -> list[web.RouteDef]:
         return [
+            web.get("/", _static("dashboard.html", "text/html")),
+            *(web.get(f"/static/{name}", _static(name, kind)) for name, kind in _STATIC.items()),
             web.get("/livez", self._livez),
             web.get("/readyz", self._readyz),
             web.get("/metrics", self._metrics),
@@ -120,3 +124,12 @@ class Admin:
 def _bucket(request: web.Request) -> tuple[str, str]:
     path = request.match_info
     return matching("policy", path["policy"], NAME_PATTERN), matching("key", path["key"], KEY_PATTERN)
+
+
+def _static(name: str, kind: str) -> Callable[[web.Request], Awaitable[web.Response]]:
+    body = files(__package__).joinpath("static", name).read_bytes()
+
+    async def page(_: web.Request) -> web.Response:
+        return web.Response(body=body, content_type=kind, charset="utf-8")
+
+    return page

@@ -17,6 +17,8 @@ from proxy.decision.stored import StoreSilent
 
 # Probes and scrapes show no token and use any name; these pages tell of no key and change nothing.
 OPEN = frozenset({"/livez", "/readyz", "/metrics"})
+# The dashboard itself holds nothing of ours: what it shows it asks for, with the token.
+SHELL = frozenset({"/", "/static/dashboard.css", "/static/dashboard.js", "/static/icon.svg"})
 
 SECURITY_FIELDS = {
     "Cache-Control": "no-store",
@@ -97,7 +99,7 @@ class Guard:
             raise Problem(403, "The Host field must name this machine: localhost or a loopback address.")
         if request.method not in ("GET", "HEAD") and not _same_origin(request):
             raise Problem(403, "Pages of other origins may change nothing here.")
-        if self._token:
+        if self._token and request.path not in SHELL:
             kind, _, given = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
             right = hmac.compare_digest(given.strip().encode("utf-8", "surrogateescape"), self._token)
             if kind.lower() != "bearer" or not right:

@@ -295,7 +295,7 @@ def test_pages_of_other_origins_change_nothing(one: Sidecar, store_server: Store
 
 def test_get_changes_nothing_and_every_answer_carries_the_security_fields(one: Sidecar) -> None:
     spend(one, "ken", 1)
-    for path in ("/config", "/nothing", bucket_path("users", "ken")):
+    for path in ("/", "/config", "/nothing", bucket_path("users", "ken"), "/static/dashboard.js"):
         _, fields, _ = ask(one, path)
         assert "script-src 'self'" in fields["content-security-policy"]
         assert "unsafe" not in fields["content-security-policy"]
