@@ -197,14 +197,15 @@ def _check_reach(settings: Settings) -> None:
 
 def _check_ports(settings: Settings) -> None:
     names = [f"PROXY{number}_PORT" for number in NUMBERS] + ([] if settings.redis_url else ["REDIS_PORT"])
-    rows = []
+    rows, elsewhere = [], dict[str, int]()
     for name in names:
         port = settings.ports[name]
         if taken("127.0.0.1" if name == "REDIS_PORT" else "0.0.0.0", port):
-            other = f"leave it alone: make start {name}={free_port_above(port)}"
-            rows.append((f"{name}={port}", f"is held by {holder(port)};", other))
+            elsewhere[name] = free_port_above(port, {*settings.ports.values(), *elsewhere.values()})
+            rows.append((f"{name}={port}", f"is held by {holder(port)}"))
     if rows:
-        raise Trouble("taken ports, so nothing was started:", *table(rows))
+        instead = " ".join(f"{name}={port}" for name, port in elsewhere.items())
+        raise Trouble("taken ports, so nothing was started:", *table(rows), f"leave them alone:  make start {instead}")
 
 
 def _compose() -> tuple[str, ...]:

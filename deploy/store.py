@@ -48,7 +48,7 @@ def keys(settings: Settings, pattern: str) -> None:
         raise  # of our own output: whoever reads it has seen enough
     except (redis.RedisError, OSError) as fault:
         raise Trouble(f"{_shown(settings)}: {fault}", "is it running? make status") from fault
-    say(f"{count} keys match {pattern}")
+    say(f"{count} {'key matches' if count == 1 else 'keys match'} {pattern}")
 
 
 def prompt(settings: Settings, arguments: list[str]) -> int:

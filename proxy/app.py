@@ -5,6 +5,7 @@ import gc
 import logging
 import os
 import signal
+import socket
 from collections.abc import Coroutine, Mapping
 from datetime import datetime
 from pathlib import Path
@@ -25,6 +26,7 @@ from proxy.edge.wire import ensure_compiled
 from proxy.ops.admin import Admin
 from proxy.ops.health import Health
 from proxy.ops.logs import LineWriter, RequestLog, start_logging
+from proxy.ops.merge import Snapshot, exposition_of, families, merged, snapshot
 from proxy.ops.metrics import Metrics, Readings
 from proxy.ops.status import CallerStatus
 from proxy.reload import Reloader
@@ -32,20 +34,29 @@ from proxy.store.deny_cache import DenyCache
 from proxy.store.limiter import Limiter
 from proxy.store.seam import StoreUnavailable
 from proxy.store.topology import open_store
+from proxy.workers.channel import Channel, Message, open_channel
+from proxy.workers.place import Place
 
 logger = logging.getLogger(__name__)
 
 
 class App:
-    """One sidecar, configured by the file at `path`. Build it inside the event loop it shall run on."""
+    """One sidecar, configured by the file at `path`; with a `place`, one of several that are one together.
 
-    def __init__(self, settings: Settings, path: Path, writer: LineWriter) -> None:
+    Build it inside the event loop it shall run on.
+    """
+
+    def __init__(self, settings: Settings, path: Path, writer: LineWriter, place: Place | None = None) -> None:
+        self._place = place
+        self._parent: Channel | None = None
+        self._others: Snapshot = []  # the metrics of the other workers
+        in_file, settings = settings, place.share_of(settings) if place else settings
         self._settings = settings
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[Any]] = set()
         policies = compile_policies(settings)
 
-        self._reloader = Reloader(path, os.environ, settings, self._take_over)
+        self._reloader = Reloader(path, os.environ, in_file, self._take_over)
         self._metrics = Metrics(self._readings(writer))
         self._store = open_store(settings.store, _note_store, observe=self._metrics.count_call)
         self._deny_cache = DenyCache()
@@ -77,7 +88,7 @@ class App:
         pages = {settings.listen.health_path: health_page, settings.listen.status_path: status.page}
         self._server = Server(settings.listen, self._gateway, pages)
         self._log = RequestLog(settings.log, writer, lambda: self._gateway.policies)
-        self._admin = Admin(settings.admin, health.page, self._metrics.exposition)
+        self._admin = Admin(settings.admin, health.page, self._exposition)
 
     def spawn(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run a coroutine as a task of this app: kept, ended with it, and heard if it fails."""
@@ -96,14 +107,20 @@ class App:
             _ = self.spawn(self._tick())
             _ = self.spawn(self._reloader.watch())
             self._loop.add_signal_handler(signal.SIGHUP, lambda: self.spawn(self._reloader.reload()))
-            await self._admin.listen()
+            if self._place is None or self._place.leads:
+                await self._admin.listen()
             await self._store.tried.wait()  # a second at most: the first requests should not find it unconnected
-            port = await self._server.listen()
+            port = await self._server.listen(shared=self._place is not None)
+            if self._place is not None:
+                _ = self.spawn(self._report_to_parent(self._place, stop))
             # What start-up made stays for good: the garbage collector need not look at it again.
             gc.collect()
             gc.freeze()
-            started = {"version": proxy.__version__, "port": port, "upstream": self._settings.upstream.url}
-            started |= {"policies": len(self._settings.policies), "hash": digest(self._settings)}
+            started: dict[str, object] = {"version": proxy.__version__, "port": port}
+            started |= {"upstream": self._settings.upstream.url}
+            started |= {"policies": len(self._settings.policies), "hash": digest(self._reloader.settings)}
+            if self._place is not None:
+                started |= {"worker": self._place.number, "workers": self._place.count, "pid": os.getpid()}
             logger.info("started", extra={"fields": started})
             await stop.wait()
             logger.info("draining", extra={"fields": {"connections": len(self._server.connections)}})
@@ -154,6 +171,28 @@ class App:
             return {"status": "ok", "loaded": self._reloader.loaded_at}
         return {"status": "stale", "since": stale.since, "loaded": self._reloader.loaded_at, "faults": stale.faults}
 
+    async def _report_to_parent(self, place: Place, stop: asyncio.Event) -> None:
+        """Send this worker's metrics each second, at once for a start; end when the parent has ended."""
+        self._parent = await open_channel(socket.socket(fileno=place.channel))
+        try:
+            self._send_metrics()
+            await self._parent.listen(self._hear_of_others)
+            stop.set()
+        finally:
+            await self._parent.close()
+
+    def _send_metrics(self) -> None:
+        if self._parent is not None:
+            self._parent.send({"metrics": snapshot(self._metrics.families())})
+
+    def _hear_of_others(self, message: Message) -> None:
+        self._others = message["others"]
+
+    def _exposition(self) -> bytes:
+        if self._place is None:
+            return self._metrics.exposition()
+        return exposition_of(families(merged([snapshot(self._metrics.families()), self._others])))
+
     async def _close(self) -> None:
         self._pool.close()
         await self._admin.close()
@@ -166,6 +205,7 @@ class App:
         while True:
             await asyncio.sleep(1)
             self._log.each_second()
+            self._send_metrics()
 
     async def _ping_store(self) -> str | None:
         answer: asyncio.Future[object] = self._loop.create_future()
@@ -192,18 +232,21 @@ def _rate_limit_fields(settings: Settings) -> RateLimitFields:
     return RateLimitFields(standard="ratelimit" in wanted, legacy="x-ratelimit" in wanted)
 
 
-def run(settings: Settings, path: Path) -> None:
-    """Run one sidecar, and follow edits of its file, until it is told to stop. Raises OSError where a port is taken."""
+def run(settings: Settings, path: Path, place: Place | None = None) -> None:
+    """Run one sidecar, and follow edits of its file, until it is told to stop. Raises OSError where a port is taken.
+
+    `place`: it is one of several workers under one parent.
+    """
     ensure_compiled()
     writer = start_logging(settings.log)
     try:
-        uvloop.run(_serve(settings, path, writer))
+        uvloop.run(_serve(settings, path, writer, place))
     finally:
         writer.close()
 
 
-async def _serve(settings: Settings, path: Path, writer: LineWriter) -> None:
-    await App(settings, path, writer).run()
+async def _serve(settings: Settings, path: Path, writer: LineWriter, place: Place | None) -> None:
+    await App(settings, path, writer, place).run()
 
 
 def _note_store(failure: StoreUnavailable | None) -> None:

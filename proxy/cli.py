@@ -30,10 +30,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(settings: Settings, options: argparse.Namespace) -> int:
-    from proxy.app import run
+    from proxy.workers.place import place_in, worker_count
 
+    place, path = place_in(os.environ), Path(options.config)
     try:
-        run(settings, Path(options.config))
+        if place is None and (count := worker_count(settings.listen.workers)) > 1:
+            from proxy.workers.parent import supervise
+
+            return supervise(settings, path, count)
+        from proxy.app import run
+
+        run(settings, path, place)
     except OSError as error:
         print(f"sidegate: cannot start: {error}", file=sys.stderr)
         return 1

@@ -1,6 +1,7 @@
 """The rooms of the product, and who may import whom: decision ← config ← {store, edge, ops} ← app ← cli.
 
-Beside the middle rooms stands `reload`, which watches the configuration; between app and cli the commands.
+Beside the middle rooms stand `reload`, which watches the configuration, and `workers`, which keeps several processes;
+between app and cli the commands.
 """
 
 import ast
@@ -21,9 +22,10 @@ BELOW = {
     "edge": {"decision", "config"},
     "ops": {"decision", "config"},
     "reload": {"decision", "config"},
-    "app": {"decision", "config", "store", "edge", "ops", "reload"},
-    "commands": {"decision", "config", "store", "edge", "ops", "reload", "app"},
-    "cli": {"decision", "config", "store", "edge", "ops", "reload", "app", "commands"},
+    "workers": {"decision", "config", "ops"},
+    "app": {"decision", "config", "store", "edge", "ops", "reload", "workers"},
+    "commands": {"decision", "config", "store", "edge", "ops", "reload", "workers", "app"},
+    "cli": {"decision", "config", "store", "edge", "ops", "reload", "workers", "app", "commands"},
     "__main__": {"cli"},
 }
 

@@ -5,6 +5,7 @@ import os
 import signal
 import socket
 import time
+from collections.abc import Collection
 from pathlib import Path
 
 _PROC = Path("/proc")
@@ -24,8 +25,9 @@ def taken(host: str, port: int) -> bool:
     return False
 
 
-def free_port_above(port: int) -> int:
-    return next((each for each in range(port + 1, 65536) if not taken("0.0.0.0", each)), port)
+def free_port_above(port: int, spoken_for: Collection[int]) -> int:
+    free = (each for each in range(port + 1, 65536) if each not in spoken_for and not taken("0.0.0.0", each))
+    return next(free, port)
 
 
 def holder(port: int) -> str:

@@ -8,7 +8,7 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from deploy import probe
@@ -109,19 +109,28 @@ def status(settings: Settings) -> bool:
 
 
 def check_ports(settings: Settings, wanted: list[Service]) -> None:
-    rows = []
+    """Raise Trouble where a port is taken: by whom, and what to type instead, once for all of them."""
+    rows, elsewhere = [], dict[str, int]()
     for service in wanted:
         for name in (service.port, *service.more_ports):
             port = settings.ports[name]
             if proc.taken(service.host if name == service.port else "127.0.0.1", port):
+                elsewhere[name] = proc.free_port_above(port, {*settings.ports.values(), *elsewhere.values()})
                 rows.append((f"{name}={port}", f"is held by {proc.holder(port)}"))
-                free = proc.free_port_above(port)
-                rows.append(("", f"leave it alone:  make start {name}={free}"))
-                if name == "REDIS_PORT":
-                    rows.append(("", f"or use that one: make start REDIS_URL=redis://localhost:{port}"))
-    if rows:
-        ports = "a port is" if sum(bool(row[0]) for row in rows) == 1 else "ports are"
-        raise Trouble(f"{ports} taken, so nothing was started:", *table(rows))
+    if not rows:
+        return
+    advice = [f"leave {'it' if len(rows) == 1 else 'them'} alone:  make start {_assignments(elsewhere)}"]
+    if "REDIS_PORT" in elsewhere:
+        del elsewhere["REDIS_PORT"]
+        url = f"REDIS_URL=redis://localhost:{settings.ports['REDIS_PORT']}"
+        advice.append(f"or use that store:  make start {' '.join([url, _assignments(elsewhere)]).strip()}")
+    raise Trouble(
+        f"{'a port is' if len(rows) == 1 else 'ports are'} taken, so nothing was started:", *table(rows), *advice
+    )
+
+
+def _assignments(ports: Mapping[str, int]) -> str:
+    return " ".join(f"{name}={port}" for name, port in ports.items())
 
 
 def _check_store(settings: Settings) -> None:

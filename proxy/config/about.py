@@ -17,6 +17,7 @@ ABOUT: Mapping[str, Mapping[str, str]] = {
     "ListenSettings": {
         "host": "The address to listen on.",
         "port": "The port to listen on.",
+        "workers": "Processes that share the port; auto: one for each core that may be used.",
         "health_path": "Answered by the sidecar with its health, never limited.",
         "status_path": "Answered by the sidecar with the caller's own limits; looking consumes nothing.",
         "max_connections": "More connections are answered 503 at once.",

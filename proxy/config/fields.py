@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable
 from difflib import get_close_matches
 from ipaddress import IPv4Network, IPv6Network
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer, SecretStr, WithJsonSchema
 
@@ -17,6 +17,8 @@ Read = TypeVar("Read", bound=Callable[[object], object])
 
 # Lists that a request is held against one entry after the other, and that are checked entry by entry.
 MAX_ENTRIES = 1000
+# Processes of one sidecar; far above any machine that a sidecar shares with its application.
+MAX_WORKERS = 256
 
 # YAML 1.1 took them for truth values; this language does not.
 _MEANT_FLAGS = {**dict.fromkeys(("yes", "on", "true"), "true"), **dict.fromkeys(("no", "off", "false"), "false")}
@@ -112,6 +114,19 @@ def whole(least: int, most: int, name: str = "") -> Callable[[object], int]:
         return number
 
     return told_as(read, {"type": "integer", "minimum": least, "maximum": most})
+
+
+def workers_of(value: object) -> int | str:
+    """A number of processes, or `auto`."""
+    if value == "auto":
+        return "auto"
+    try:
+        return whole(1, MAX_WORKERS)(value)
+    except ValueError as error:
+        raise ValueError(f"{error}, or auto") from None
+
+
+told_as(workers_of, {"anyOf": [{"type": "integer", "minimum": 1, "maximum": MAX_WORKERS}, {"const": "auto"}]})
 
 
 def one_of(*names: str, later: str = "") -> Callable[[object], str]:
@@ -213,6 +228,7 @@ FileName = Annotated[str | None, BeforeValidator(no_empty_text), _schema("string
 Flag = Annotated[bool, BeforeValidator(flag_of)]
 Port = Annotated[int, BeforeValidator(whole(0, 65535, "a port"))]
 Connections = Annotated[int, BeforeValidator(whole(1, 1_000_000))]
+Workers = Annotated[int | Literal["auto"], BeforeValidator(workers_of)]
 Timeout = Annotated[float, BeforeValidator(seconds(_SHORTEST_US, _DAY_US)), _AS_SECONDS]
 Patience = Annotated[float, BeforeValidator(seconds(0, _DAY_US)), _AS_SECONDS]
 Network = Annotated[

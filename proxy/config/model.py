@@ -19,6 +19,7 @@ from proxy.config.fields import (
     Section,
     Text,
     Timeout,
+    Workers,
     one_of,
     size,
     text_of,
@@ -66,6 +67,7 @@ class ListenSettings(Section):
 
     host: Host = "0.0.0.0"  # noqa: S104  (a sidecar's port is there to be reached)
     port: Port = 8080
+    workers: Workers = 1
     health_path: OwnPath = "/health"
     status_path: OwnPath = "/api/status"
     max_connections: Connections = 4096

@@ -7,7 +7,9 @@ end, whatever still arrives is thrown away for a moment (so that the answer is n
 """
 
 import asyncio
+import contextlib
 import logging
+import os
 import socket
 import struct
 import time
@@ -59,10 +61,17 @@ class Server:
         self._listener: asyncio.Server | None = None
         self._empty = asyncio.Event()
 
-    async def listen(self) -> int:
-        """Accept connections; returns the port. Raises OSError where the address cannot be had."""
+    async def listen(self, *, shared: bool = False) -> int:
+        """Accept connections, on a port of its own or one shared with its like; returns the port.
+
+        Raises OSError where the address cannot be had.
+        """
         self._listener = await self._loop.create_server(
-            lambda: ClientConnection(self, self._loop), self.settings.host, self.settings.port, backlog=1024
+            lambda: ClientConnection(self, self._loop),
+            self.settings.host,
+            self.settings.port,
+            backlog=1024,
+            reuse_port=shared or None,
         )
         return int(self._listener.sockets[0].getsockname()[1])
 
@@ -70,7 +79,8 @@ class Server:
         """Accept nothing new, let the requests under way finish, then end. Returns how many had to be cut off."""
         self.draining = True
         if self._listener is not None:
-            self._listener.close()
+            for accepted in _close_listener(self._listener):
+                await self._loop.connect_accepted_socket(lambda: ClientConnection(self, self._loop), accepted)
         for connection in list(self.connections):
             connection.drain_and_close()
         try:
@@ -409,6 +419,23 @@ class ClientConnection(BaseProtocol):
             self._refuse(Fault.HEAD_TIMEOUT)
         else:
             self.break_off()
+
+
+def _close_listener(listener: asyncio.Server) -> list[socket.socket]:
+    """Stop listening; returns the connections that the kernel had made by then and nobody had accepted yet.
+
+    Their clients may have sent requests already: closing the listener alone resets them. What is left to chance are the
+    microseconds between the last look into the kernel's queue and the end of the socket.
+    """
+    accepted: list[socket.socket] = []
+    copies = [socket.socket(fileno=os.dup(each.fileno())) for each in listener.sockets]
+    listener.close()
+    for copy in copies:
+        copy.setblocking(False)
+        with copy, contextlib.suppress(OSError):  # BlockingIOError: there are no more
+            while True:
+                accepted.append(copy.accept()[0])
+    return accepted
 
 
 def _fault_in(message: RequestMessage) -> Fault | None:

@@ -10,7 +10,7 @@ import os
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 
 import orjson
@@ -22,6 +22,8 @@ from proxy.decision.request import path_part
 from proxy.decision.verdict import Answer, Verdict
 from proxy.ops.outcomes import policy_outcomes, refused_buckets
 
+# What POSIX lets several processes write to one pipe without mixing their lines (PIPE_BUF, on Linux).
+LARGEST_WRITE_BYTES = 4096
 # Lines waiting for a slow reader of stdout; what does not fit is dropped and counted.
 MOST_WAITING_LINES = 20_000
 # Buckets whose refusals are counted apart within one second; those beyond share one line.
@@ -29,6 +31,20 @@ MOST_FOLDED = 1_000
 # What a log line may hold of a request. The query is left out: it may hold what nobody should read in a log.
 LONGEST_PATH_CHARS = 512
 LONGEST_METHOD_CHARS = 32
+
+
+def pieces(lines: Iterable[bytes], most_bytes: int) -> Iterator[bytes]:
+    """The lines in order, joined to pieces of at most `most_bytes`; a longer line is a piece of its own."""
+    joined: list[bytes] = []
+    size = 0
+    for line in lines:
+        if joined and size + len(line) > most_bytes:
+            yield b"".join(joined)
+            joined, size = [], 0
+        joined.append(line)
+        size += len(line)
+    if joined:
+        yield b"".join(joined)
 
 
 class LineWriter:
@@ -65,7 +81,8 @@ class LineWriter:
             self._wake.clear()
             taken = [self._lines.popleft() for _ in range(len(self._lines))]
             try:
-                self._write_all(b"".join(taken))
+                for piece in pieces(taken, LARGEST_WRITE_BYTES):
+                    self._write_all(piece)
                 self.written += len(taken)
             except OSError:  # nobody reads any more; the proxy goes on without its log
                 self.dropped += len(taken)

@@ -5,7 +5,7 @@ Labels come from the configuration and from closed sets, never from a request. d
 
 import platform
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
@@ -126,6 +126,10 @@ class Metrics(Collector):
     def exposition(self) -> bytes:
         """All metrics in Prometheus' text format."""
         return generate_latest(self._registry)
+
+    def families(self) -> Iterable[Metric]:
+        """All metrics, those of the process among them."""
+        return self._registry.collect()
 
     def collect(self) -> Iterator[Metric]:
         """See prometheus_client."""

@@ -1,5 +1,6 @@
 """`make start` and its companions for real, in a run folder and on ports of their own."""
 
+import contextlib
 import json
 import os
 import random
@@ -125,6 +126,23 @@ def test_a_taken_port_is_named_with_its_holder_and_the_way_on(demonstration: Dem
     assert f"pid {os.getpid()}" in refused.stderr
     assert f"make start REDIS_URL=redis://localhost:{port}" in refused.stderr
     assert demonstration.left_behind == []
+
+
+@pytest.mark.slow
+def test_what_to_type_when_several_ports_are_taken_names_different_free_ones(demonstration: Demonstration) -> None:
+    names = ["PROXY1_PORT", "PROXY2_PORT", "APP3_PORT"]
+    with contextlib.ExitStack() as held:
+        for name in names:
+            held.enter_context(closing(socket.create_server(("0.0.0.0", demonstration.ports[name]))))
+        refused = demonstration.make("start")
+        assert refused.returncode == 1
+        (line,) = [line for line in refused.stderr.splitlines() if "leave them alone" in line]
+        instead = dict(word.split("=") for word in line.split() if "=" in word)
+        assert set(instead) == set(names)
+        assert len({*instead.values(), *map(str, demonstration.ports.values())}) == len(demonstration.ports) + len(
+            names
+        )
+        assert not [port for port in instead.values() if proc.taken("0.0.0.0", int(port))]
 
 
 @pytest.mark.slow

@@ -1,0 +1,46 @@
+"""Between parent and worker: JSON messages, one a line, over a pair of sockets. Its end is the other side's end."""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Callable
+from typing import Any
+
+import orjson
+
+Message = dict[str, Any]
+
+# Bounds one message: a worker's metrics take about 100 bytes a series.
+_LARGEST_MESSAGE_BYTES = 16 * 2**20
+
+
+class Channel:
+    """One end. Build it with `open_channel`."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+
+    def send(self, message: Message) -> None:
+        """Send, without waiting; lost where the other side has gone."""
+        if not self._writer.is_closing():
+            self._writer.write(orjson.dumps(message, option=orjson.OPT_APPEND_NEWLINE))
+
+    async def listen(self, heard: Callable[[Message], None]) -> None:
+        """Call `heard` with each message until the other side ends."""
+        try:
+            while line := await self._reader.readline():
+                heard(orjson.loads(line))
+        except (ConnectionError, ValueError):
+            return  # broken off, also within a message: as good as gone
+
+    async def close(self) -> None:
+        """End it, and wait until it has ended."""
+        self._writer.close()
+        with contextlib.suppress(ConnectionError):
+            await self._writer.wait_closed()
+
+
+async def open_channel(end: socket.socket) -> Channel:
+    """Take over one end of a pair of sockets."""
+    return Channel(*await asyncio.open_connection(sock=end, limit=_LARGEST_MESSAGE_BYTES))

@@ -1,0 +1,130 @@
+"""Three sidecars renewed one after the other while clients keep asking: not one request may be lost.
+
+A client does what any load balancer does: where a connection is refused, nothing was sent, so it asks the next sidecar.
+Whatever happens after a connection was made is final: no answer, half an answer or a 5xx is a lost request.
+"""
+
+import asyncio
+import contextlib
+import itertools
+import os
+import signal
+from collections import Counter
+from collections.abc import Iterator
+from typing import Self
+
+import pytest
+
+from tests.raw_client import RawClient
+from tests.recorder import Recorder
+from tests.servers import StoreServer, free_port
+from tests.sidecar import PATIENCE_S, Config, Sidecar, configuration
+
+CLIENTS = 16
+REQUESTS_BEFORE = 100
+KEPT = b"GET /data HTTP/1.1\r\nHost: app\r\nX-User-ID: roller\r\n\r\n"
+ONCE = KEPT.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
+
+
+@pytest.fixture
+def recorder() -> Iterator[Recorder]:
+    each = Recorder()
+    yield each
+    each.stop()
+
+
+class Crowd:
+    """Clients that keep asking until told to stop. Half of them keep their connections, half open one a request."""
+
+    def __init__(self, ports: list[int]) -> None:
+        self._ports = ports
+        self._next = itertools.count()
+        self._stopping = False
+        self.ended: Counter[str] = Counter()
+
+    async def __aenter__(self) -> Self:
+        self._tasks = [
+            asyncio.get_running_loop().create_task(self._ask_on(KEPT if n % 2 else ONCE)) for n in range(CLIENTS)
+        ]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._stopping = True
+        await asyncio.wait_for(asyncio.gather(*self._tasks), PATIENCE_S)
+
+    async def another(self, count: int) -> None:
+        """Wait until so many more requests have ended."""
+        wanted = self.ended.total() + count
+        async with asyncio.timeout(PATIENCE_S):
+            while self.ended.total() < wanted:
+                await asyncio.sleep(0.01)
+
+    async def _ask_on(self, request: bytes) -> None:
+        while not self._stopping:
+            reader, writer = await self._connect()
+            try:
+                stays = True
+                while stays and not self._stopping:
+                    writer.write(request)
+                    ended, stays = await self._answer(reader)
+                    self.ended[ended] += 1
+            finally:
+                writer.close()
+
+    async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        async with asyncio.timeout(PATIENCE_S):
+            while True:
+                port = self._ports[next(self._next) % len(self._ports)]
+                try:
+                    return await asyncio.open_connection("127.0.0.1", port)
+                except ConnectionRefusedError:
+                    await asyncio.sleep(0)
+
+    async def _answer(self, reader: asyncio.StreamReader) -> tuple[str, bool]:
+        """How the request ended, and whether the connection stays open."""
+        try:
+            head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), PATIENCE_S)
+            await reader.readexactly(2)
+        except (OSError, EOFError) as error:
+            return type(error).__name__, False
+        return head.split(b" ")[1].decode(), b"\r\nConnection: close\r\n" not in head
+
+
+@pytest.mark.slow
+async def test_a_rolling_restart_under_load_loses_no_request(store_server: StoreServer, recorder: Recorder) -> None:
+    ports = [free_port() for _ in range(3)]
+    configs: list[Config] = [
+        configuration(store_server.url, recorder.url, listen={"port": port, "drain_timeout": "10s"}) for port in ports
+    ]
+    sidecars = await asyncio.gather(*(asyncio.to_thread(Sidecar, config) for config in configs))
+    try:
+        async with Crowd(ports) as crowd:
+            await crowd.another(REQUESTS_BEFORE)
+            for number, config in enumerate(configs):
+                sidecars[number].ask_to_stop()
+                assert await asyncio.to_thread(sidecars[number].wait) == 0
+                await crowd.another(REQUESTS_BEFORE)
+                sidecars[number] = await asyncio.to_thread(Sidecar, config)
+                await crowd.another(REQUESTS_BEFORE)
+    finally:
+        for sidecar in sidecars:
+            await asyncio.to_thread(sidecar.stop)
+    assert set(crowd.ended) == {"200"}, crowd.ended
+    spent = sum(each.events("stopped")[0]["cut_off"] for each in sidecars)
+    assert spent == 0
+
+
+@pytest.mark.slow
+def test_a_connection_that_waits_to_be_accepted_when_the_stop_comes_is_served(
+    store_server: StoreServer, recorder: Recorder
+) -> None:
+    with Sidecar(configuration(store_server.url, recorder.url)) as sidecar:
+        os.kill(sidecar.pid, signal.SIGSTOP)  # so that the kernel makes the connections, and nobody accepts them
+        sidecar.ask_to_stop()
+        with contextlib.ExitStack() as waiting:
+            clients = [waiting.enter_context(RawClient(sidecar.port)) for _ in range(50)]
+            for client in clients:
+                client.send(ONCE)
+            os.kill(sidecar.pid, signal.SIGCONT)
+            assert {client.reply().status for client in clients} == {200}
+        assert sidecar.wait() == 0
