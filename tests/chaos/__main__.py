@@ -4,11 +4,13 @@ import argparse
 import asyncio
 import sys
 from collections import Counter
+from collections.abc import Awaitable, Callable
+from functools import partial
 
 from tests.chaos.lab import lab
 from tests.chaos.local_share import admitted_without_store
 from tests.chaos.scenarios import SCENARIOS, Bounds, Report, run
-from tests.chaos.storms import abandoned, exactly_the_burst, shown_evicting, started_without
+from tests.chaos.storms import Outcome, abandoned, exactly_the_burst, shown_evicting, started_without
 
 TIMEOUT_S = 0.05
 RATE_PER_S = 500.0
@@ -53,17 +55,18 @@ async def main(names: list[str], span_s: float) -> int:
         flush=True,
     )
     right = await scenarios(names, span_s)
-    for name, check in {
-        "FA01": started_without,
-        "FA13": shown_evicting,
-        "FA14": abandoned,
-        "FA22": exactly_the_burst,
-        "LOCAL": admitted_without_store,
-    }.items():
-        if not names or name in names:
-            text, faults = await check()
-            print(f"{name:5} {text}  {'; '.join(faults) or 'holds'}", flush=True)
-            right = right and not faults
+    checks: dict[str, Callable[[], Awaitable[Outcome]]] = {"FA01": started_without, "FA13": shown_evicting}
+    with lab("1s") as made:
+        checks |= {
+            "FA14": partial(abandoned, made),
+            "FA22": partial(exactly_the_burst, made),
+            "LOCAL": partial(admitted_without_store, made),
+        }
+        for name, check in checks.items():
+            if not names or name in names:
+                text, faults = await check()
+                print(f"{name:5} {text}  {'; '.join(faults) or 'holds'}", flush=True)
+                right = right and not faults
     return 0 if right else 1
 
 

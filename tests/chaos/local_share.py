@@ -2,29 +2,30 @@
 
 import asyncio
 
-from tests.chaos.lab import QUOTAS, lab, until_counted
+from tests.chaos.lab import QUOTAS, Lab, until_counted
+from tests.chaos.storms import Outcome
 from tests.chaos.traffic import Traffic, Wanted
 
 
-async def admitted_without_store(seconds: float = 60.0) -> tuple[str, list[str]]:
+async def admitted_without_store(made: Lab, seconds: float = 60.0) -> Outcome:
     """Total admitted against the shared limit; faults where it is not within 80 % and 100 % of it."""
     quota = QUOTAS["local"]
-    with lab("1s") as made:
-        await made.settled()
-        await until_counted(made.sidecars, 3)
-        await asyncio.to_thread(made.store.kill)
-        # Each user's requests go round the sidecars, at more than twice its limit.
-        keys = quota.keys
-        traffic = Traffic(
-            [sidecar.port for sidecar in made.sidecars],
-            2.2 * quota.rate_per_s * keys,
-            lambda number: Wanted("local", f"u{number // 3 % keys}", f"/local/{number}"),
-        )
-        task = asyncio.get_running_loop().create_task(traffic.run())
-        await asyncio.sleep(seconds)
-        traffic.stop()
-        await task
-        await asyncio.to_thread(made.store.start)
+    await made.settled()
+    made.round += 1
+    await until_counted(made.sidecars, 3)
+    await asyncio.to_thread(made.store.kill)
+    # Each user's requests go round the sidecars, at more than twice its limit.
+    keys, prefix = quota.keys, f"alone-{made.round}"
+    traffic = Traffic(
+        [sidecar.port for sidecar in made.sidecars],
+        2.2 * quota.rate_per_s * keys,
+        lambda number: Wanted("local", f"{prefix}-{number // 3 % keys}", f"/local/{prefix}/{number}"),
+    )
+    task = asyncio.get_running_loop().create_task(traffic.run())
+    await asyncio.sleep(seconds)
+    traffic.stop()
+    await task
+    await asyncio.to_thread(made.store.start)
     took_s = max(each.sent_s + each.took_s for each in traffic.answers) - min(each.sent_s for each in traffic.answers)
     admitted = sum(each.status == 200 for each in traffic.answers)
     allowed = keys * (quota.burst + quota.rate_per_s * took_s)

@@ -7,7 +7,7 @@ import socket
 import struct
 from functools import partial
 
-from tests.chaos.lab import Lab, lab
+from tests.chaos.lab import Lab
 from tests.chaos.traffic import Traffic, Wanted
 from tests.raw_client import get
 from tests.recorder import Recorder
@@ -55,46 +55,40 @@ async def shown_evicting() -> Outcome:
     return "a store with maxmemory-policy allkeys-lru: warned of at start", faults
 
 
-async def abandoned(clients: int = 10_000) -> Outcome:
+async def abandoned(made: Lab, clients: int = 10_000) -> Outcome:
     """Clients that send and reset after 1 to 20 ms make no connections to the store, and disturb nobody."""
-    with lab("1s") as made:
-        await made.settled()
-        before = connections_made(made)
-        traffic = Traffic([each.port for each in made.sidecars], 50, made.wanted)
-        steady = asyncio.get_running_loop().create_task(traffic.run())
-        for _ in range(clients // 50):
-            await asyncio.gather(*(vanish(random.choice(made.sidecars).port) for _ in range(50)))
-        traffic.stop()
-        await steady
-        made_s = connections_made(made) - before
-    faults = [f"{made_s} connections to the store"] if made_s > 3 else []
+    await made.settled()
+    made.round += 1
+    before = made.proxy.accepted
+    traffic = Traffic([each.port for each in made.sidecars], 50, made.wanted)
+    steady = asyncio.get_running_loop().create_task(traffic.run())
+    for _ in range(clients // 50):
+        await asyncio.gather(*(vanish(random.choice(made.sidecars).port) for _ in range(50)))
+    traffic.stop()
+    await steady
+    connections = made.proxy.accepted - before
+    faults = [f"{connections} connections to the store"] if connections > 3 else []
     if wrong := [
         each for each in traffic.answers if each.status not in (200, 429) or (each.status == 200) != each.echoed
     ]:
         faults.append(f"{len(wrong)} wrong answers beside them")
-    return f"{clients} clients that send and reset: {made_s} new connections to the store", faults
+    return f"{clients} clients that send and reset: {connections} new connections to the store", faults
 
 
-async def exactly_the_burst(rounds: int = 20, requests: int = 1500) -> Outcome:
+async def exactly_the_burst(made: Lab, rounds: int = 20, requests: int = 1500) -> Outcome:
     """As many requests at once for one key, over three sidecars: exactly its burst passes, each time."""
+    await made.settled()
+    ports = [each.port for each in made.sidecars]
     counts = set()
-    with lab("5s") as made:
-        await made.settled()
-        ports = [each.port for each in made.sidecars]
-        for number in range(rounds):
-            wanted = Wanted("exact", f"one-{number}", f"/exact/{number}")
-            counts.add(await Traffic(ports, 0, partial(_always, wanted)).volley(requests))
+    for number in range(rounds):
+        wanted = Wanted("exact", f"one-{number}", f"/exact/{number}")
+        counts.add(await Traffic(ports, 0, partial(_always, wanted)).volley(requests))
     faults = [] if counts == {100} else [f"admitted {sorted(counts)}"]
     return f"{requests} requests at once for one key, {rounds} times: {sorted(counts)} admitted of 100", faults
 
 
 def _always(wanted: Wanted, _: int) -> Wanted:
     return wanted
-
-
-def connections_made(made: Lab) -> int:
-    """How many connections the store has accepted through the fault proxy."""
-    return made.proxy.accepted
 
 
 async def vanish(port: int) -> None:

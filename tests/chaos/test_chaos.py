@@ -41,13 +41,13 @@ def test_a_store_that_evicts_is_warned_of() -> None:
     assert asyncio.run(shown_evicting())[1] == []
 
 
-def test_clients_that_send_and_reset_make_no_storm_on_the_store() -> None:
-    assert asyncio.run(abandoned(clients=300))[1] == []
+def test_clients_that_send_and_reset_make_no_storm_on_the_store(made: Lab) -> None:
+    assert asyncio.run(abandoned(made, clients=200))[1] == []
 
 
-def test_requests_at_once_over_three_sidecars_get_exactly_the_burst() -> None:
-    assert asyncio.run(exactly_the_burst(rounds=2, requests=300))[1] == []
+def test_requests_at_once_over_three_sidecars_get_exactly_the_burst(made: Lab) -> None:
+    assert asyncio.run(exactly_the_burst(made, rounds=1, requests=150))[1] == []
 
 
-def test_three_sidecars_without_their_store_admit_together_nearly_what_the_limit_says() -> None:
-    assert asyncio.run(admitted_without_store(seconds=3.0))[1] == []
+def test_three_sidecars_without_their_store_admit_together_nearly_what_the_limit_says(made: Lab) -> None:
+    assert asyncio.run(admitted_without_store(made, seconds=3.0))[1] == []
