@@ -5,6 +5,7 @@
 --   ARGV[1]  limits, flat JSON: rate, n, period_us, burst, initial, ttl_ms for each
 --   ARGV[2]  requests, flat JSON: number of charges, then key, limit, cost, kind for each charge: 0 must find its cost for
 --            the request to pass, 1 is a shadow, 2 a debit, which takes what there is and is charged in any case
+--   ARGV[3]  a number that ends the reply, so that nobody takes it for another call's
 --   reply    two integers a charge: whole tokens left, or -1 - tokens where they did not suffice; and for how many µs the
 --            next token has been growing, or -1 where the bucket cannot be read
 --
@@ -99,4 +100,5 @@ for key in pairs(changed) do
     'since', string.format('%.0f', since[key]), 'rate', limits[at + 1])
   redis.call('PEXPIRE', KEYS[key], string.format('%.0f', limits[at + 6]))
 end
+reply[#reply + 1] = tonumber(ARGV[3])
 return reply

@@ -20,7 +20,7 @@ from itertools import islice
 from proxy.decision.bucket import Bucket, Charge, Level, Limit, Rate, decide, passed
 from proxy.decision.policy import Applied, OnStoreFailure, Policy
 
-# Bounds the memory that an attacker with many identities can claim: about 35 MB.
+# Bounds the memory that an attacker with many identities can claim: about 23 MB.
 MOST_BUCKETS = 65_536
 
 

@@ -12,7 +12,7 @@ from proxy.store.script import SCRIPT
 
 # The one line of the script that reads the clock, and what stands in its place here. All else is the shipped script.
 READS_TIME = "local time = redis.call('TIME')"
-GIVEN_TIME = "local time = cjson.decode(ARGV[3])"
+GIVEN_TIME = "local time = cjson.decode(ARGV[4])"
 assert SCRIPT.count(READS_TIME) == 1
 VIRTUAL_SCRIPT = SCRIPT.replace(READS_TIME, GIVEN_TIME)
 
