@@ -10,7 +10,7 @@ import redis
 
 from proxy.decision.bucket import Charge, Limit, Rate
 from proxy.store.batch import Batch
-from proxy.store.redis_store import SCRIPT
+from proxy.store.script import SCRIPT
 from tests.servers import StoreServer
 
 LIMIT = Limit(Rate(1, 6_000_000), 1000, 1000, 3_600_000)

@@ -21,7 +21,6 @@ from proxy.decision.policy import PolicySet
 from proxy.decision.record import Record
 from proxy.decision.request import RequestFacts
 from proxy.decision.verdict import Answer, DecidedBy, Verdict
-from proxy.edge.descriptors import raise_file_limit
 from proxy.edge.forward import Gateway
 from proxy.edge.headers import Forwarding, RateLimitFields
 from proxy.edge.pool import Pool
@@ -131,10 +130,6 @@ class App:
             _ = self.spawn(self._tick())
             _ = self.spawn(self._reloader.watch())
             self._loop.add_signal_handler(signal.SIGHUP, lambda: self.spawn(self._reloader.reload()))
-            for_all = self._settings.listen.max_connections + self._settings.upstream.max_connections
-            if (most := raise_file_limit(for_all)) < for_all:
-                # Beyond it, libuv accepts and closes what comes: nothing spins, but clients are not told why.
-                logger.warning("few_file_descriptors", extra={"fields": {"limit": most, "connections": for_all}})
             if self._place is None or self._place.leads:
                 await self._admin.listen()
             await self._store.tried.wait()  # a second at most: the first requests should not find it unconnected

@@ -21,6 +21,7 @@ from proxy.decision.record import Record
 from proxy.decision.request import BadRequest, RequestFacts, path_part
 from proxy.decision.verdict import Answer, Verdict
 from proxy.edge.deadline import Deadline
+from proxy.edge.descriptors import raise_file_limit
 from proxy.edge.forward import CLIENT_LEFT, CLOSE, Exchange, Gateway, Request
 from proxy.edge.headers import names_host, valid_host
 from proxy.edge.hops import COUNTED_METHODS, hops_are_doubtful, hops_left, last_hop_answer
@@ -72,6 +73,10 @@ class Server:
 
         Raises OSError where the address cannot be had.
         """
+        wanted = self.settings.max_connections + self.gateway.upstream.max_connections
+        if (most := raise_file_limit(wanted)) < wanted:
+            # Beyond it, libuv accepts and closes what comes: nothing spins, but clients are not told why.
+            logger.warning("few_file_descriptors", extra={"fields": {"limit": most, "connections": wanted}})
         self._listener = await self._loop.create_server(
             lambda: ClientConnection(self, self._loop),
             self.settings.host,

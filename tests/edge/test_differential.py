@@ -28,9 +28,9 @@ from tests.sidecar import Sidecar, configuration
 
 COUNT = int(os.environ.get("SIDEGATE_TEST_DIFFERENTIAL", "200"))
 SEED = 2026
-AT_ONCE = 50
-# How long either proxy waits for the rest of an unfinished request, and a client here for an answer behind the last.
-WAIT_S = 0.5
+AT_ONCE = 200
+# How long either proxy waits for the rest of an unfinished request, or for another one. Clients wait until it closes.
+WAIT_MS = 1000
 
 NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
 NGINX_CONFIG = """
@@ -40,7 +40,8 @@ http {{
   access_log off; server_tokens off;
   client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy; fastcgi_temp_path {folder}/f;
   uwsgi_temp_path {folder}/u; scgi_temp_path {folder}/s;
-  client_header_timeout {wait_ms}ms; client_body_timeout {wait_ms}ms; keepalive_timeout 5s;
+  client_header_timeout {wait_ms}ms; client_body_timeout {wait_ms}ms; keepalive_timeout {wait_ms}ms;
+  proxy_connect_timeout 60s; proxy_read_timeout 60s;
   server {{
     listen 127.0.0.1:{port};
     location / {{
@@ -198,8 +199,7 @@ def nginx(their_recorder: Recorder, tmp_path_factory: pytest.TempPathFactory) ->
         pytest.skip("nginx is not installed: nothing to compare with")
     folder, port = tmp_path_factory.mktemp("nginx"), free_port()
     config = folder / "nginx.conf"
-    wait_ms = int(WAIT_S * 600)
-    config.write_text(NGINX_CONFIG.format(folder=folder, port=port, upstream=their_recorder.port, wait_ms=wait_ms))
+    config.write_text(NGINX_CONFIG.format(folder=folder, port=port, upstream=their_recorder.port, wait_ms=WAIT_MS))
     process = subprocess.Popen([NGINX, "-p", str(folder), "-c", str(config), "-e", str(folder / "error")])
     deadline = time.monotonic() + PATIENCE_S
     while not accepts(port):
@@ -222,10 +222,11 @@ def accepts(port: int) -> bool:
 def test_every_difference_from_nginx_is_explained(
     store_server: StoreServer, recorder: Recorder, their_recorder: Recorder, nginx: int
 ) -> None:
-    wait = f"{int(WAIT_S * 600)}ms"
-    listen = {"header_timeout": wait, "body_timeout": wait, "max_connections": 4096}
+    wait = f"{WAIT_MS}ms"
+    listen = {"header_timeout": wait, "body_timeout": wait, "idle_timeout": wait}
+    patient = {"connect_timeout": "1m", "queue_timeout": "1m", "response_timeout": "1m"}
     raws = [hostile(number, random.Random(f"{SEED}/{number}")) for number in range(COUNT)]
-    with Sidecar(configuration(store_server.url, recorder.url, listen=listen)) as sidecar:
+    with Sidecar(configuration(store_server.url, recorder.url, listen=listen, upstream=patient)) as sidecar:
         ours = outcomes(raws, sidecar.port, recorder)
     theirs = outcomes(raws, nginx, their_recorder)
     assert recorder.faults == []  # whatever came, nothing doubtful was passed on
@@ -278,7 +279,7 @@ async def send_all(raws: list[bytes], port: int) -> list[tuple[int, ...]]:
             received = b""
             with contextlib.suppress(ConnectionError, TimeoutError):
                 writer.write(raw)
-                while data := await asyncio.wait_for(reader.read(65536), WAIT_S):
+                while data := await asyncio.wait_for(reader.read(65536), 4 * PATIENCE_S):
                     received += data
             writer.close()
             with contextlib.suppress(ConnectionError):

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from proxy.config import ListenSettings
+from proxy.config import ListenSettings, UpstreamSettings
 from proxy.decision.request import RequestFacts
 from proxy.edge.patience import BodyPatience
 from proxy.edge.server import Server
@@ -161,7 +161,7 @@ async def test_a_client_that_does_not_take_its_last_answer_keeps_no_connection()
         return task
 
     listen = ListenSettings.model_validate({"host": "127.0.0.1", "port": 0, "write_timeout": "50ms"})
-    gateway: Any = SimpleNamespace(listen=listen, spawn=spawn)  # what a page needs of it
+    gateway: Any = SimpleNamespace(listen=listen, upstream=UpstreamSettings(), spawn=spawn)  # what a page needs of it
     server = Server(listen, gateway, {"/large": large_page})
     port = await server.listen()
     with RawClient(port) as client:
