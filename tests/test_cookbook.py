@@ -9,10 +9,10 @@ import pytest
 from multidict import CIMultiDict
 
 from proxy.commands.log_entry import Entry, LoggedFields
-from proxy.commands.own_pages import own_pages
 from proxy.commands.replay import Replay
 from proxy.config import compile_policies
 from proxy.config.load import parse
+from proxy.config.own_pages import own_pages
 from proxy.config.units import duration_us
 from proxy.decision.policy import PolicySet
 from proxy.decision.request import BadRequest, RequestFacts

@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from multidict import CIMultiDict
 
-from proxy.commands.explanation import Part, explain, limit_text
 from proxy.config import compile_policies
 from proxy.config.load import parse
 from proxy.decision.bucket import Limit, Rate
+from proxy.decision.explanation import Part, explain, limit_text
 from proxy.decision.request import BadRequest, RequestFacts
 from tests.commands.command_line import ROOT, on_a_terminal, sidegate
 from tests.commands.conftest import WriteConfig
