@@ -13,7 +13,7 @@ VENV = .venv/bin
 .NOTPARALLEL:
 MAKEFLAGS += --no-print-directory --no-builtin-rules
 
-.PHONY: help install start stop restart status health test load check bench bench-tools lock schema clean logs redis-keys redis-cli redis-monitor top
+.PHONY: help install start stop restart status health test load check fuzz bench bench-tools lock schema clean logs redis-keys redis-cli redis-monitor top
 
 help: ## this list
 	@colour=; plain=; if [ -t 1 ] && [ -z "$$NO_COLOR" ]; then colour=$$(printf '\033[36m'); plain=$$(printf '\033[0m'); fi; \
@@ -64,6 +64,8 @@ check: $(STAMP) ## lint, format, types, the whole test suite
 	$(VENV)/ruff format --check .
 	$(VENV)/mypy
 	$(VENV)/python -m pytest --numprocesses 4 --dist worksteal $(ARGS)
+fuzz: $(STAMP) ## search for bytes that break the edge, for SECONDS=60
+	@$(VENV)/python -m tests.edge.fuzz --seconds $(or $(SECONDS),60)
 bench: $(STAMP) ## what a request costs beside nginx+Lua, Traefik, Envoy, aiohttp; 9 minutes; writes benchmarks/results.md
 	@$(DEPLOY) bench-tools || echo "bench: goes on without them" >&2
 	@$(VENV)/python -m benchmarks.bench $(ARGS)

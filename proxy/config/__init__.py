@@ -5,6 +5,7 @@ from proxy.config.digest import digest
 from proxy.config.faults import ConfigError, Fault
 from proxy.config.load import Examined, examine, load, parse
 from proxy.config.model import (
+    CREDENTIALS,
     AdminSettings,
     ListenSettings,
     LogSettings,
@@ -14,6 +15,7 @@ from proxy.config.model import (
 )
 
 __all__ = [
+    "CREDENTIALS",
     "AdminSettings",
     "ConfigError",
     "Examined",

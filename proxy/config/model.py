@@ -7,13 +7,14 @@ from typing import Annotated, Any, Self
 
 from pydantic import BeforeValidator, Field, SecretStr, ValidationInfo, field_validator, model_validator
 
-from proxy.config import addresses
+from proxy.config import addresses, store_url
 from proxy.config.faults import Path, Wrong, shown
 from proxy.config.fields import (
     Connections,
     FileName,
     Many,
     Network,
+    OptionalTimeout,
     Patience,
     Port,
     Secret,
@@ -22,6 +23,7 @@ from proxy.config.fields import (
     Timeout,
     Workers,
     one_of,
+    optional,
     size,
     text_of,
     whole,
@@ -29,6 +31,9 @@ from proxy.config.fields import (
 from proxy.config.overlap import unreachable
 from proxy.config.policies import OnStoreFailure, PolicySettings
 from proxy.decision.identity import ClientAddress
+
+# Far more proxies than share one store.
+MOST_REPLICAS = 100_000
 
 _PREFIX = re.compile(r"[!-z|~]{0,64}")
 
@@ -86,6 +91,11 @@ class ListenSettings(Section):
     header_timeout_s: Timeout = Field(10.0, alias="header_timeout")
     idle_timeout_s: Timeout = Field(75.0, alias="idle_timeout")
     max_header_bytes: Annotated[int, BeforeValidator(size(1024, 2**20))] = 32 * 1024
+    max_body_bytes: Annotated[int | None, BeforeValidator(optional(size(0, 2**50)))] = None
+    body_timeout_s: Timeout = Field(10.0, alias="body_timeout")
+    min_body_bytes_per_s: Annotated[int, BeforeValidator(size(0, 2**30))] = 256
+    write_timeout_s: Timeout = Field(60.0, alias="write_timeout")
+    websocket_idle_timeout_s: Timeout = Field(600.0, alias="websocket_idle_timeout")
     drain_timeout_s: Patience = Field(20.0, alias="drain_timeout")
 
     @field_validator("status_path")
@@ -119,7 +129,11 @@ class UpstreamSettings(Section):
     url: Annotated[str, BeforeValidator(lambda value: addresses.upstream(text_of(value)).url)] = "http://127.0.0.1:9000"
     connect_timeout_s: Timeout = Field(1.0, alias="connect_timeout")
     response_timeout_s: Timeout = Field(30.0, alias="response_timeout")
+    between_bytes_timeout_s: Timeout = Field(60.0, alias="between_bytes_timeout")
+    total_timeout_s: OptionalTimeout = Field(None, alias="total_timeout")
     max_connections: Connections = 256
+    max_waiting: Connections = 1024
+    queue_timeout_s: Timeout = Field(1.0, alias="queue_timeout")
     idle_timeout_s: Timeout = Field(60.0, alias="idle_timeout")
 
     @property
@@ -133,34 +147,55 @@ class UpstreamSettings(Section):
         return addresses.upstream(self.url).port
 
 
+# The settings of a store that say who asks, not what is asked.
+CREDENTIALS = frozenset(
+    {"username", "password", "sentinel_username", "sentinel_password", "ca_file", "cert_file", "key_file"}
+)
+
+
 class StoreSettings(Section):
     """The Redis or Valkey that all sidecars share. Credentials in the URL are moved to `username` and `password`."""
 
-    url: Annotated[str, BeforeValidator(lambda value: addresses.store(text_of(value)))] = "redis://localhost:6379/0"
+    url: Annotated[str, BeforeValidator(lambda value: str(store_url.parse(text_of(value))))] = (
+        "redis://localhost:6379/0"
+    )
     username: Text = ""
     password: Secret = SecretStr("")
+    sentinel_username: Text = ""
+    sentinel_password: Secret = SecretStr("")
     ca_file: FileName = None
     cert_file: FileName = None
     key_file: FileName = None
     key_prefix: Annotated[str, BeforeValidator(_prefix)] = "example:"
     timeout_s: Timeout = Field(0.05, alias="timeout")
     on_failure: OnStoreFailure = "deny"
+    # How many proxies share each limit under `local`; None: as many as announce themselves in the store.
+    replicas: Annotated[int, BeforeValidator(whole(1, MOST_REPLICAS))] | None = None
+    warn_at_buckets: Annotated[int, BeforeValidator(whole(1, 10**12))] = 1_000_000
 
     @model_validator(mode="before")
     @classmethod
     def _without_credentials(cls, data: Any) -> Any:
         if not isinstance(data, dict) or not isinstance(data.get("url"), str):
             return data
-        url, username, password = addresses.split_credentials(data["url"])
+        url, username, password = store_url.split_credentials(data["url"])
         found = {"username": username, "password": password}
         return {**data, "url": url, **{name: text for name, text in found.items() if text and not data.get(name)}}
 
     @field_validator("ca_file", "cert_file", "key_file")
     @classmethod
     def _needs_tls(cls, name: str | None, info: ValidationInfo) -> str | None:
-        if name is not None and not info.data.get("url", "rediss:").startswith("rediss:"):
+        if name is not None and not info.data.get("url", "rediss").startswith("rediss"):
             raise ValueError("takes effect only with a store url of rediss://")
         return name
+
+    @field_validator("sentinel_username", "sentinel_password")
+    @classmethod
+    def _needs_sentinels(cls, credential: str | SecretStr, info: ValidationInfo) -> str | SecretStr:
+        given = credential.get_secret_value() if isinstance(credential, SecretStr) else credential
+        if given and "+sentinel:" not in info.data.get("url", "+sentinel:"):
+            raise ValueError("takes effect only with a store url of redis+sentinel://")
+        return credential
 
     @model_validator(mode="after")
     def _pairs_files(self) -> Self:
@@ -171,8 +206,13 @@ class StoreSettings(Section):
 
     @property
     def normalised_url(self) -> str:
-        """The URL in full, without credentials: `redis://host:port/db`, `rediss://…` or `unix:///path?db=n`."""
+        """The URL in full, without credentials: `redis://host:port/db`, `unix:///path?db=n`, and so on."""
         return self.url
+
+    @property
+    def address(self) -> store_url.StoreUrl:
+        """The URL in its parts."""
+        return store_url.parse(self.url)
 
     @property
     def credentials(self) -> tuple[str, str]:

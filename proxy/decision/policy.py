@@ -15,6 +15,7 @@ from proxy.decision.bucket import Charge, Limit
 from proxy.decision.identity import (
     ANONYMOUS,
     CLIENT_LABEL,
+    LONGEST_VALUE_BYTES,
     ClientAddress,
     Identity,
     Key,
@@ -27,12 +28,16 @@ from proxy.decision.identity import (
 )
 from proxy.decision.request import CACHED_TARGET_CHARS, CACHED_TARGETS, RequestFacts, path_part, paths_of
 
+# Callers that a rule keeps in mind, so that it need not work out the charge of each of their requests: some 500 KB.
+MOST_SEEN = 1024
+
 
 class OnStoreFailure(Enum):
     """What a policy does with a request that the store cannot decide."""
 
     DENY = "deny"
     ALLOW = "allow"
+    LOCAL = "local"
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +166,7 @@ class PolicySet:
         self._rules = tuple(_Rule(policy, self.identity, key_prefix) for policy in policies)
         self._cached_candidates = lru_cache(CACHED_TARGETS)(self._candidates)
 
-    def applying(self, facts: RequestFacts) -> list[Applied]:
+    def applying(self, facts: RequestFacts) -> Sequence[Applied]:
         """The policies that apply to a request, in the order of the configuration; empty where one exempts it.
 
         Raises BadRequest where the path is doubtful or an identity is given twice.
@@ -169,8 +174,7 @@ class PolicySet:
         path = path_part(facts.target)
         candidates = self._cached_candidates(path) if len(path) <= CACHED_TARGET_CHARS else self._candidates(path)
         if len(candidates) == 1 and candidates[0].always:
-            entry = candidates[0].applied(facts)
-            return [] if entry is None else [entry]
+            return candidates[0].alone(facts)
         return _applied([rule for rule in candidates if rule.takes(facts)], facts)
 
     def concerning(self, facts: RequestFacts) -> list[Applied]:
@@ -215,15 +219,19 @@ class _Rule:
     """A policy as it is applied: what can be worked out beforehand has been.
 
     `always` says that it applies, and charges, whenever its path matches; `partly` that it depends on path or method.
+    `_field` is the header field that alone decides the key where it is present once and not empty, and no cost depends
+    on the method; then `_seen` keeps what applied to its values.
     """
 
     __slots__ = (
         "_bucket",
         "_fall_back_to_client",
+        "_field",
         "_identity",
         "_methods",
         "_only_path",
         "_parts",
+        "_seen",
         "always",
         "partly",
         "policy",
@@ -240,6 +248,8 @@ class _Rule:
         self._fall_back_to_client = [
             any(source.kind is SourceKind.CLIENT_IP for source in part[1:]) for part in alternatives
         ]
+        self._field = "" if policy.costs else _deciding_field(policy.key)
+        self._seen: dict[str, tuple[Applied, ...]] = {}
         self.partly = bool(policy.match.paths or policy.match.methods)
         self.always = self._only_path and not self._methods and not policy.exempt
 
@@ -250,7 +260,23 @@ class _Rule:
         return self._only_path or self.policy.match.takes_rest(facts, self._identity)
 
     def bucket(self, facts: RequestFacts) -> str:
-        return self._bucket + ",".join(part(facts)[0] for part in self._parts)
+        return self._bucket + self.key_of(facts)
+
+    def alone(self, facts: RequestFacts) -> tuple[Applied, ...]:
+        """What applies where no other rule does. A caller seen before is known by the plain value of its field."""
+        if not self._field:
+            entry = self.applied(facts)
+            return () if entry is None else (entry,)
+        values = facts.fields.getall(self._field, ())
+        known = self._seen.get(values[0]) if len(values) == 1 else None
+        if known is None:
+            entry = self.applied(facts)
+            known = () if entry is None else (entry,)
+            if len(values) == 1 and values[0].strip(" \t") and len(values[0]) <= LONGEST_VALUE_BYTES:
+                if len(self._seen) >= MOST_SEEN:
+                    self._seen.clear()
+                self._seen[values[0]] = known
+        return known
 
     def applied(self, facts: RequestFacts) -> Applied | None:
         """The policy with its charge; None where an override exempts the key. Not for exempt policies."""
@@ -285,6 +311,14 @@ class _Rule:
         return not any(
             client and not text.startswith(CLIENT_LABEL) and is_address(value) for text, value, client in parts
         )
+
+
+def _deciding_field(key: Key | None) -> str:
+    """The header field that decides a key of one part wherever it is present; empty where none does, or a secret."""
+    if key is None or len(key.parts) != 1:
+        return ""
+    first = key.parts[0][0]
+    return first.name if first.kind is SourceKind.HEADER and not first.secret else ""
 
 
 def _names(part: str, value: str) -> bool:

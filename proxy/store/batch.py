@@ -41,12 +41,12 @@ class Batch(Generic[Waiter]):
         """Add one request; returns how many there are now."""
         keys, limits, asked = self._keys, self._limits, self._asked
         asked.append(str(len(charges)))
-        for key, limit, cost, shadow in charges:
+        for key, limit, cost, shadow, debit in charges:
             number = keys.get(key)
             if number is None:
                 number = keys[key] = len(keys) + 1
             known = limits.get(id(limit)) or self._new_limit(limit)
-            asked.append(f"{number},{known[0]},{cost},{1 if shadow else 0}")
+            asked.append(f"{number},{known[0]},{cost},{2 if debit else 1 if shadow else 0}")
         self._waiting.append((len(charges), waiter))
         self._charges += len(charges)
         return len(self._waiting)

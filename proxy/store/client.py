@@ -1,16 +1,44 @@
-"""An ordinary redis-py client of the store, for what no request waits for: looking through the buckets."""
+"""A client of redis-py's own for whatever is not a decision: the admin room's SCAN, HMGET, DEL.
 
-from redis.asyncio import Redis
+Decisions never wait for it: it has connections of its own, at most a few, opened when they are needed.
+"""
+
+from typing import Any
+
+from redis.asyncio import Redis, RedisCluster
+from redis.asyncio.cluster import ClusterNode
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 
 from proxy.config import StoreSettings
-from proxy.store.topology import connection_pool
+from proxy.config.store_url import Kind
+from proxy.store.dial import credentials, sentinel, ssl
 
-# A person waits, not a request.
-PATIENCE_S = 2.0
-# More questions than this at a time wait for their turn.
-CONNECTIONS = 4
+MOST_CONNECTIONS = 4
+
+Client = Redis | RedisCluster
 
 
-def client(settings: StoreSettings) -> Redis:
-    """A client with a connection of its own, so that nothing it does can disturb the decisions."""
-    return Redis(connection_pool=connection_pool(settings, socket_timeout=PATIENCE_S, max_connections=CONNECTIONS))
+def client(settings: StoreSettings, timeout_s: float = 2.0) -> Client:
+    """A client of the right kind, not connected yet; `await client.aclose()` when done.
+
+    Keys and values are bytes. Where the store is a Cluster, `scan_iter` goes through all nodes, and a command with
+    several keys may fail: send one for each key. Raises redis-py's RedisError when used, within about `timeout_s`.
+    """
+    url = settings.address
+    options: dict[str, Any] = {
+        "socket_timeout": timeout_s,
+        "socket_connect_timeout": timeout_s,
+        "max_connections": MOST_CONNECTIONS,
+        **credentials(settings),
+    }
+    if url.kind is Kind.CLUSTER:
+        nodes = [ClusterNode(host, port) for host, port in url.addresses]
+        return RedisCluster(startup_nodes=nodes, **options, **ssl(settings))
+    options |= {"db": url.db, "retry": Retry(NoBackoff(), 1)}
+    if url.kind is Kind.SENTINEL:
+        master: Redis = sentinel(settings).master_for(url.service, **options, **ssl(settings))
+        return master
+    if url.kind is Kind.SOCKET:
+        return Redis(unix_socket_path=url.path, **options)
+    return Redis(host=url.addresses[0].host, port=url.addresses[0].port, **options, **ssl(settings))

@@ -10,12 +10,14 @@ pass, and one timer that re-arms itself watches that one.
 """
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import Callable
 from typing import Any, cast
 
 import hiredis
 from redis.asyncio.connection import ConnectionPool
+from redis.exceptions import NoPermissionError
 
 from proxy.store.batch import BadReply
 from proxy.store.seam import Command, OnReply, StoreUnavailable
@@ -25,15 +27,17 @@ OPENING_TIMEOUT_S = 1.0
 
 ReplyError = hiredis.ReplyError
 
-
 # `False` would be hiredis's word for an incomplete reply, and is also what it makes of a RESP3 false.
 _INCOMPLETE = object()
 
 _pack = cast(Callable[[Command], bytes], hiredis.pack_command)  # its stub admits tuples of one item only
 
 
-async def open_connection(pool: ConnectionPool, timeout_s: float) -> "MultiplexedConnection":
-    """Open a connection with redis-py and take over its transport. Raises StoreUnavailable."""
+async def open_connection(pool: ConnectionPool, timeout_s: float, *, any_role: bool = False) -> "MultiplexedConnection":
+    """Open a connection with redis-py and take over its transport. Raises StoreUnavailable.
+
+    Also where the server is a replica, unless `any_role` is wanted.
+    """
     link = cast(Any, pool).make_connection()  # untyped in redis-py
     try:
         async with asyncio.timeout(OPENING_TIMEOUT_S):
@@ -41,16 +45,29 @@ async def open_connection(pool: ConnectionPool, timeout_s: float) -> "Multiplexe
             # An older server lets anybody in and refuses what is asked next: one question tells.
             await link.send_command("PING")
             await link.read_response()
+            if not any_role:
+                await _require_master(link)
         if (task := asyncio.current_task()) is not None and task.cancelling():
             raise asyncio.CancelledError  # redis-py's handshake swallows a cancellation
     except BaseException as error:  # redis-py raises more than its own exceptions while a server comes and goes
         await link.disconnect(nowait=True)
+        if isinstance(error, StoreUnavailable):
+            raise
         if isinstance(error, TimeoutError):
             raise StoreUnavailable("timeout", f"no connection within {OPENING_TIMEOUT_S:g} s") from error
         if isinstance(error, Exception):
             raise StoreUnavailable("connect", str(error)) from error
         raise
     return MultiplexedConnection.adopting(link, timeout_s)
+
+
+async def _require_master(link: Any) -> None:
+    """A replica would let in whom it can only refuse later. Who may not ask for the role is not held up."""
+    await link.send_command("ROLE")
+    with contextlib.suppress(NoPermissionError):
+        role = await link.read_response()
+        if isinstance(role, list) and role[0] != b"master":
+            raise StoreUnavailable("readonly", "the server is a replica")
 
 
 class MultiplexedConnection(asyncio.Protocol):
@@ -65,6 +82,7 @@ class MultiplexedConnection(asyncio.Protocol):
         self._waiting: deque[tuple[float, OnReply]] = deque()
         self._timer: asyncio.TimerHandle | None = None
         self._lost: StoreUnavailable | None = None
+        self._retiring = False
         self.closed: asyncio.Future[StoreUnavailable] = self._loop.create_future()
 
     @classmethod
@@ -86,9 +104,15 @@ class MultiplexedConnection(asyncio.Protocol):
         if self._timer is None:
             self._timer = self._loop.call_at(now + self._timeout_s, self._check_deadline)
 
-    def close(self) -> None:
-        """End the connection on our own account."""
-        self._fail(StoreUnavailable("closed", "the connection was closed by this proxy"))
+    def close(self, failure: StoreUnavailable | None = None) -> None:
+        """End the connection on our own account; what waits on it fails."""
+        self._fail(failure or StoreUnavailable("closed", "the connection was closed by this proxy"))
+
+    def retire(self) -> None:
+        """End the connection once what waits on it is answered; nobody asks it anything more."""
+        self._retiring = True
+        if not self._waiting:
+            self.close()
 
     def data_received(self, data: bytes) -> None:
         try:
@@ -97,6 +121,8 @@ class MultiplexedConnection(asyncio.Protocol):
                 if not self._waiting:
                     raise BadReply("a reply that nobody asked for")
                 self._waiting.popleft()[1](reply)
+            if self._retiring and not self._waiting:
+                self.close()
         except (hiredis.ProtocolError, BadReply) as error:
             self._fail(StoreUnavailable("protocol", str(error)))
 

@@ -1,36 +1,30 @@
-"""The shared store where it is one server: keeps one connection to it open, and runs the bucket script on it.
+"""The shared store where it is one server: the one that the URL names, or the one that Sentinels name at present.
 
-All questions of one turn of the event loop are one script call. While there is no connection every question fails at
-once, which is what bounds an outage: no request waits for a connection to be made. Reconnecting is one task with
-growing, jittered pauses.
+All questions of one turn of the event loop are one script call.
+
+A failover shows in three ways, and each leads to the question who the master is now: the connection is lost (Sentinel
+has the old master hang up on its clients when it makes a replica of it), the server answers READONLY, or the Sentinels
+name another server while the old one still answers, as it may on the far side of a broken network. No connection is
+used before its server has said that it is a master.
 """
 
 import asyncio
-import logging
-import random
-import time
-from collections.abc import Callable, Sequence
-from hashlib import sha1
-from importlib.resources import files
-from itertools import count
+import contextlib
+from collections.abc import Sequence
 
-from redis.asyncio.connection import ConnectionPool
-
+from proxy.config import StoreSettings
+from proxy.config.store_url import Kind
 from proxy.decision.bucket import Charge
-from proxy.decision.record import ObserveStore, StoreCall
-from proxy.store.batch import LARGEST_BATCH, BadReply, Batch
-from proxy.store.connection import MultiplexedConnection, ReplyError, open_connection
-from proxy.store.seam import Command, Levels, OnLevels, OnReply, StoreUnavailable
+from proxy.decision.record import ObserveStore
+from proxy.store.batch import LARGEST_BATCH, Batch
+from proxy.store.dial import Dialer
+from proxy.store.node import LONGEST_PAUSE_S, Node, OnChange
+from proxy.store.script import ScriptCall
+from proxy.store.seam import Command, OnLevels, OnReply, StoreUnavailable
 
-SCRIPT = files(__package__).joinpath("bucket.lua").read_text("utf-8")
-SCRIPT_SHA = sha1(SCRIPT.encode(), usedforsecurity=False).hexdigest()
-
-# Pauses between attempts to connect: doubling, each drawn between half and all of it so that many proxies spread out.
-# The longest bounds how late a returned store is noticed.
-FIRST_PAUSE_S = 0.05
-LONGEST_PAUSE_S = 1.0
-
-logger = logging.getLogger(__name__)
+# How often the Sentinels are asked while a master answers, and the longest pause between two attempts to reach one:
+# with the time to open a connection well under a second, so that a failover is followed within a second of its end.
+ASK_SENTINELS_EVERY_S = 0.5
 
 
 class RedisStore:
@@ -38,37 +32,34 @@ class RedisStore:
     every call.
     """
 
-    def __init__(
-        self,
-        pool: ConnectionPool,
-        timeout_s: float,
-        on_change: Callable[[StoreUnavailable | None], None],
-        observe: ObserveStore | None = None,
-    ) -> None:
-        self._pool = pool
-        self._timeout_s = timeout_s
-        self._on_change = on_change
+    def __init__(self, dialer: Dialer, on_change: OnChange, observe: ObserveStore | None = None) -> None:
+        self._dialer = dialer
+        self._timeout_s = dialer.timeout_s
         self._observe = observe
+        self._by_sentinel = dialer.settings.address.kind is Kind.SENTINEL
         self._loop = asyncio.get_running_loop()
-        self._connection: MultiplexedConnection | None = None
         self._batch: Batch[OnLevels] = Batch()
-        self.failure: StoreUnavailable | None = StoreUnavailable("starting", "not connected yet")
-        self.tried = asyncio.Event()  # whether the first attempt to connect has ended, either way
+        self._node = Node(dialer.open, on_change, ASK_SENTINELS_EVERY_S if self._by_sentinel else LONGEST_PAUSE_S)
+        self.tried = self._node.tried
+
+    @property
+    def failure(self) -> StoreUnavailable | None:
+        return self._node.failure
 
     async def keep_connected(self) -> None:
         """Connect, and connect again whenever the connection is lost. Runs until cancelled."""
         try:
-            while True:
-                self._connection = await self._connect()
-                self._changed(None)
-                self.tried.set()
-                lost = await self._connection.closed
-                self._connection = None
-                self._changed(lost)
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._node.keep_connected())
+                if self._by_sentinel:
+                    tasks.create_task(self._follow_master())
         finally:
-            if self._connection is not None:
-                self._connection.close()
-                self._connection = None
+            await self._dialer.close()
+
+    def use(self, settings: StoreSettings) -> None:
+        """Go over to a connection opened with these credentials, losing no question."""
+        if self._dialer.use(settings):
+            self._node.renew()
 
     def ask(self, charges: Sequence[Charge], then: OnLevels) -> None:
         """Charge all buckets or none, together with what else is asked in this turn."""
@@ -80,86 +71,30 @@ class RedisStore:
 
     def command(self, key: str, command: Command, on_reply: OnReply) -> None:  # noqa: ARG002  (one node has all keys)
         """Send one command."""
-        connection = self._connection
-        if connection is None:
-            on_reply(self.failure or StoreUnavailable("connect"))
-        else:
-            connection.ask(command, on_reply)
+        self._node.ask(command, on_reply)
 
     def ping(self, on_reply: OnReply) -> None:
         """Ask for a sign of life."""
-        self.command("", ("PING",), on_reply)
+        self._node.ask(("PING",), on_reply)
+
+    async def _follow_master(self) -> None:
+        while True:
+            await asyncio.sleep(ASK_SENTINELS_EVERY_S)
+            # The Sentinels are not needed as long as their master answers: they may come and go. Where they name
+            # another, the old connection serves until the other says itself that it is a master.
+            with contextlib.suppress(StoreUnavailable):
+                if self.failure is None and await self._dialer.master() != self._dialer.dialled:
+                    self._node.renew()
 
     def _flush(self) -> None:
         batch, self._batch = self._batch, Batch()
-        if not len(batch):
-            return  # it was full, and has been sent
-        asked_s = time.monotonic()
-        connection = self._connection
-        if connection is None:
-            self._deliver(batch, self.failure or StoreUnavailable("connect"), asked_s)
-            return
-        arguments = batch.arguments()
+        if len(batch):  # else it was full, and has been sent
+            ScriptCall(batch, self._node, self._timeout_s, self._redirect, self._observe).send()
 
-        def check(reply: object) -> None:
-            # Safe to repeat only where the store says that it did not run.
-            if isinstance(reply, ReplyError) and str(reply).startswith("NOSCRIPT"):
-                connection.ask(("EVAL", SCRIPT, *arguments), lambda reply: self._deliver(batch, reply, asked_s))
-            else:
-                self._deliver(batch, reply, asked_s)
-
-        connection.ask(("EVALSHA", SCRIPT_SHA, *arguments), check)
-
-    def _deliver(self, batch: Batch[OnLevels], reply: object, asked_s: float) -> None:
-        failure = _failure(reply)
-        if self._observe is not None:
-            self._observe(StoreCall(len(batch), time.monotonic() - asked_s, failure.reason if failure else ""))
-        _deliver(batch, failure or reply, asked_s)
-
-    async def _connect(self) -> MultiplexedConnection:
-        for attempt in count():
-            try:
-                return await open_connection(self._pool, self._timeout_s)
-            except StoreUnavailable as error:
-                self._changed(error)
-                self.tried.set()
-            pause_s = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2 ** min(attempt, 10))
-            await asyncio.sleep(pause_s * random.uniform(0.5, 1))
-        raise AssertionError("unreachable")
-
-    def _changed(self, failure: StoreUnavailable | None) -> None:
-        before, self.failure = self.failure, failure
-        if (before is None) != (failure is None) or (before and failure and before.reason != failure.reason):
-            self._on_change(failure)
-
-
-def _deliver(batch: Batch[OnLevels], reply: object, asked_s: float) -> None:
-    """Give everyone in the batch an answer. Raises BadReply where the reply cannot be the script's."""
-    if isinstance(reply, StoreUnavailable):
-        for then in batch.waiters():
-            _call(then, reply, asked_s)
-        return
-    try:
-        pairs = batch.deliver(reply)
-    except BadReply as error:
-        for then in batch.waiters():
-            _call(then, StoreUnavailable("protocol", str(error)), asked_s)
-        raise  # ends the connection: nothing else it says can be trusted
-    for then, levels in pairs:
-        _call(then, levels, asked_s)
-
-
-def _failure(reply: object) -> StoreUnavailable | None:
-    """Why the store did not decide; None where it did."""
-    if isinstance(reply, StoreUnavailable):
-        return reply
-    if isinstance(reply, ReplyError):
-        return StoreUnavailable(str(reply).partition(" ")[0].lower(), str(reply))
-    return None
-
-
-def _call(then: OnLevels, answer: Levels | StoreUnavailable, asked_s: float) -> None:
-    try:
-        then(answer, asked_s)
-    except Exception:  # the boundary of one request: the others of its batch must get their answers
-        logger.exception("a request failed after its decision")
+    def _redirect(self, call: ScriptCall, text: str) -> bool:
+        if text.startswith("READONLY"):
+            # The master has become a replica: nothing can be charged here any more. Ask anew who is the master.
+            call.finish(StoreUnavailable("readonly", text))
+            self._node.drop(StoreUnavailable("readonly", text))
+            return True
+        return False

@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from proxy.config import StoreSettings
 from proxy.decision.bucket import Charge, Level
 
 
@@ -38,13 +39,21 @@ class Store(Protocol):
     questions fail at once. A store of several nodes may fail some questions and answer others.
     """
 
-    # Why nothing can be asked at present; None while it can.
-    failure: StoreUnavailable | None
     # Whether the first attempt to connect has ended, either way.
     tried: asyncio.Event
 
+    @property
+    def failure(self) -> StoreUnavailable | None:
+        """Why nothing can be asked at present; None while it can."""
+
     async def keep_connected(self) -> None:
         """Connect, and connect again whenever a connection is lost. Runs until cancelled."""
+
+    def use(self, settings: StoreSettings) -> None:
+        """Go over to connections opened with these credentials, where they are others; old ones are kept till then.
+
+        It stays the same store: its URL is not looked at again.
+        """
 
     def ask(self, charges: Sequence[Charge], then: OnLevels) -> None:
         """Charge all buckets or none of them: a charge that lacks tokens and is no shadow's stands in the way of all.

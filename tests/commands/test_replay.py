@@ -14,7 +14,7 @@ from multidict import CIMultiDict
 
 from proxy.commands.log_entry import Entry, LoggedFields
 from proxy.commands.replay import Replay
-from proxy.config import compile_policies
+from proxy.config import StoreSettings, compile_policies
 from proxy.config.load import parse
 from proxy.decision.bucket import Charge
 from proxy.decision.policy import PolicySet
@@ -85,6 +85,9 @@ class VirtualTimeStore:
         self.tried = asyncio.Event()
         self.now_us = START
         self.asked: list[Charge] = []
+
+    def use(self, settings: StoreSettings) -> None:
+        raise NotImplementedError
 
     def ask(self, charges: Sequence[Charge], then: OnLevels) -> None:
         self.asked = list(charges)

@@ -412,7 +412,6 @@ async def test_a_replica_charges_nobody(own_store_server: StoreServer) -> None:
     [
         ("LOADING the dataset is in memory only in part", "loading"),
         ("BUSY a script is running", "busy"),
-        ("READONLY You can't write against a read only replica.", "readonly"),
         ("OOM command not allowed when used memory > 'maxmemory'.", "oom"),
         ("NOAUTH Authentication required.", "noauth"),
         ("MISCONF errors writing to disk", "misconf"),
@@ -426,6 +425,17 @@ async def test_an_error_fails_its_batch_and_keeps_the_connection(error: str, rea
         assert answers([await proxy.ask(asking("k"))]) == {PASSED: 1}
         assert fake.connections == 1
         assert proxy.failures == [None]
+
+
+async def test_a_server_that_became_a_replica_is_left_at_once() -> None:
+    readonly = b"-READONLY You can't write against a read only replica.\r\n"
+    async with fake_store(readonly, ONE_LEFT) as fake, sidecar(fake.url) as proxy:
+        failed = await all_of([proxy.ask(asking("k"))])
+        assert (answers(failed), reasons(failed)) == ({FAILED: 1}, {"readonly"})
+        await proxy.until(connected=False)
+        await proxy.until(connected=True)
+        assert answers([await proxy.ask(asking("k"))]) == {PASSED: 1}
+        assert fake.connections == 2
 
 
 async def test_a_store_that_denies_even_a_script_it_was_given_is_asked_twice_only() -> None:
@@ -499,7 +509,7 @@ async def test_a_reply_that_nobody_asked_for_ends_the_connection_before_it_reach
         assert answers([await proxy.ask(asking("k"))]) == {PASSED: 1}
         await proxy.until(connected=False)
         await proxy.until(connected=True)
-        assert (await proxy.ask(asking("k"))).levels == [Level(7, 0, True)]
+        assert tuple((await proxy.ask(asking("k"))).levels) == (Level(7, 0, True),)
         assert [failure and failure.reason for failure in proxy.failures] == [None, "protocol", None]
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from proxy.decision.bucket import EXACT, MAX_PERIOD_US, Charge, Level, Limit, Rate
 from proxy.store.batch import Batch
-from proxy.store.redis_store import SCRIPT
+from proxy.store.script import SCRIPT
 from tests.servers import StoreServer
 from tests.store.virtual_time import SLOW_MS, START, Decided, ReferenceStore, ScriptStore, VirtualStore, allowed
 
@@ -71,7 +71,8 @@ def histories(draw: st.DrawFn) -> list[Call]:
         for _ in range(draw(st.integers(1, 4))):
             if draw(st.integers(0, 9)) == 0:
                 chosen = draw(st.sampled_from(versions))
-            requests.append([Charge(name, chosen, draw(costs), draw(st.booleans())) for name in draw(names)])
+            kinds = st.sampled_from([(False, False), (True, False), (False, True)])  # a shadow, a debit, neither
+            requests.append([Charge(name, chosen, draw(costs), *draw(kinds)) for name in draw(names)])
         calls.append((now_us, requests))
     return calls
 
@@ -212,6 +213,27 @@ def test_a_refusal_by_one_limit_charges_no_other(store: VirtualStore) -> None:
     found = store.found("wide")
     assert found is not None
     assert found.bucket.tokens == 97
+
+
+def test_a_debit_takes_what_there_is_and_refuses_nothing(store: VirtualStore) -> None:
+    slow = limit(Rate(1, HOUR), 10)
+    spent = [Charge("k", slow, 7, debit=True)]
+    assert store.decide([spent, spent, spent], START) == [
+        (Level(3, 0, True),),
+        (Level(0, 0, False),),
+        (Level(0, 0, False),),
+    ]
+    found = store.found("k")
+    assert found is not None
+    assert found.bucket.tokens == 0
+    assert store.decide([[Charge("k", slow, 1)]], START + HOUR) == [(Level(0, 0, True),)]
+
+
+def test_a_debit_is_charged_beside_a_refusal(store: VirtualStore) -> None:
+    slow = limit(Rate(1, HOUR), 10)
+    request = [Charge("empty", limit(Rate(1, HOUR), 10, initial=0), 1), Charge("owing", slow, 4, debit=True)]
+    assert [level and level.tokens for level in store.decide([request], START)[0]] == [0, 6]
+    assert store.decide([[Charge("owing", slow, 0)]], START) == [(Level(6, 0, True),)]
 
 
 def test_requests_decided_together_under_two_limits_refill_nothing(store: VirtualStore) -> None:

@@ -8,7 +8,7 @@ import redis
 
 from proxy.decision.bucket import Bucket, Charge, Level, Limit, Rate, decide
 from proxy.store.batch import Batch
-from proxy.store.redis_store import SCRIPT
+from proxy.store.script import SCRIPT
 
 # The one line of the script that reads the clock, and what stands in its place here. All else is the shipped script.
 READS_TIME = "local time = redis.call('TIME')"
@@ -121,4 +121,7 @@ def read(client: redis.Redis, key: str) -> dict[bytes, bytes]:
 
 def allowed(request: Request, decided: Decided) -> bool:
     """Whether a request passed."""
-    return all(charge.shadow or (level and level.enough) for charge, level in zip(request, decided, strict=True))
+    return all(
+        charge.shadow or charge.debit or (level and level.enough)
+        for charge, level in zip(request, decided, strict=True)
+    )

@@ -1,0 +1,49 @@
+"""The store's URL, in every spelling."""
+
+import pytest
+
+from proxy.config.store_url import Address, Kind, parse, split_credentials
+
+
+@pytest.mark.parametrize(
+    ("url", "in_full"),
+    [
+        ("localhost", "redis://localhost:6379/0"),
+        ("h:7/3", "redis://h:7/3"),
+        ("redis://h/", "redis://h:6379/0"),
+        ("rediss://[::1]:7", "rediss://[::1]:7/0"),
+        ("unix:///run/redis.sock", "unix:///run/redis.sock?db=0"),
+        ("redis+sentinel://a,b:2,[::1]/my.master", "redis+sentinel://a:26379,b:2,[::1]:26379/my.master/0"),
+        ("rediss+sentinel://a/m/3", "rediss+sentinel://a:26379/m/3"),
+        ("redis+cluster://a,b:7/", "redis+cluster://a:6379,b:7"),
+        ("rediss+cluster://a/0", "rediss+cluster://a:6379"),
+    ],
+)
+def test_a_url_is_completed_and_stays_the_same_then(url: str, in_full: str) -> None:
+    assert str(parse(url)) == in_full
+    assert parse(in_full) == parse(url)
+
+
+def test_the_parts_are_what_a_connection_needs() -> None:
+    url = parse("rediss+sentinel://[2001:db8::1]:1,b/m/2")
+    assert url.kind is Kind.SENTINEL
+    assert url.addresses == (Address("2001:db8::1", 1), Address("b", 26379))
+    assert (url.tls, url.service, url.db) == (True, "m", 2)
+
+
+@pytest.mark.parametrize("scheme", ["redis", "rediss", "redis+sentinel", "redis+cluster"])
+def test_credentials_are_taken_out_of_every_kind(scheme: str) -> None:
+    assert split_credentials(f"{scheme}://me:p%40ss@a:1,b:2/m") == (f"{scheme}://a:1,b:2/m", "me", "p@ss")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("", "a b", "http://h", "unix://run", "redis://", "redis://a,b", "redis://h:0", "redis://h:65536"),
+        *("redis+sentinel://a", "redis+sentinel:///m", "redis+cluster://", "redis+cluster://a,"),
+        *("redis+cluster://a/1", "redis://u:p@h"),
+    ],
+)
+def test_what_is_no_store_is_told_with_an_example(url: str) -> None:
+    with pytest.raises(ValueError, match=r"expected"):
+        parse(url)

@@ -1,0 +1,341 @@
+"""A store that is a Cluster: every slot, whatever moves and whoever dies; and never more than one server would admit."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.config import StoreSettings
+from proxy.decision.bucket import Bucket, Charge, Limit, Rate, decide, passed
+from proxy.decision.verdict import Answer, DecidedBy, Verdict
+from proxy.store.client import client
+from proxy.store.slots import slot_of
+from tests.recorder import eventually
+from tests.servers import StoreServer
+from tests.store.sidecar import PATIENCE_S, Sidecar, all_of, asking, hourly, sidecar
+from tests.topologies import ClusterTrio
+
+ROOMY = hourly(1_000_000)
+
+
+@pytest.fixture(scope="session")
+def shared_cluster() -> Iterator[ClusterTrio]:
+    cluster = ClusterTrio()
+    yield cluster
+    cluster.stop()
+
+
+@pytest.fixture
+def cluster(shared_cluster: ClusterTrio) -> ClusterTrio:
+    """Three masters with the slots in equal parts, empty. Slots may be moved; nothing may be stopped."""
+    shared_cluster.empty()
+    return shared_cluster
+
+
+def held(cluster: ClusterTrio, key: str) -> int:
+    """Tokens of a bucket, asked of the node that has it."""
+    return int(cluster.owner(slot_of(key)).client.hget(key, "tokens") or -1)
+
+
+def elsewhere(cluster: ClusterTrio, key: str) -> StoreServer:
+    """A node that does not have the key."""
+    owner = cluster.owner(slot_of(key))
+    return next(node for node in cluster.nodes if node is not owner)
+
+
+def in_one_slot() -> tuple[str, str]:
+    """Two keys of one slot."""
+    seen: dict[int, str] = {}
+    for number in range(100_000):
+        key = f"k{number}"
+        if (other := seen.setdefault(slot_of(key), key)) != key:
+            return other, key
+    raise LookupError
+
+
+def answers(verdicts: list[Verdict]) -> Counter[tuple[Answer, str]]:
+    return Counter((verdict.answer, verdict.reason) for verdict in verdicts)
+
+
+# -- slots ------------------------------------------------------------------------------------------------------------
+
+
+async def test_requests_of_all_slots_are_decided_each_at_its_node(cluster: ClusterTrio) -> None:
+    async with sidecar(cluster.url) as proxy:
+        verdicts = await all_of([proxy.ask(asking(f"k{number % 100}", hourly(3))) for number in range(500)])
+        assert answers(verdicts) == {(Answer.PASS, ""): 300, (Answer.REFUSE, ""): 200}
+        assert [node.client.dbsize() > 10 for node in cluster.nodes] == [True] * 3
+        assert proxy.failures == [None]
+
+
+async def test_one_node_of_the_cluster_suffices_to_find_the_others(cluster: ClusterTrio) -> None:
+    async with sidecar(f"redis+cluster://127.0.0.1:{cluster.nodes[1].port}") as proxy:
+        verdicts = await all_of([proxy.ask(asking(f"k{number}")) for number in range(60)])
+        assert answers(verdicts) == {(Answer.PASS, ""): 60}
+
+
+async def test_a_command_and_a_sign_of_life_reach_the_nodes(cluster: ClusterTrio) -> None:
+    async with sidecar(cluster.url) as proxy:
+        replies: list[object] = []
+        for number in range(10):
+            proxy.store.command(f"k{number}", ("HGET", f"k{number}", "tokens"), replies.append)
+        proxy.store.ping(replies.append)
+        async with asyncio.timeout(PATIENCE_S):
+            while len(replies) < 11:
+                await asyncio.sleep(0.001)
+        assert Counter(replies) == {None: 10, b"PONG": 1}
+
+
+# -- buckets of one request in several slots --------------------------------------------------------------------------
+
+
+async def test_what_one_slot_refuses_is_given_back_in_the_others(cluster: ClusterTrio) -> None:
+    async with sidecar(cluster.url) as proxy:
+        wide, narrow = asking("wide", hourly(100)), asking("narrow", hourly(3), shadow=False)
+        verdicts = [await proxy.ask(wide, asking("trial", hourly(50), shadow=True), narrow) for _ in range(3)]
+        proxy.deny_cache.clear()
+        refused = await proxy.ask(wide, asking("trial", hourly(50), shadow=True), narrow)
+        assert [verdict.answer for verdict in (*verdicts, refused)] == [Answer.PASS] * 3 + [Answer.REFUSE]
+        assert [level and level.tokens for level in refused.levels] == [97, 47, 0]
+        assert [level and level.tokens for level in (await proxy.look(wide, narrow)).levels] == [97, 0]
+        assert (held(cluster, "wide"), held(cluster, "trial"), held(cluster, "narrow")) == (97, 47, 0)
+
+
+async def test_an_unreadable_bucket_gives_the_others_back(cluster: ClusterTrio) -> None:
+    cluster.owner(slot_of("poisoned")).client.set("poisoned", "a string")
+    async with sidecar(cluster.url) as proxy:
+        verdict = await proxy.ask(asking("wide"), asking("poisoned"))
+        assert (verdict.answer, verdict.reason) == (Answer.UNAVAILABLE, "unreadable_bucket")
+        assert [level and level.tokens for level in (await proxy.look(asking("wide"))).levels] == [10]
+
+
+async def test_what_grew_while_tokens_were_reserved_is_not_given_back_twice(cluster: ClusterTrio) -> None:
+    fast = Limit(Rate(1000, 1_000_000), 10, 10, 1)
+    async with sidecar(cluster.url) as proxy:
+        for _ in range(50):
+            proxy.deny_cache.clear()
+            await proxy.ask(asking("fast", fast, cost=5), asking("never", hourly(1), cost=2))
+            (level,) = (await proxy.look(asking("fast", fast))).levels
+            assert level is not None
+            assert level.tokens <= 10
+
+
+KEYS = ["a", "b", "c", "d", "e"]
+REQUESTS = st.lists(
+    st.lists(
+        st.tuples(st.sampled_from(KEYS), st.integers(0, 4), st.booleans()),
+        min_size=1,
+        max_size=4,
+        unique_by=lambda c: c[0],
+    ),
+    min_size=1,
+    max_size=12,
+)
+
+
+@pytest.mark.slow
+def test_a_cluster_decides_one_request_after_the_other_as_one_server_does(cluster: ClusterTrio) -> None:
+    limits = {key: hourly(size) for key, size in zip(KEYS, (2, 3, 5, 8, 13), strict=True)}
+    examples = 0
+
+    async def decide_all(proxy: Sidecar, requests: list[list[Charge]]) -> None:
+        stored: dict[str, Bucket] = {}
+        for charges in requests:
+            (levels,) = decide([charges], stored, 0)
+            proxy.deny_cache.clear()
+            verdict = await proxy.ask(*(asking(c.key, c.limit, c.cost, shadow=c.shadow) for c in charges))
+            assert (verdict.answer is Answer.PASS) == passed(charges, levels)
+            found = [(level.tokens, level.enough) for level in verdict.levels if level is not None]
+            assert found == [(level.tokens, level.enough) for level in levels]
+
+    with asyncio.Runner() as runner:
+        connected = sidecar(cluster.url)
+        proxy = runner.run(connected.__aenter__())
+
+        @given(requests=REQUESTS)
+        def search(requests: list[list[tuple[str, int, bool]]]) -> None:
+            nonlocal examples
+            examples += 1  # keys of its own
+            charges = [
+                [Charge(f"{key}{examples}", limits[key], cost, shadow) for key, cost, shadow in each]
+                for each in requests
+            ]
+            runner.run(decide_all(proxy, charges))
+
+        try:
+            search()
+        finally:
+            runner.run(connected.__aexit__(None, None, None))
+
+
+@pytest.mark.slow
+async def test_three_sidecars_that_reserve_from_each_other_never_admit_more_than_the_buckets_hold(
+    cluster: ClusterTrio,
+) -> None:
+    """Requests of two buckets each, of eight, in every combination: what is admitted on each is what it held at most."""
+    limits = {f"k{number}": hourly(40 + number) for number in range(8)}
+    admitted: Counter[str] = Counter()
+    async with sidecar(cluster.url) as one, sidecar(cluster.url) as two, sidecar(cluster.url) as three:
+
+        async def demand(proxy: Sidecar, first: str, second: str) -> None:
+            for _ in range(12):
+                proxy.deny_cache.clear()
+                verdict = await proxy.ask(asking(first, limits[first]), asking(second, limits[second]))
+                assert verdict.decided_by is DecidedBy.STORE, verdict.reason
+                if verdict.answer is Answer.PASS:
+                    admitted.update((first, second))
+
+        pairs = [(first, second) for first in limits for second in limits if first != second]
+        async with asyncio.timeout(PATIENCE_S):
+            await asyncio.gather(*(demand((one, two, three)[at % 3], *pair) for at, pair in enumerate(pairs)))
+        for key, limit in limits.items():
+            assert 0 < admitted[key] <= limit.burst
+            (level,) = (await one.look(asking(key, limit))).levels
+            assert level is not None
+            # Nothing was lost either: what was not admitted is there again.
+            assert admitted[key] + level.tokens == limit.burst
+
+
+# -- slots that move --------------------------------------------------------------------------------------------------
+
+
+async def test_a_slot_that_has_moved_is_followed(cluster: ClusterTrio) -> None:
+    async with sidecar(cluster.url) as proxy:
+        assert (await proxy.ask(asking("k"))).levels[0].tokens == 9  # type: ignore[union-attr]
+        target = elsewhere(cluster, "k")
+        cluster.move(slot_of("k"), target)
+        assert (await proxy.ask(asking("k"))).levels[0].tokens == 8  # type: ignore[union-attr]
+        assert target.client.hget("k", "tokens") == b"8"
+        assert proxy.failures == [None]
+
+
+async def test_a_slot_under_way_is_asked_where_its_buckets_are(cluster: ClusterTrio) -> None:
+    one, two = in_one_slot()
+    slot = slot_of(one)
+    async with sidecar(cluster.url) as proxy:
+        await proxy.ask(asking(one))
+        target = elsewhere(cluster, one)
+        source = cluster.begin_to_move(slot, target)
+        try:
+            # A new bucket begins at the node that will have it, in one turn with one that is still where it was.
+            verdicts = await all_of([proxy.ask(asking(key)) for key in (one, two, one, two)])
+            assert answers(verdicts) == {(Answer.PASS, ""): 4}
+            assert source.client.hget(one, "tokens") == b"7"
+            client: Any = source.client
+            client.execute_command("MIGRATE", "127.0.0.1", target.port, "", 0, 5000, "KEYS", one)
+            both = await proxy.ask(asking(one), asking(two))
+            assert [level and level.tokens for level in both.levels] == [6, 7]
+        finally:
+            cluster.end_move(slot, target)
+        assert (await proxy.ask(asking(one))).levels[0].tokens == 5  # type: ignore[union-attr]
+        assert proxy.failures == [None]
+
+
+async def test_two_buckets_of_a_slot_that_are_at_two_nodes_are_waited_for_no_longer_than_the_timeout(
+    cluster: ClusterTrio,
+) -> None:
+    one, two = in_one_slot()
+    slot = slot_of(one)
+    async with sidecar(cluster.url, timeout_s=0.2) as proxy:
+        await proxy.ask(asking(one))
+        target = elsewhere(cluster, one)
+        cluster.begin_to_move(slot, target)
+        try:
+            verdict = await proxy.ask(asking(one), asking(two))
+            assert (verdict.answer, verdict.reason) == (Answer.UNAVAILABLE, "timeout")
+        finally:
+            cluster.end_move(slot, target)
+
+
+@pytest.mark.slow
+async def test_nothing_is_lost_or_admitted_twice_while_slots_move_under_load(cluster: ClusterTrio) -> None:
+    keys = [f"k{number}" for number in range(12)]
+    admitted: Counter[str] = Counter()
+    moving = True
+    async with sidecar(cluster.url) as one, sidecar(cluster.url) as two:
+
+        async def demand(proxy: Sidecar, number: int) -> None:
+            turn = number
+            while moving:
+                turn += 1
+                wanted = [keys[turn % 12]] if turn % 3 else [keys[turn % 12], keys[(turn + 7) % 12]]
+                await asyncio.sleep(0.001)  # leaves the servers some of the machine
+                verdict = await proxy.ask(*(asking(key, ROOMY) for key in wanted))
+                assert verdict.answer is Answer.PASS, verdict.reason
+                admitted.update(wanted)
+
+        tasks = [asyncio.get_running_loop().create_task(demand((one, two)[at % 2], at * 5)) for at in range(8)]
+        try:
+            for key in keys:
+                await asyncio.to_thread(cluster.move, slot_of(key), elsewhere(cluster, key))
+        finally:
+            moving = False
+            await asyncio.gather(*tasks)
+        assert one.failures == two.failures == [None]
+    assert {key: ROOMY.burst - held(cluster, key) for key in keys} == dict(admitted)
+
+
+# -- nodes that die ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+async def test_a_dead_node_fails_its_own_slots_alone_until_its_replica_takes_them(own_cluster: ClusterTrio) -> None:
+    victim, replica = own_cluster.nodes[0], own_cluster.add_replica(own_cluster.nodes[0])
+    keys = {own_cluster.owner(slot_of(f"k{number}")): f"k{number}" for number in range(60)}
+    async with sidecar(own_cluster.url) as proxy:
+        verdicts = await all_of([proxy.ask(asking(key, ROOMY)) for key in keys.values()])
+        assert answers(verdicts) == {(Answer.PASS, ""): 3}
+        eventually(replica.client.dbsize, "the replica has the bucket")
+        victim.kill()
+        async with asyncio.timeout(PATIENCE_S):
+            while len(proxy.failures) == 1:
+                await asyncio.sleep(0.005)
+        assert str(victim.port) in str(proxy.failures[1])
+        assert proxy.store.failure is None  # the others can be asked
+        failed = await proxy.ask(asking(keys[victim], ROOMY))
+        assert failed.answer is Answer.UNAVAILABLE
+        others = await all_of([proxy.ask(asking(key, ROOMY)) for node, key in keys.items() if node is not victim])
+        assert answers(others) == {(Answer.PASS, ""): 2}
+        async with asyncio.timeout(PATIENCE_S):
+            while (await proxy.ask(asking(keys[victim], ROOMY))).answer is not Answer.PASS:
+                await asyncio.sleep(0.02)
+        assert replica.client.hget(keys[victim], "tokens") == b"%d" % (ROOMY.burst - 2)
+        async with asyncio.timeout(PATIENCE_S):
+            while proxy.failures[-1] is not None:
+                await asyncio.sleep(0.02)
+
+
+@pytest.fixture
+def own_cluster() -> Iterator[ClusterTrio]:
+    cluster = ClusterTrio("--cluster-require-full-coverage", "no", "--cluster-node-timeout", "1000")
+    yield cluster
+    cluster.stop()
+
+
+async def test_a_cluster_without_slots_or_nodes_is_an_outage(start_store: Any) -> None:
+    empty = start_store("--cluster-enabled", "yes")
+    async with sidecar(f"redis+cluster://127.0.0.1:{empty.port}", connected=False) as proxy:
+        assert (await proxy.ask(asking("k"))).reason == "clusterdown"
+    async with sidecar(f"redis+cluster://127.0.0.1:{start_store().port}", connected=False) as proxy:
+        assert (await proxy.ask(asking("k"))).reason == "no_slots"
+
+
+# -- the client for what is not a decision ----------------------------------------------------------------------------
+
+
+async def test_a_client_goes_through_the_keys_of_all_nodes(cluster: ClusterTrio) -> None:
+    keys = {f"example:p:{number}" for number in range(20)}
+    async with sidecar(cluster.url) as proxy:
+        await all_of([proxy.ask(asking(key)) for key in keys])
+    found = client(StoreSettings.model_validate({"url": cluster.url}))
+    try:
+        assert {str(key, "ascii") async for key in found.scan_iter(match="example:*")} == keys
+        for key in keys:
+            assert await found.hmget(key, ["tokens"]) == [b"9"]
+            assert await found.delete(key) == 1
+    finally:
+        await found.aclose()
