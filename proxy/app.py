@@ -129,9 +129,8 @@ class App:
         finally:
             await self._close()
 
-    def _take_over(self, settings: Settings) -> None:
+    def _take_over(self, settings: Settings, policies: PolicySet) -> None:
         """Go on under new settings: what they change is in force for the next request, also on live connections."""
-        policies = compile_policies(settings)
         gateway = self._gateway
         gateway.policies = policies
         gateway.forwarding = _forwarding(self._settings, policies)
