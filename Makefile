@@ -13,7 +13,7 @@ VENV = .venv/bin
 .NOTPARALLEL:
 MAKEFLAGS += --no-print-directory --no-builtin-rules
 
-.PHONY: help install start stop restart status health test load check bench bench-growth bench-tools lock schema clean logs redis-keys redis-cli redis-monitor
+.PHONY: help install start stop restart status health test load check bench bench-growth bench-tools soak lock schema clean logs redis-keys redis-cli redis-monitor
 
 help: ## this list
 	@colour=; plain=; if [ -t 1 ] && [ -z "$$NO_COLOR" ]; then colour=$$(printf '\033[36m'); plain=$$(printf '\033[0m'); fi; \
@@ -70,6 +70,8 @@ bench-growth: $(STAMP) ## how the cost grows with policies, buckets, overrides, 
 	@$(VENV)/python -m benchmarks.bench.growth $(ARGS)
 bench-tools: ## install what bench compares with and draws with (.venv-bench)
 	@$(DEPLOY) bench-tools
+soak: $(STAMP) ## mixed traffic with errors, reloads and clients that leave: make soak SECONDS=600
+	@$(VENV)/python -m benchmarks.soak $(or $(SECONDS),600)
 lock: $(STAMP) ## write the pinned versions in requirements/ anew (ARGS=--upgrade for newer ones)
 	@$(VENV)/python -m deploy.locks $(ARGS)
 schema: $(STAMP) ## write the JSON Schema of configurations to docs/config.schema.json
