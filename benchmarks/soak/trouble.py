@@ -3,10 +3,12 @@ edits of the configuration. Each request that waits for its answer says what tha
 """
 
 import asyncio
+import contextlib
 import os
 import random
 import signal
 from collections import Counter
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 PAUSE_S = 0.05
@@ -38,13 +40,11 @@ class Trouble:
             b"GET /slow HTTP/1.1\r\nHost: x\r\nX-User-ID: u\r\n\r\n",
         )
         while True:
-            _, writer = await asyncio.open_connection("127.0.0.1", self._port)
-            writer.write(random.choice(beginnings))
-            await asyncio.sleep(random.uniform(0, PAUSE_S))
-            if random.random() < 0.5:
-                writer.transport.abort()
-            else:
-                writer.close()
+            async with self._connected() as (_, writer):
+                writer.write(random.choice(beginnings))
+                await asyncio.sleep(random.uniform(0, PAUSE_S))
+                if random.random() < 0.5:
+                    writer.transport.abort()
             self.made["clients that left"] += 1
 
     async def _break(self) -> None:
@@ -65,13 +65,21 @@ class Trouble:
             os.kill(self._pid, signal.SIGHUP)
             self.made["reloads"] += 1
 
+    @contextlib.asynccontextmanager
+    async def _connected(self) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+        reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
+        try:
+            yield reader, writer
+        finally:
+            writer.close()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
+
     async def _status(self, path: str) -> int | str:
         try:
             async with asyncio.timeout(_PATIENCE_S):
-                reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
-                writer.write(f"GET {path} HTTP/1.1\r\nHost: x\r\nX-User-ID: u\r\n\r\n".encode())
-                line = await reader.readline()
-                writer.close()
-                return int(line.split(b" ", 2)[1])
+                async with self._connected() as (reader, writer):
+                    writer.write(f"GET {path} HTTP/1.1\r\nHost: x\r\nX-User-ID: u\r\n\r\n".encode())
+                    return int((await reader.readline()).split(b" ", 2)[1])
         except (OSError, IndexError, ValueError) as error:
             return type(error).__name__
