@@ -8,14 +8,15 @@ look, so that an editor that empties the file before it writes is not taken at i
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
 from pydantic import BaseModel
 
-from proxy.config import ConfigError, Settings, digest, load
+from proxy.config import ConfigError, Settings, compile_policies, digest, load
+from proxy.decision.policy import PolicySet
 
 LOOK_EVERY_S = 0.1
 
@@ -37,15 +38,26 @@ class Stale(NamedTuple):
     faults: tuple[str, ...]
 
 
+class _Edit(NamedTuple):
+    """An edit, ready to be taken over, and what is to be told of it."""
+
+    settings: Settings
+    policies: PolicySet
+    changes: Mapping[str, object]
+    needing_restart: Sequence[str]
+
+
+# Takes new settings over, whose policies are compiled already. Runs in the event loop, between two requests.
+Apply = Callable[[Settings, PolicySet], None]
+
+
 class Reloader:
     """Watches one file. `apply` takes new settings over; `stale` tells of an edit that was refused.
 
     `results` counts the edits: taken over, or refused. `needing_restart` names what an edit changed in vain so far.
     """
 
-    def __init__(
-        self, path: Path, environ: Mapping[str, str], settings: Settings, apply: Callable[[Settings], None]
-    ) -> None:
+    def __init__(self, path: Path, environ: Mapping[str, str], settings: Settings, apply: Apply) -> None:
         self._path = path
         self._environ = environ
         self._started_with = settings
@@ -76,22 +88,27 @@ class Reloader:
         async with self._busy:
             self._taken = _signature(self._path)
             try:
-                # In a thread: a large file takes a while to check, and requests go on meanwhile.
-                settings = await asyncio.to_thread(load, self._path, self._environ)
+                # In a thread: 10,000 overrides take a third of a second to check and compile, and requests go on
+                # meanwhile, whose decisions have 50 ms.
+                edit = await asyncio.to_thread(self._read)
             except ConfigError as error:
                 self.stale = Stale(self.stale.since if self.stale else _now(), tuple(map(str, error.faults)))
                 self.results["refused"] += 1
                 logger.error("config_refused", extra={"fields": {"faults": self.stale.faults}})  # noqa: TRY400
                 return
-            before, self._settings = self._settings, settings
-            self._apply(settings)
+            self._settings = edit.settings
+            self._apply(edit.settings, edit.policies)
             self.stale, self.loaded_at = None, _now()
             self.results["taken"] += 1
-            self.needing_restart = tuple(restart_needed(self._started_with, settings))
-            changes = {"hash": digest(settings), **dict(_changes(before, settings))}
-            logger.info("config_reloaded", extra={"fields": changes})
-            if needing := list(restart_needed(before, settings)):
-                logger.warning("config_needs_restart", extra={"fields": {"settings": needing}})
+            self.needing_restart = tuple(restart_needed(self._started_with, edit.settings))
+            logger.info("config_reloaded", extra={"fields": edit.changes})
+            if edit.needing_restart:
+                logger.warning("config_needs_restart", extra={"fields": {"settings": edit.needing_restart}})
+
+    def _read(self) -> _Edit:
+        before, settings = self._settings, load(self._path, self._environ)
+        changes = {"hash": digest(settings), **dict(_changes(before, settings))}
+        return _Edit(settings, compile_policies(settings), changes, list(restart_needed(before, settings)))
 
 
 def restart_needed(before: Settings, after: Settings) -> Iterator[str]:

@@ -21,7 +21,7 @@ PATIENCE_S = 10
 async def watched(file: Path) -> AsyncIterator[tuple[Reloader, list[Settings]]]:
     """A reloader that watches the file, and what it has taken over so far."""
     taken: list[Settings] = []
-    reloader = Reloader(file, {}, load(file, {}), taken.append)
+    reloader = Reloader(file, {}, load(file, {}), lambda settings, _: taken.append(settings))
     task = asyncio.get_running_loop().create_task(reloader.watch())
     try:
         yield reloader, taken
@@ -108,7 +108,7 @@ async def test_a_reload_can_be_asked_for_though_the_file_looks_the_same(tmp_path
     file = tmp_path / "config.yaml"
     file.write_text(ONE)
     taken: list[Settings] = []
-    reloader = Reloader(file, {}, load(file, {}), taken.append)
+    reloader = Reloader(file, {}, load(file, {}), lambda settings, _: taken.append(settings))
     times = file.stat()
     file.write_text(TWO)
     os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
@@ -121,7 +121,7 @@ async def test_an_edit_says_which_policies_changed_and_which_begin_with_new_buck
 ) -> None:
     file = tmp_path / "config.yaml"
     file.write_text(ONE)
-    reloader = Reloader(file, {}, load(file, {}), lambda _: None)
+    reloader = Reloader(file, {}, load(file, {}), lambda *_: None)
     file.write_text(TWO + "listen: {port: 81}\n")
     with caplog.at_level(logging.INFO):
         await reloader.reload()

@@ -9,7 +9,7 @@ from difflib import get_close_matches
 
 from proxy.config.faults import Path, shown
 from proxy.config.model import Settings
-from proxy.config.overlap import covers
+from proxy.config.overlap import Comparison
 from proxy.config.policies import MatchSettings, PolicySettings
 from proxy.config.units import Quota
 from proxy.decision.identity import KeySource, SourceKind
@@ -43,14 +43,16 @@ def advice(settings: Settings) -> Iterator[Advice]:
             message = f"'{network}' believes whoever connects: any client can claim any address; expected your proxies'"
             yield ("client_ip", "trusted_proxies", index), message
     exempt = [policy for policy in settings.policies if policy.exempt]
+    by_address = [policy for policy in settings.policies if _is_by_address(policy)]
+    comparison = Comparison()
     for index, policy in enumerate(settings.policies):
         found = [
             *_own_pages(policy.match, settings),
             *_unknown_methods(policy),
-            *(_redundant(policy, exempt) if policy.exempt else _partly_exempt(policy, exempt)),
+            *(_redundant if policy.exempt else _partly_exempt)(policy, exempt, comparison),
             *_beyond_burst(policy),
             *_days_of_burst(policy),
-            *([] if settings.client_ip.trusted_proxies else _forgeable(policy, settings.policies)),
+            *([] if settings.client_ip.trusted_proxies else _forgeable(policy, by_address, comparison)),
             *_addresses_by_hand(policy),
         ]
         yield from ((("policies", index, *path), message) for path, message in found)
@@ -87,17 +89,30 @@ def _listed(policy: PolicySettings) -> str:
     return ", ".join(policy.match.method)
 
 
-def _redundant(policy: PolicySettings, exempt: Sequence[PolicySettings]) -> Iterator[Advice]:
-    over = next((other for other in exempt if other is not policy and covers(other.match, policy.match)), None)
+def _redundant(policy: PolicySettings, exempt: Sequence[PolicySettings], comparison: Comparison) -> Iterator[Advice]:
+    def is_over(other: PolicySettings) -> bool:
+        return other is not policy and comparison.covers(other.match, policy.match)
+
+    over = next(filter(is_over, exempt), None)
+    if over is None:
+        return
     # Of two that are the same, the later one is told.
-    if over is not None and (exempt.index(over) < exempt.index(policy) or not covers(policy.match, over.match)):
+    later = exempt.index(over) < exempt.index(policy)
+    if later or not comparison.covers(policy.match, over.match, unknown=True):
         yield (), f"does nothing: {shown(over.name)} exempts all that it matches"
 
 
-def _partly_exempt(policy: PolicySettings, exempt: Sequence[PolicySettings]) -> Iterator[Advice]:
+def _partly_exempt(
+    policy: PolicySettings, exempt: Sequence[PolicySettings], comparison: Comparison
+) -> Iterator[Advice]:
+    def exempting(match: MatchSettings) -> PolicySettings | None:
+        return next((other for other in exempt if comparison.covers(other.match, match)), None)
+
     for name in _LISTS:
+        if not exempt or comparison.exhausted:
+            return
         entries: Sequence[object] = getattr(policy.match, name)
-        over = [_exempting(policy.match.model_copy(update={name: (entry,)}), exempt) for entry in entries]
+        over = [exempting(policy.match.model_copy(update={name: (entry,)})) for entry in entries]
         if entries and all(over):
             both = " and ".join(dict.fromkeys(shown(each.name) for each in over if each))
             yield (), f"can never apply: {both} together exempt all that it matches"
@@ -105,10 +120,6 @@ def _partly_exempt(policy: PolicySettings, exempt: Sequence[PolicySettings]) -> 
         for index, each in enumerate(over):
             if each is not None:
                 yield ("match", name, index), f"never matches: {shown(each.name)} exempts it"
-
-
-def _exempting(match: MatchSettings, exempt: Sequence[PolicySettings]) -> PolicySettings | None:
-    return next((other for other in exempt if covers(other.match, match)), None)
 
 
 # -- numbers that are hardly meant ------------------------------------------------------------------------------------
@@ -144,7 +155,9 @@ def _days_of_burst(policy: PolicySettings) -> Iterator[Advice]:
 # -- identities that anybody can claim --------------------------------------------------------------------------------
 
 
-def _forgeable(policy: PolicySettings, policies: Sequence[PolicySettings]) -> Iterator[Advice]:
+def _forgeable(
+    policy: PolicySettings, by_address: Sequence[PolicySettings], comparison: Comparison
+) -> Iterator[Advice]:
     """For configurations that trust no proxy: whoever connects is the client, and writes what fields it likes."""
     if policy.exempt:
         claims = [f"the field {condition.name}" for condition in policy.match.header]
@@ -157,7 +170,10 @@ def _forgeable(policy: PolicySettings, policies: Sequence[PolicySettings]) -> It
             yield ("match",), message
         return
     claimed = [source for part in policy.key.parts for source in part if _is_claimed(source)] if policy.key else []
-    if claimed and not policy.shadow and not _bounded_by_address(policy, policies):
+    if not claimed or policy.shadow:
+        return
+    # Where another policy limits by address whatever this one does, inventing identities gains little.
+    if not any(comparison.covers(other.match, policy.match, unknown=True) for other in by_address):
         message = (
             f"any client can forge {claimed[0]}, and have a new bucket for each value: no proxy is trusted to write "
             "it; name yours in client_ip.trusted_proxies, or add a policy with key: client_ip"
@@ -171,16 +187,9 @@ def _is_claimed(source: KeySource) -> bool:
     return source.kind is SourceKind.COOKIE
 
 
-def _bounded_by_address(policy: PolicySettings, policies: Sequence[PolicySettings]) -> bool:
-    """Whether another policy limits by address whatever this one does, so that inventing identities gains little."""
+def _is_by_address(policy: PolicySettings) -> bool:
     address = KeySource(SourceKind.CLIENT_IP)
-    return any(
-        other.key is not None
-        and not other.shadow
-        and all(address in part for part in other.key.parts)
-        and covers(other.match, policy.match)
-        for other in policies
-    )
+    return policy.key is not None and not policy.shadow and all(address in part for part in policy.key.parts)
 
 
 def _addresses_by_hand(policy: PolicySettings) -> Iterator[Advice]:

@@ -15,7 +15,7 @@ from proxy.config.faults import MAX_FAULTS, ConfigError, Fault, Path, in_order, 
 
 # Bounds against documents that are small to write and large to hold (aliases of aliases) or to follow (nesting).
 MAX_DOCUMENT_BYTES = 4 * 2**20
-MAX_NODES = 100_000
+MAX_NODES = 60_000
 MAX_DEPTH = 50
 MAX_KEYS = 1000
 

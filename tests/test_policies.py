@@ -1,0 +1,331 @@
+"""Several policies on one request, and identities that nobody can forge, as callers of a real sidecar see them."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.raw_client import Reply, get
+from tests.recorder import Recorder, eventually
+from tests.servers import StoreServer
+from tests.sidecar import PREFIX, Sidecar, configuration, spent
+from tests.structured_fields import items_of
+
+# All so slow that nothing grows back while a test runs.
+Policy = dict[str, Any]
+USER: Policy = {
+    "name": "user",
+    "match": {"path": "/api/**"},
+    "key": "header:X-User-ID",
+    "limit": "3/day",
+    "overrides": [{"key": "banned", "blocked": True}, {"key": "crawler", "limit": "1/day"}],
+}
+HOURLY: Policy = {"name": "hourly", "match": {"path": "/api/**"}, "key": "header:X-User-ID", "limit": "5/h"}
+TENANT: Policy = {"name": "tenant", "match": {"path": "/api/**"}, "key": "header:X-Tenant | client_ip", "limit": "4/h"}
+TRIAL: Policy = {
+    "name": "trial",
+    "match": {"path": "/api/**"},
+    "key": "header:X-User-ID",
+    "limit": "1/day",
+    "shadow": True,
+}
+# The rules of the identity cases: by user, by path, by address.
+PERSON: Policy = {"name": "person", "match": {"path": "/id/**"}, "key": "header:X-User-ID", "limit": "5/day"}
+EXPENSIVE: Policy = {
+    "name": "expensive",
+    "match": {"path": "/api2/expensive"},
+    "key": "header:X-Case",
+    "limit": "2/day",
+}
+EVERYBODY: Policy = {"name": "address", "match": {"path": "/by-address/**"}, "key": "client_ip", "limit": "100/day"}
+
+
+@pytest.fixture(scope="module")
+def shared_recorder() -> Iterator[Recorder]:
+    recorder = Recorder()
+    yield recorder
+    recorder.stop()
+
+
+@pytest.fixture(scope="module")
+def shared_sidecar(shared_store_server: StoreServer, shared_recorder: Recorder) -> Iterator[Sidecar]:
+    policies = [USER, HOURLY, TENANT, TRIAL, PERSON, EXPENSIVE, EVERYBODY]
+    config = configuration(shared_store_server.url, shared_recorder.url, policies=policies, log={"requests": "all"})
+    with Sidecar(config) as sidecar:
+        yield sidecar
+
+
+@pytest.fixture
+def recorder(shared_recorder: Recorder) -> Iterator[Recorder]:
+    shared_recorder.reset()
+    yield shared_recorder
+    assert shared_recorder.faults == []
+
+
+@pytest.fixture
+def sidecar(store_server: StoreServer, recorder: Recorder, shared_sidecar: Sidecar) -> Sidecar:
+    """A sidecar before an empty store. Each test takes users and tenants of its own: refusals are remembered a while."""
+    return shared_sidecar
+
+
+def ask(sidecar: Sidecar, user: str, tenant: str) -> Reply:
+    return get(sidecar.port, "/api/data", f"X-User-ID: {user}", f"X-Tenant: {tenant}")
+
+
+def taken(store: StoreServer, policy: dict[str, Any]) -> dict[str, int]:
+    """What was taken from each bucket of a policy."""
+    return spent(store, policy["name"], int(policy["limit"].partition("/")[0]))
+
+
+# -- several limits on one request ------------------------------------------------------------------------------------
+
+
+def test_a_request_is_charged_on_every_policy_that_matches(sidecar: Sidecar, store_server: StoreServer) -> None:
+    assert ask(sidecar, "each", "each-co").status == 200
+    assert [taken(store_server, policy) for policy in (USER, HOURLY, TENANT, TRIAL)] == [
+        {"each": 1},
+        {"each": 1},
+        {"each-co": 1},
+        {"each": 1},
+    ]
+
+
+def test_what_one_policy_refuses_is_charged_on_none(
+    sidecar: Sidecar, store_server: StoreServer, recorder: Recorder
+) -> None:
+    assert [ask(sidecar, "ann", "ann-co").status for _ in range(3)] == [200, 200, 200]
+    for _ in range(4):
+        reply = ask(sidecar, "ann", "ann-co")
+        assert (reply.status, reply.json()["violated-policies"]) == (429, ["user"])
+    assert taken(store_server, HOURLY) == {"ann": 3}
+    assert taken(store_server, TENANT) == {"ann-co": 3}
+    assert len(recorder.requests) == 3
+
+
+def test_a_tenant_out_of_tokens_costs_its_users_nothing(sidecar: Sidecar, store_server: StoreServer) -> None:
+    assert [ask(sidecar, user, "shared-co").status for user in ("ben", "ben", "cem", "cem")] == [200] * 4
+    reply = ask(sidecar, "cem", "shared-co")
+    assert (reply.status, reply.json()["violated-policies"]) == (429, ["tenant"])
+    assert taken(store_server, USER) == {"ben": 2, "cem": 2}
+    assert ask(sidecar, "cem", "other-co").status == 200
+
+
+def test_retry_after_is_when_all_would_pass(sidecar: Sidecar) -> None:
+    for user in ("dan", "dan", "dan", "eve"):
+        assert ask(sidecar, user, "late-co").status == 200
+    # The tenant's next token comes in 15 minutes, dan's in 8 hours.
+    tenant_only = ask(sidecar, "eve", "late-co")
+    assert tenant_only.json()["violated-policies"] == ["tenant"]
+    assert 800 < int(tenant_only.value("Retry-After")) <= 900
+    both = ask(sidecar, "dan", "late-co")
+    assert both.status == 429
+    assert 28_700 < int(both.value("Retry-After")) <= 28_800
+
+
+def test_a_refusal_names_every_policy_that_refuses(sidecar: Sidecar) -> None:
+    for user in ("fay", "fay", "fay", "gil"):
+        assert ask(sidecar, user, "full-co").status == 200
+    assert ask(sidecar, "fay", "full-co").json()["violated-policies"] == ["user", "tenant"]
+
+
+def test_each_policy_is_told_in_structured_fields_when_a_request_passes(sidecar: Sidecar) -> None:
+    reply = ask(sidecar, "hal", "hal-co")
+    assert items_of(reply.value("RateLimit-Policy")) == [
+        ("user", {"q": 3, "w": 86_400}),
+        ("hourly", {"q": 5, "w": 3_600}),
+        ("tenant", {"q": 4, "w": 3_600}),
+    ]
+    left = items_of(reply.value("RateLimit"))
+    assert [(name, told["r"]) for name, told in left] == [("user", 2), ("hourly", 4), ("tenant", 3)]
+    assert [told["t"] for _, told in left] == [28_800, 720, 900]
+    assert [reply.value(f"X-RateLimit-{name}") for name in ("Limit", "Remaining", "Reset")] == ["3", "2", "28800"]
+
+
+def test_each_policy_is_told_in_structured_fields_when_a_request_is_refused(sidecar: Sidecar) -> None:
+    for _ in range(3):
+        passed = ask(sidecar, "ivy", "ivy-co")
+    reply = ask(sidecar, "ivy", "ivy-co")
+    assert reply.status == 429
+    assert reply.value("RateLimit-Policy") == passed.value("RateLimit-Policy")
+    told = dict(items_of(reply.value("RateLimit")))
+    assert told["user"]["r"] == 0
+    assert 0 < told["user"]["t"] <= int(reply.value("Retry-After"))
+    assert reply.value("X-RateLimit-Limit") == "3"
+
+
+def test_the_widespread_fields_follow_the_policy_nearest_its_end(sidecar: Sidecar) -> None:
+    for user in ("jo", "kim", "lee"):
+        reply = ask(sidecar, user, "near-co")
+    # The tenant has 1 of 4 left, the user 2 of 3.
+    assert [reply.value(f"X-RateLimit-{name}") for name in ("Limit", "Remaining")] == ["4", "1"]
+
+
+def test_a_trial_beside_a_live_policy_on_the_same_key_neither_refuses_nor_changes_charges(
+    sidecar: Sidecar, store_server: StoreServer
+) -> None:
+    before = counted(sidecar, "trial", "shadow_refused")
+    replies = [ask(sidecar, "mia", "mia-co") for _ in range(3)]
+    assert [reply.status for reply in replies] == [200] * 3
+    assert taken(store_server, USER) == {"mia": 3}
+    assert taken(store_server, TRIAL) == {"mia": 1}
+    assert counted(sidecar, "trial", "shadow_refused") == before + 2
+    assert "trial" not in "".join(value for _, value in replies[-1].fields)
+    shown = get(sidecar.port, "/api/status", "X-User-ID: mia", "X-Tenant: mia-co").json()["policies"]
+    assert [(each["shadow"], each["remaining"]) for each in shown if each["name"] == "trial"] == [(True, 0)]
+    lines = [line for line in sidecar.events("request") if f"{PREFIX}user:mia" in line.get("buckets", ())]
+    eventually(lambda: len(requests_of(sidecar, "mia")) == 3, "three log lines")
+    outcomes = [line["policies"]["trial"] for line in requests_of(sidecar, "mia")]
+    assert outcomes == ["allowed", "shadow_refused", "shadow_refused"], lines
+
+
+def requests_of(sidecar: Sidecar, user: str) -> list[dict[str, Any]]:
+    return [line for line in sidecar.events("request") if f"{PREFIX}user:{user}" in line.get("buckets", ())]
+
+
+def counted(sidecar: Sidecar, policy: str, outcome: str) -> int:
+    text = get(sidecar.admin_port, "/metrics", "Connection: close").body.decode()
+    return sum(
+        int(sample.value)
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+        if sample.name == "sidegate_requests_total"
+        and (sample.labels["policy"], sample.labels["outcome"]) == (policy, outcome)
+    )
+
+
+def test_a_blocked_key_is_refused_and_charged_on_none(sidecar: Sidecar, store_server: StoreServer) -> None:
+    reply = ask(sidecar, "banned", "banned-co")
+    assert (reply.status, reply.json()["violated-policies"]) == (429, ["user"])
+    assert store_server.client.keys() == []
+
+
+def test_an_override_is_another_limit_for_its_key_only(sidecar: Sidecar) -> None:
+    assert [ask(sidecar, "crawler", "crawler-co").status for _ in range(2)] == [200, 429]
+    assert [ask(sidecar, "reader", "reader-co").status for _ in range(2)] == [200, 200]
+
+
+# -- identities -------------------------------------------------------------------------------------------------------
+
+
+def person(sidecar: Sidecar, *fields: str) -> int:
+    return get(sidecar.port, "/id/x", *fields).status
+
+
+def test_a_caller_without_identity_shares_one_bucket_with_its_like(sidecar: Sidecar, store_server: StoreServer) -> None:
+    statuses = [
+        person(sidecar, *fields) for fields in ((), ("X-User-ID:",), ("X-User-ID:  \t ",), ("X-Other: a",), (), ())
+    ]
+    assert statuses == [200] * 5 + [429]
+    assert taken(store_server, PERSON) == {"anonymous": 5}
+
+
+def test_nobody_takes_the_anonymous_bucket_by_its_name(sidecar: Sidecar, store_server: StoreServer) -> None:
+    assert person(sidecar, "X-User-ID: anonymous") == 200
+    assert taken(store_server, PERSON) == {"%61nonymous": 1}
+
+
+def test_long_identities_take_as_little_room_as_short_ones(sidecar: Sidecar, store_server: StoreServer) -> None:
+    for number in range(20):
+        assert person(sidecar, f"X-User-ID: {number:08000d}") == 200
+    keys = store_server.client.keys()
+    assert len(keys) == 20
+    assert all(len(key) <= len(PREFIX) + len("person:") + 64 for key in keys)
+    assert all((store_server.client.memory_usage(key) or 0) <= 200 for key in keys)
+
+
+def test_identities_with_odd_characters_share_no_bucket(sidecar: Sidecar, store_server: StoreServer) -> None:
+    identities = [
+        "a*b?[c]",
+        "a%0d%0a",
+        "a:b",
+        "a",
+        "a,b",
+        "a=b",
+        "{a}1",
+        "x{a}",
+        "client_ip=127.0.0.1",
+        "ä",
+        "Ã¤",
+        "a b",
+    ]
+    for identity in identities:
+        assert person(sidecar, f"X-User-ID: {identity}") == 200
+    keys = list(taken(store_server, PERSON))
+    assert len(set(keys)) == len(identities)
+    assert not [key for key in keys if set(key) & set("{}:*?[ ")]
+
+
+def test_an_identity_that_is_no_ascii_is_one_bucket_by_its_bytes(sidecar: Sidecar, store_server: StoreServer) -> None:
+    for _ in range(2):
+        assert person(sidecar, "X-User-ID: \xfc\xff") == 200  # sent as these two bytes, which are no UTF-8
+    assert taken(store_server, PERSON) == {"%FC%FF": 2}
+
+
+def test_two_identities_in_one_request_are_refused_and_charge_nobody(
+    sidecar: Sidecar, store_server: StoreServer, recorder: Recorder
+) -> None:
+    assert person(sidecar, "X-User-ID: alice", "x-user-id: bob") == 400
+    assert store_server.client.keys() == []
+    assert recorder.requests == []
+
+
+def test_addresses_that_a_client_claims_get_it_no_bucket_of_their_own(
+    sidecar: Sidecar, store_server: StoreServer, recorder: Recorder
+) -> None:
+    statuses = [
+        get(sidecar.port, "/by-address/x", f"X-Forwarded-For: 1.2.3.{number}").status for number in range(1, 111)
+    ]
+    assert statuses == [200] * 100 + [429] * 10
+    assert taken(store_server, EVERYBODY) == {"127.0.0.1": 100}
+    assert {request.value("x-forwarded-for") for request in recorder.requests} == {b"127.0.0.1"}
+
+
+# Every spelling that was measured to reach the handler of a path in one server or another.
+SPELLINGS = [
+    "/api2//expensive",
+    "/api2/./expensive",
+    "/./api2/expensive",
+    "/api2/x/../expensive",
+    "/api2/%2e/expensive",
+    "/api2/x/%2e%2e/expensive",
+    "//api2/expensive",
+    "/api2/%65xpensive",
+    "/%61pi2/expensive",
+    "/api2%2fexpensive",
+    "/api2%2Fexpensive",
+    "/api2/expensive/",
+    "/api2/expensive%0a",
+    "/api2/expensive?",
+    "/api2/expensive?x=1",
+    "/api2/expensive#f",
+    "http://app.test/api2/expensive",
+]
+
+
+@pytest.mark.parametrize("target", SPELLINGS)
+def test_no_spelling_of_a_path_slips_past_its_limit(target: str, sidecar: Sidecar, recorder: Recorder) -> None:
+    case = f"X-Case: {target}"
+    assert [get(sidecar.port, "/api2/expensive", case).status for _ in range(2)] == [200, 200]
+    assert get(sidecar.port, target, case).status == 429
+    assert len(recorder.requests) == 2
+
+
+@pytest.mark.parametrize(
+    "target",
+    ["/api2/%252e/expensive", "/api2%252fexpensive", "/api2/expensive%00", "/api2\\expensive", "/../api2/expensive", "/a%zz"],
+)  # fmt: skip
+def test_a_path_that_can_be_read_in_more_than_one_way_is_refused(
+    target: str, sidecar: Sidecar, recorder: Recorder
+) -> None:
+    assert get(sidecar.port, target, "X-Case: doubtful").status == 400
+    assert recorder.requests == []
+
+
+@pytest.mark.parametrize(
+    "target", ["/api2/expensive;x=1", "/api2/expensive%20", "/api2/expensive.", "/api2/expensive%3F", "/api2/..;/api2/expensive"]
+)  # fmt: skip
+def test_what_no_server_reads_as_the_path_is_another_path(target: str, sidecar: Sidecar, recorder: Recorder) -> None:
+    case = f"X-Case: other {target}"
+    assert [get(sidecar.port, target, case).status for _ in range(3)] == [200] * 3
+    assert [request.target for request in recorder.requests] == [target.encode()] * 3
