@@ -18,12 +18,12 @@ def open_store(
     observe: ObserveStore | None = None,
 ) -> Store:
     """The store that the settings name; it connects once its `keep_connected` runs. `observe` is told of every call."""
-    return RedisStore(_pool(settings), timeout_s or settings.timeout_s, on_change, observe)
+    return RedisStore(connection_pool(settings), timeout_s or settings.timeout_s, on_change, observe)
 
 
-def _pool(settings: StoreSettings) -> ConnectionPool:
-    """How redis-py opens connections to the store: RESP2, no retries of its own, no time-outs but ours."""
-    options: dict[str, Any] = {"protocol": 2, "retry": None}
+def connection_pool(settings: StoreSettings, **more: Any) -> ConnectionPool:
+    """How redis-py opens connections to the store: RESP2, no retries of its own, no time-outs but ours or `more`."""
+    options: dict[str, Any] = {"protocol": 2, "retry": None, **more}
     username, password = settings.credentials
     if username:
         options["username"] = username
