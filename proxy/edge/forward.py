@@ -41,7 +41,15 @@ from proxy.edge.upstream import (
     UpstreamConnection,
     UpstreamError,
 )
-from proxy.edge.wire import BROKEN_BODY, Body, RequestMessage, ResponseMessage
+from proxy.edge.wire import (
+    BROKEN_BODY,
+    CONNECTION,
+    CONTENT_LENGTH,
+    EXPECT,
+    Body,
+    RequestMessage,
+    ResponseMessage,
+)
 
 # RFC 9110 §9.2.2: repeating these has the same effect as doing them once.
 IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
@@ -172,15 +180,15 @@ class Exchange:
         gateway, message, body = self._gateway, self._message, b""
         framing = b""
         if not self._streaming:
-            if message.chunked or "Content-Length" in message.headers:
+            if message.chunked or CONTENT_LENGTH in message.headers:
                 body = self._body.read_nowait()
                 framing = b"Content-Length: %d\r\n" % len(body)
                 if self._is_too_large(len(body)):
                     self._fail(Fault.BODY_TOO_LARGE)
                     return
         else:
-            framing = CHUNKED if message.chunked else b"Content-Length: %d\r\n" % int(message.headers["Content-Length"])
-            if "Expect" in message.headers and not self._is_http_1_0:
+            framing = CHUNKED if message.chunked else b"Content-Length: %d\r\n" % int(message.headers[CONTENT_LENGTH])
+            if EXPECT in message.headers and not self._is_http_1_0:
                 self._client.write(CONTINUE)
         if self._upgrade:
             framing = UPGRADE
@@ -189,8 +197,8 @@ class Exchange:
         head = gateway.forwarding.request_head(
             message.method,
             message.path,
-            self._request_fields(),
-            message.headers.getall("Connection", ()),
+            self._fields_less_a_hop() if message.method in COUNTED_METHODS else message.raw_headers,
+            message.headers.getall(CONNECTION, ()),
             self._request.facts.peer,
             gateway.policies.identity.trusts(self._request.facts.peer),
             framing,
@@ -198,11 +206,9 @@ class Exchange:
         self._data = head + body
         self._acquire()
 
-    def _request_fields(self) -> Fields:
-        message = self._message
-        if message.method not in COUNTED_METHODS or (hops := hops_left(message)) is None:
-            return message.raw_headers
-        return one_hop_less(message.raw_headers, hops)
+    def _fields_less_a_hop(self) -> Fields:
+        fields, hops = self._message.raw_headers, hops_left(self._message)
+        return fields if hops is None else one_hop_less(fields, hops)
 
     def _acquire(self, *, fresh: bool = False) -> None:
         self._gateway.pool.acquire(self, fresh=fresh, sure=not self._repeatable)
@@ -273,7 +279,7 @@ class Exchange:
         data = b"" if bodyless else body.read_nowait()
         framing, chunked = self._answer_framing(message, bodyless=bodyless, length=len(data) if complete else None)
         ours = self._rate_limit_lines() + framing + self._connection_line()
-        named = message.headers.getall("Connection", ())
+        named = message.headers.getall(CONNECTION, ())
         head = response_head(message.code, message.reason, message.raw_headers, named, ours)
         if complete:
             self._client.write(head + data)
@@ -289,14 +295,14 @@ class Exchange:
             else:
                 self._give_up(Fault.UPSTREAM_BROKEN)  # nobody asked to switch protocols, or not to this one
         elif message.code != 100 and not self._is_http_1_0:
-            named = message.headers.getall("Connection", ())
+            named = message.headers.getall(CONNECTION, ())
             self._client.write(response_head(message.code, message.reason, message.raw_headers, named, b""))
 
     def _switch(self, message: ResponseMessage) -> None:
         connection, self._connection = self._connection, None
         assert connection is not None  # noqa: S101  (its answer is being told)
         self._status = message.code
-        named = message.headers.getall("Connection", ())
+        named = message.headers.getall(CONNECTION, ())
         ours = self._rate_limit_lines() + UPGRADE
         self._client.open_tunnel(response_head(101, message.reason, message.raw_headers, named, ours), connection)
         self._end(message.code)
@@ -307,7 +313,7 @@ class Exchange:
 
     def _answer_framing(self, message: ResponseMessage, *, bodyless: bool, length: int | None) -> tuple[bytes, bool]:
         """The framing line of the answer, and whether its body is to be chunked."""
-        announced = message.headers.get("Content-Length")
+        announced = message.headers.get(CONTENT_LENGTH)
         if bodyless:
             framed = announced is not None and message.code != 204
             return (b"Content-Length: %b\r\n" % announced.encode() if framed and announced else b""), False
@@ -432,7 +438,7 @@ def _asks_for_websocket(request: Request) -> bool:
     """Whether a request that asks for another protocol asks for this one, as RFC 6455 §4.1 wants it: no body, 1.1."""
     message = request.message
     asked = [name.lower() for name in message.headers.getall("Upgrade", ())]
-    body = message.chunked or "Content-Length" in message.headers
+    body = message.chunked or CONTENT_LENGTH in message.headers
     return asked == ["websocket"] and message.method == "GET" and message.version.minor == 1 and not body
 
 

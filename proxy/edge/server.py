@@ -29,8 +29,12 @@ from proxy.edge.replies import KEEPS_CONNECTION, Fault, fault_reply, page, refus
 from proxy.edge.tunnel import Tunnel
 from proxy.edge.upstream import UpstreamConnection
 from proxy.edge.wire import (
+    CONTENT_LENGTH,
     EMPTY_BODY,
+    EXPECT,
+    HOST,
     NO_FIELDS,
+    TRANSFER_ENCODING,
     BaseProtocol,
     Body,
     HttpProcessingError,
@@ -337,7 +341,7 @@ class ClientConnection(BaseProtocol):
             self._server.gateway.observe(request.record(CLIENT_LEFT))
         elif self._broken:
             self._fail(request, Fault.BAD_REQUEST)
-        elif verdict.answer is Answer.PASS and _goes_no_further(request.message):
+        elif verdict.answer is Answer.PASS and request.message.method in COUNTED_METHODS and _is_last(request.message):
             self._answer_here(request, verdict)
         elif verdict.answer is Answer.PASS:
             self._exchange = Exchange(self._server.gateway, self, request)
@@ -379,7 +383,7 @@ class ClientConnection(BaseProtocol):
 
     def _is_too_large(self, message: RequestMessage) -> bool:
         """Whether the request announces a larger body than is taken; nothing of it is read then."""
-        most, length = self._server.gateway.listen.max_body_bytes, message.headers.get("Content-Length")
+        most, length = self._server.gateway.listen.max_body_bytes, message.headers.get(CONTENT_LENGTH)
         return most is not None and length is not None and int(length) > most
 
     def _close(self) -> None:
@@ -512,25 +516,25 @@ def _fault_in(message: RequestMessage) -> Fault | None:
     if message.method == "CONNECT":
         return Fault.CONNECT
     headers = message.headers
-    host = headers.get("Host")
+    host = headers.get(HOST)
     if host is not None and not valid_host(host):
         return Fault.BAD_REQUEST
     if not message.path.startswith("/") and not names_host(message.path, host):
         return Fault.BAD_REQUEST
-    coding = headers.get("Transfer-Encoding")
+    coding = headers.get(TRANSFER_ENCODING)
     # Also one that the parser makes nothing of, such as an empty one: another parser might.
     if coding is not None and (message.version.minor == 0 or coding.lower() != "chunked"):
         return Fault.BAD_REQUEST
     if message.method in COUNTED_METHODS and hops_are_doubtful(message):
         return Fault.BAD_REQUEST
-    expect = headers.get("Expect")
+    expect = headers.get(EXPECT)
     if expect is not None and expect.lower() != "100-continue":
         return Fault.EXPECTATION
     return None
 
 
-def _goes_no_further(message: RequestMessage) -> bool:
-    return message.method in COUNTED_METHODS and hops_left(message) == 0
+def _is_last(message: RequestMessage) -> bool:
+    return hops_left(message) == 0
 
 
 def _head_size(message: RequestMessage) -> int:

@@ -16,6 +16,7 @@ from typing import Protocol
 from proxy.edge.deadline import Deadline
 from proxy.edge.wire import (
     BROKEN_BODY,
+    CONTENT_LENGTH,
     BaseProtocol,
     Body,
     ResponseMessage,
@@ -258,7 +259,7 @@ class UpstreamConnection(BaseProtocol):
             self._ending, self._expected = _Ending.COUNTED, head_ends
         elif message.chunked:
             self._ending, self._last_bytes = _Ending.CHUNKED, received[-7:]
-        elif (length := message.headers.get("Content-Length")) is not None:
+        elif (length := message.headers.get(CONTENT_LENGTH)) is not None:
             self._ending, self._expected = _Ending.COUNTED, head_ends + int(length)
 
     def _tell(self, message: ResponseMessage, body: Body) -> None:
