@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 
 from proxy.decision.bucket import Charge, Limit, Rate
-from proxy.store.breaker import Breaker, BreakerState
+from proxy.store.breaker import LONGEST_PAUSE_S, Breaker, BreakerState
 from proxy.store.seam import Levels, Store, StoreUnavailable
 
 # Failures that say nothing of the store: data errors of single keys, and what this proxy brought on itself.
@@ -34,6 +34,7 @@ class Guard:
         self._loop = asyncio.get_running_loop()
         self._breaker = Breaker()
         self._timer: asyncio.TimerHandle | None = None
+        self._due_s = 0.0  # when the next probe may be sent
 
     @property
     def state(self) -> BreakerState:
@@ -60,12 +61,20 @@ class Guard:
             return
         if self._breaker.failed(failure.reason, asked_s, time.monotonic()):
             self._log_open(failure)
-            self._later(self._breaker.pause_s())
+            self._pause()
 
     def connected(self) -> None:
-        """A connection was made: an open breaker need not wait for the end of its pause."""
+        """A connection was made: a probe that is due need not wait any longer. One that is not keeps its pause.
+
+        A store that accepts connections and then hangs would otherwise be probed, and reconnected to, without a pause.
+        """
         if self.state is BreakerState.OPEN:
-            self._later(0)
+            self._later(max(0.0, self._due_s - time.monotonic()))
+
+    def _pause(self) -> None:
+        pause_s = self._breaker.pause_s()
+        self._due_s = time.monotonic() + pause_s
+        self._later(pause_s)
 
     def _later(self, pause_s: float) -> None:
         if self._timer is not None:
@@ -74,14 +83,16 @@ class Guard:
 
     def _probe(self) -> None:
         self._timer = None
-        if self._breaker.probe():
+        if self._store.failure is not None:  # nothing can be sent; `connected` comes first
+            self._later(LONGEST_PAUSE_S)
+        elif self._breaker.probe():
             key = f"{self._prefix}{random.randrange(_PROBE_NAMES)}"
             self._store.ask((Charge(key, _PROBE, 1, debit=True),), self._probed)
 
     def _probed(self, answer: Levels | StoreUnavailable, _: float) -> None:
         if isinstance(answer, StoreUnavailable):
             self._breaker.probe_failed(answer.reason)
-            self._later(self._breaker.pause_s())
+            self._pause()
             return
         open_s = self._breaker.probe_answered(time.monotonic())
         logger.info("store_breaker_closed", extra={"fields": {"open_s": round(open_s, 3)}})
