@@ -13,7 +13,7 @@ VENV = .venv/bin
 .NOTPARALLEL:
 MAKEFLAGS += --no-print-directory --no-builtin-rules
 
-.PHONY: help install start stop restart status health test load check bench bench-tools lock schema clean logs redis-keys redis-cli redis-monitor
+.PHONY: help install start stop restart status health test load check bench bench-tools lock schema clean logs redis-keys redis-cli redis-monitor top
 
 help: ## this list
 	@colour=; plain=; if [ -t 1 ] && [ -z "$$NO_COLOR" ]; then colour=$$(printf '\033[36m'); plain=$$(printf '\033[0m'); fi; \
@@ -52,6 +52,8 @@ redis-keys: $(STAMP) ## the buckets in the store, with their time to live (PATTE
 	@$(DEPLOY) redis-keys
 redis-cli: $(STAMP) ## a prompt at the store, or one command: make redis-cli ARGS='HGETALL example:ratelimit:user-123'
 	@$(DEPLOY) redis-cli
+top: $(STAMP) ## what is limited, live in the terminal (ARGS='--once'); the dashboard is at http://localhost:9081/
+	@$(DEPLOY) top
 redis-monitor: $(STAMP) ## every command as it reaches the store
 	@$(DEPLOY) redis-cli MONITOR
 

@@ -153,6 +153,16 @@ def _load(arguments: list[str]) -> int:
     return subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode
 
 
+def _top(arguments: list[str]) -> int:
+    """What is limited, live, at the admin listeners of the sidecars that run."""
+    settings = load(os.environ)
+    urls = [f"http://127.0.0.1:{settings.ports[f'ADMIN{number}_PORT']}" for number in NUMBERS]
+    command = [sys.executable, "-m", "proxy", "top", *(word for url in urls for word in ("--admin", url))]
+    return subprocess.run(
+        [*command, *arguments, *shlex.split(os.environ.get("ARGS", ""))], cwd=ROOT, check=False
+    ).returncode
+
+
 def _clean(_: list[str]) -> int:
     _stop([])
     settings = load(os.environ)
@@ -232,6 +242,7 @@ _COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "logs": _logs,
     "redis-keys": _redis_keys,
     "redis-cli": _redis_cli,
+    "top": _top,
     "clean": _clean,
 }
 

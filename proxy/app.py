@@ -15,22 +15,33 @@ import uvloop
 
 import proxy
 from proxy.config import Settings, compile_policies, digest
+from proxy.config.own_pages import is_own_page, own_pages
+from proxy.decision.explanation import explain
 from proxy.decision.policy import PolicySet
 from proxy.decision.record import Record
 from proxy.decision.request import RequestFacts
+from proxy.decision.verdict import Answer, DecidedBy, Verdict
 from proxy.edge.forward import Gateway
 from proxy.edge.headers import Forwarding, RateLimitFields
 from proxy.edge.pool import Pool
 from proxy.edge.server import Server
 from proxy.edge.wire import ensure_compiled
-from proxy.ops.admin import Admin
+from proxy.ops.admin import Admin, Pages
+from proxy.ops.asked import Ask
+from proxy.ops.buckets import BucketPages
+from proxy.ops.config_view import config_page, policies_page
+from proxy.ops.explained import as_json, levels_by_policy
 from proxy.ops.health import Health
+from proxy.ops.live import Live
 from proxy.ops.logs import LineWriter, RequestLog, start_logging
 from proxy.ops.merge import Snapshot, exposition_of, families, merged, snapshot
 from proxy.ops.metrics import Metrics, Readings
+from proxy.ops.refusals import Refusals
 from proxy.ops.status import CallerStatus
+from proxy.ops.timeline import Timeline
 from proxy.reload import Reloader
 from proxy.store.deny_cache import DenyCache
+from proxy.store.inspect import Buckets
 from proxy.store.limiter import Limiter
 from proxy.store.seam import StoreUnavailable
 from proxy.store.topology import open_store
@@ -88,7 +99,10 @@ class App:
         pages = {settings.listen.health_path: health_page, settings.listen.status_path: status.page}
         self._server = Server(settings.listen, self._gateway, pages)
         self._log = RequestLog(settings.log, writer, lambda: self._gateway.policies)
-        self._admin = Admin(settings.admin, health.page, self._exposition)
+        self._refusals = Refusals(lambda: self._gateway.policies)
+        self._timeline = Timeline(self._metrics)
+        self._buckets = Buckets(settings.store)
+        self._admin = Admin(settings.admin, self._pages(health))
 
     def spawn(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run a coroutine as a task of this app: kept, ended with it, and heard if it fails."""
@@ -166,6 +180,49 @@ class App:
     def _loaded_at_s(self) -> float:
         return datetime.fromisoformat(self._reloader.loaded_at).timestamp()
 
+    def _pages(self, health: Health) -> Pages:
+        return Pages(
+            health=health.page,
+            exposition=self._exposition,
+            config=lambda: config_page(self._in_force, self._about_config(), self._reloader.needing_restart),
+            policies=lambda: policies_page(self._in_force, self._gateway.policies, self._metrics.outcomes()),
+            top=self._refusals.page,
+            explain=self._explain,
+            buckets=BucketPages(
+                lambda: self._gateway.policies, self._buckets, self._limiter.look, self._deny_cache.forget
+            ),
+            live=Live(self._timeline, self._state),
+        )
+
+    def _state(self) -> dict[str, object]:
+        failure = self._store.failure
+        return {
+            "store": {"up": failure is None, "reason": failure.reason if failure else None},
+            "in_flight": self._server.in_flight,
+            "connections": len(self._server.connections),
+            "draining": self._server.draining,
+            "config": {**self._about_config(), "hash": digest(self._in_force)},
+            **self._refusals.page(10),
+        }
+
+    async def _explain(self, ask: Ask) -> dict[str, object]:
+        policies, settings, facts = self._gateway.policies, self._in_force, ask.facts
+        own_page = is_own_page(facts, own_pages(self._settings))
+        found = explain(policies, facts)
+        verdict: Verdict | None = None
+        if ask.live and not own_page and any(entry.charge for entry in found.applied):
+            answer: asyncio.Future[Verdict] = self._loop.create_future()
+            self._limiter.look(found.applied, lambda seen: None if answer.done() else answer.set_result(seen))
+            verdict = await answer
+        page = as_json(found, settings, levels_by_policy(verdict), own_page=own_page)
+        if verdict is not None and verdict.decided_by is DecidedBy.STORE_FAILURE:
+            page["live_error"] = verdict.reason
+        return page
+
+    @property
+    def _in_force(self) -> Settings:
+        return self._reloader.settings
+
     def _about_config(self) -> Mapping[str, object]:
         stale = self._reloader.stale
         if stale is None:
@@ -197,6 +254,7 @@ class App:
     async def _close(self) -> None:
         self._pool.close()
         await self._admin.close()
+        await self._buckets.close()
         self._log.each_second()
         for task in list(self._tasks):
             task.cancel()
@@ -206,6 +264,8 @@ class App:
         while True:
             await asyncio.sleep(1)
             self._log.each_second()
+            self._refusals.each_second()
+            self._timeline.tick()
             self._send_metrics()
 
     async def _ping_store(self) -> str | None:
@@ -217,6 +277,9 @@ class App:
     def _observe(self, record: Record) -> None:
         self._metrics.count(record)
         self._log.note(record)
+        verdict = record.verdict
+        if verdict is not None and verdict.answer is Answer.REFUSE:
+            self._refusals.note(record)
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import proxy
+from proxy.commands.admin_arguments import add_buckets, add_status, add_top
 from proxy.commands.arguments import add_explain, add_simulate
 from proxy.commands.check import add_check, add_schema
 from proxy.config import ConfigError, Settings, load
@@ -62,4 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     add_schema(commands)
     add_explain(commands)
     add_simulate(commands)
+    add_status(commands)
+    add_top(commands)
+    add_buckets(commands)
     return parser

@@ -4,14 +4,15 @@ import argparse
 
 from multidict import CIMultiDict
 
-from proxy.commands.explain_report import as_json, as_text, levels_by_policy
-from proxy.commands.explanation import explain
+from proxy.commands.explain_report import as_text
 from proxy.commands.live import present_levels
 from proxy.commands.output import complain, write_json, write_text
-from proxy.commands.own_pages import is_own_page, own_pages
 from proxy.config import Settings, compile_policies
+from proxy.config.own_pages import is_own_page, own_pages
+from proxy.decision.explanation import explain
 from proxy.decision.request import RequestFacts
 from proxy.decision.verdict import Verdict
+from proxy.ops.explained import as_json, levels_by_policy
 from proxy.store.seam import StoreUnavailable
 
 

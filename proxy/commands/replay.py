@@ -3,9 +3,9 @@
 from collections.abc import Collection, Sequence
 
 from proxy.commands.log_entry import Entry
-from proxy.commands.own_pages import is_own_page
 from proxy.commands.tally import Tally
 from proxy.commands.virtual_store import MOST_BUCKETS, VirtualStore
+from proxy.config.own_pages import is_own_page
 from proxy.decision.bucket import Charge
 from proxy.decision.policy import Applied, PolicySet
 from proxy.decision.request import BadRequest

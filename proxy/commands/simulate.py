@@ -14,11 +14,11 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from proxy.commands.log_reader import LogReader
 from proxy.commands.output import complain, write_json, write_text
-from proxy.commands.own_pages import own_pages
 from proxy.commands.replay import Replay
 from proxy.commands.simulate_json import as_json
 from proxy.commands.simulate_report import as_text
 from proxy.config import ConfigError, Settings, compile_policies, load
+from proxy.config.own_pages import own_pages
 
 # How often the progress bar is told, in lines.
 _LINES_A_STEP = 2_000

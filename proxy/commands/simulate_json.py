@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from proxy.commands.comparison import hit_hardest, key_changes, policy_changes
-from proxy.commands.explanation import limit_text
 from proxy.commands.log_reader import LogReader
 from proxy.commands.replay import Replay
+from proxy.decision.explanation import limit_text
 
 # Columns of a timeline.
 _COLUMNS = 60

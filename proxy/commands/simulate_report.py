@@ -8,12 +8,12 @@ from rich.table import Table
 from rich.text import Text
 
 from proxy.commands.comparison import hit_hardest, key_changes, policy_changes
-from proxy.commands.explanation import limit_text
 from proxy.commands.log_reader import LogReader
 from proxy.commands.output import printable
 from proxy.commands.replay import Replay
 from proxy.commands.simulate_json import moment_text
 from proxy.commands.tally import PolicyTally, Timeline
+from proxy.decision.explanation import limit_text
 
 _COLUMNS = 40
 _BLOCKS = "▁▂▃▄▅▆▇█"

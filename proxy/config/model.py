@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from ipaddress import ip_address
 from typing import Annotated, Any, Self
 
 from pydantic import BeforeValidator, Field, SecretStr, ValidationInfo, field_validator, model_validator
@@ -58,6 +59,17 @@ def _prefix(value: object) -> str:
 _EVERYWHERE = frozenset({"0.0.0.0", "::"})  # noqa: S104  (compared with, not bound to)
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+# A shorter one could be guessed over the network.
+SHORTEST_TOKEN = 16
+
 Host = Annotated[str, BeforeValidator(_host)]
 OwnPath = Annotated[str, BeforeValidator(_own_path)]
 
@@ -85,11 +97,20 @@ class ListenSettings(Section):
 
 
 class AdminSettings(Section):
-    """Where operators and probes are served."""
+    """Where operators and probes are served. Elsewhere than on loopback only with a token."""
 
     host: Host = "127.0.0.1"
     port: Port = 9901
     token: Secret = SecretStr("")
+
+    @model_validator(mode="after")
+    def _is_guarded(self) -> Self:
+        length = len(self.token.get_secret_value())
+        if not length and not _is_loopback(self.host):
+            raise Wrong([(("host",), f"{shown(self.host)} is not loopback; expected a token too, or 127.0.0.1")])
+        if 0 < length < SHORTEST_TOKEN:
+            raise Wrong([(("token",), f"is shorter than {SHORTEST_TOKEN} characters; expected a longer one")])
+        return self
 
 
 class UpstreamSettings(Section):

@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from proxy.decision.bucket import Charge, Limit
-from proxy.decision.identity import ClientAddress, Identity, Key, Network, host_of
+from proxy.decision.identity import ANONYMOUS, ClientAddress, Identity, Key, Network, encode, hashed, host_of
 from proxy.decision.request import CACHED_TARGET_CHARS, CACHED_TARGETS, RequestFacts, path_part, paths_of
 
 
@@ -134,7 +134,7 @@ class PolicySet:
         self.policies = tuple(policies)
         self.identity = Identity(addresses)
         self.fields = frozenset(_fields_of(policies))
-        self._key_prefix = key_prefix
+        self.key_prefix = key_prefix
         self._rules = tuple(_Rule(policy, self.identity, key_prefix) for policy in policies)
         self._cached_candidates = lru_cache(CACHED_TARGETS)(self._candidates)
 
@@ -158,6 +158,18 @@ class PolicySet:
         rules = [rule for rule in self._rules if rule.policy.match.takes_rest(facts, self.identity)]
         return _applied([rule for rule in rules if not (rule.policy.exempt and rule.partly)], facts)
 
+    def bucket_named(self, policy: Policy, key: str) -> str:
+        """The name of the policy's bucket for a key as `key_in` gives it."""
+        return f"{self.key_prefix}{policy.name}:{key}"
+
+    def override_of(self, policy: Policy, key: str) -> Override | None:
+        """The override for a key as `key_in` gives it, whichever alternative of the policy's key it came from."""
+        parts = key.split(",")
+        for values, override in policy.overrides.items():
+            if len(values) == len(parts) and all(map(_names, parts, values)):
+                return override
+        return None
+
     def bucket_of(self, policy: Policy, facts: RequestFacts) -> str:
         """The name of a policy's bucket for a request that it applied to, also where its key is blocked."""
         rule = next(rule for rule in self._rules if rule.policy is policy)
@@ -165,7 +177,7 @@ class PolicySet:
 
     def key_in(self, bucket: str, policy: Policy) -> str:
         """The key's part of one of the policy's bucket names."""
-        return bucket[len(self._key_prefix) + len(policy.name) + 1 :]
+        return bucket[len(self.key_prefix) + len(policy.name) + 1 :]
 
     def _candidates(self, path: str) -> "tuple[_Rule, ...]":
         readings = paths_of(path)
@@ -225,6 +237,13 @@ class _Rule:
         cost = policy.costs.get(facts.method, policy.cost) if policy.costs else policy.cost
         assert limit is not None  # noqa: S101  (only exempt policies have none)
         return Applied(policy, Charge(self._bucket + name, limit, cost, policy.shadow))
+
+
+def _names(part: str, value: str) -> bool:
+    """Whether a part of a bucket's name was made of this value, plain or hashed, with or without its source."""
+    if not value:
+        return part == ANONYMOUS
+    return any(part == written or part.endswith(f"={written}") for written in (encode(value), hashed(value)))
 
 
 def _applied(rules: Sequence[_Rule], facts: RequestFacts) -> list[Applied]:

@@ -114,8 +114,8 @@ class Metrics(Collector):
         """Requests by policy and outcome."""
         found: Counter[tuple[str, str]] = Counter()
         for counted in self._shapes.values():
-            for entry in counted.outcomes:
-                found[entry] += counted.count
+            for policy, outcome in counted.outcomes:
+                found[policy, str(outcome)] += counted.count
         return found
 
     def _settle(self) -> None:

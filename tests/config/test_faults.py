@@ -176,7 +176,9 @@ def test_two_policies_of_one_name_are_a_fault() -> None:
 
 
 def test_a_secret_is_never_shown() -> None:
-    settings = parse("store: {password: hunter2, url: 'redis://me:hunter2@h'}\nadmin: {token: hunter2}", "c.yaml", {})
+    settings = parse(
+        "store: {password: hunter2, url: 'redis://me:hunter2@h'}\nadmin: {token: hunter2hunter2hunter2}", "c.yaml", {}
+    )
     assert "hunter2" not in repr(settings.store.password) + repr(settings.admin)
     assert settings.store.credentials == ("me", "hunter2")
     assert settings.store.normalised_url == "redis://h:6379/0"

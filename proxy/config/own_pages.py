@@ -2,7 +2,7 @@
 
 from collections.abc import Collection
 
-from proxy.config import Settings
+from proxy.config.model import Settings
 from proxy.decision.request import RequestFacts, path_part
 
 

@@ -1,0 +1,94 @@
+"""`sidegate status`: all sidecars at once: ready, store, configuration, what is being decided."""
+
+import argparse
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from proxy.commands.output import printable, write_json, write_text
+from proxy.commands.sidecars import Reply, ask_all
+from proxy.commands.traffic import Traffic, traffic_of
+
+RECENT_S = 10
+_TITLES = (
+    *("sidecar", "status", "app", "store", "configuration", "hash"),
+    *("in flight", "decided/s", "refused/s", "why"),
+)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Show them; returns 1 where one is not ready, its last edit was refused, or they do not decide alike."""
+    health = ask_all(options.admin, "/readyz")
+    timelines = ask_all(options.admin, f"/timeline?seconds={RECENT_S}")
+    rows = [_row(*pair) for pair in zip(health, timelines, strict=True)]
+    hashes = {row["hash"] for row in rows if row["hash"]}
+    alike = len(hashes) <= 1
+    if options.json:
+        write_json({"alike": alike, "sidecars": rows})
+    else:
+        write_text(_table(rows))
+        if not alike:
+            write_text(Text("they do not decide alike: their configurations differ (see hash)", "red"))
+    return 0 if alike and all(row["status"] == "ok" and row["config"] == "ok" for row in rows) else 1
+
+
+def _row(health: Reply, timeline: Reply) -> dict[str, Any]:
+    content = health.content
+    parts = [content.get(name, {}) for name in ("app", "store", "config")]
+    state: Mapping[str, Any] = timeline.content.get("state", {})
+    config = state.get("config", {})
+    traffic: Traffic = traffic_of([timeline.content])
+    reasons = [part["reason"] for part in parts if part.get("reason")] + list(config.get("faults", ()))
+    if health.fault and not content.get("status"):
+        reasons = [health.fault]
+    elif timeline.fault:
+        reasons.append(timeline.fault)
+    return {
+        "sidecar": health.name,
+        "status": content.get("status", "unreachable") if isinstance(content.get("status"), str) else "unreachable",
+        "app": parts[0].get("status"),
+        "store": parts[1].get("status"),
+        "config": parts[2].get("status"),
+        "hash": config.get("hash"),
+        "loaded": parts[2].get("loaded"),
+        "in_flight": state.get("in_flight"),
+        "decided_per_s": round(traffic.total / RECENT_S, 1),
+        "refused_per_s": round(traffic.refused / RECENT_S, 1),
+        "reasons": reasons,
+    }
+
+
+def _table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    table = Table(box=None, padding=(0, 3, 0, 0), header_style="dim")
+    for title in (
+        "sidecar",
+        "status",
+        "app",
+        "store",
+        "configuration",
+        "hash",
+        "in flight",
+        "decided/s",
+        "refused/s",
+        "why",
+    ):
+        table.add_column(title, overflow="fold")
+    for row in rows:
+        loaded = f"{row['config']}, read {row['loaded']}" if row["config"] else "-"
+        table.add_row(
+            row["sidecar"],
+            _word(row["status"]),
+            _word(row["app"]),
+            _word(row["store"]),
+            Text(loaded, "" if row["config"] == "ok" else "red"),
+            row["hash"] or "-",
+            *(str("-" if row[name] is None else row[name]) for name in ("in_flight", "decided_per_s", "refused_per_s")),
+            printable("; ".join(row["reasons"])),
+        )
+    return table
+
+
+def _word(word: str | None) -> Text:
+    return Text(word or "-", {"ok": "green", "degraded": "yellow", None: "dim"}.get(word, "red"))

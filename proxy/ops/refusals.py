@@ -1,0 +1,45 @@
+"""Which keys are refused most: what a person on call asks first."""
+
+from collections.abc import Callable
+
+from proxy.decision.policy import PolicySet
+from proxy.decision.record import Record
+from proxy.ops.outcomes import refused_buckets
+from proxy.ops.sketch import WINDOWS, Most
+
+WINDOW_S = 60
+
+
+class Refusals:
+    """Counts refusals by bucket over the last minutes."""
+
+    def __init__(self, policies: Callable[[], PolicySet]) -> None:
+        self._policies = policies
+        self._most: Most[tuple[str, str]] = Most()
+        self._seconds = 0
+
+    def note(self, record: Record) -> None:
+        """Count a request's refusals, if it has any."""
+        for entry in refused_buckets(record, self._policies()):
+            self._most.add(entry)
+
+    def each_second(self) -> None:
+        """Forget the oldest minute when another has passed."""
+        self._seconds += 1
+        if self._seconds % WINDOW_S == 0:
+            self._most.next_window()
+
+    def page(self, count: int) -> dict[str, object]:
+        """The most refused, the first first."""
+        prefix = self._policies().key_prefix
+        refused = [
+            {
+                "policy": entry.key[0],
+                "key": entry.key[1].removeprefix(f"{prefix}{entry.key[0]}:"),
+                "bucket": entry.key[1],
+                "count": entry.times,
+                "error": entry.error,
+            }
+            for entry in self._most.most(count)
+        ]
+        return {"minutes": WINDOWS, "refused": refused}

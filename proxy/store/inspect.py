@@ -1,0 +1,96 @@
+"""The buckets as they lie in the store: found step by step, looked at, taken out."""
+
+import asyncio
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from redis.asyncio import RedisCluster
+from redis.exceptions import RedisError
+
+from proxy.config import StoreSettings
+from proxy.decision.stored import Found, Stored, StoreSilent
+from proxy.store.client import CONNECTIONS, client
+
+# One step of SCAN looks at so many names, which holds the store up for about half a millisecond; one answer takes at
+# most so many steps. A store of a million buckets is thus gone through in a hundred answers.
+NAMES_A_STEP = 1_000
+STEPS = 10
+
+
+class Buckets:
+    """Looks into one store: fulfils `decision.stored.BucketStore`, within two seconds."""
+
+    def __init__(self, settings: StoreSettings) -> None:
+        self._client: Any = client(settings)  # redis-py's types say bytes or str
+        self._turns = asyncio.Semaphore(CONNECTIONS)
+
+    async def find(self, prefix: str, part: str, cursor: str, most: int) -> Found:
+        """Buckets whose names begin with `prefix` and hold `part` after it: some, perhaps none, and where to go on.
+
+        At most STEPS steps; an answer may hold up to a step more than `most`.
+        """
+        pattern = f"{_literal(prefix)}*{_literal(part)}*" if part else f"{_literal(prefix)}*"
+        names: list[bytes] = []
+        position = int(cursor or 0)
+        async with self._turn():
+            if isinstance(self._client, RedisCluster):  # each node has a cursor of its own: no going on from one
+                async for name in self._client.scan_iter(match=pattern, count=NAMES_A_STEP):
+                    names.append(name)
+                    if len(names) >= most:
+                        break
+                return Found(await self._read(names), "")
+            for _ in range(STEPS):
+                position, found = await self._client.scan(position, match=pattern, count=min(NAMES_A_STEP, most * 10))
+                names += found
+                if not position or len(names) >= most:
+                    break
+            return Found(await self._read(names), str(position) if position else "")
+
+    async def read(self, name: str) -> Stored | None:
+        """One bucket as it is stored; None where it is not."""
+        async with self._turn():
+            (found,) = await self._read([name.encode()])
+        return found if found.ttl_s is not None or found.tokens is not None else None
+
+    async def reset(self, name: str) -> bool:
+        """Take a bucket out of the store, so that its next request finds a new one. Returns whether there was one."""
+        async with self._turn():
+            return bool(await self._client.delete(name))
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._client.aclose()
+
+    @asynccontextmanager
+    async def _turn(self) -> AsyncIterator[None]:
+        """A connection's worth of questions, and redis-py's exceptions in our own words."""
+        try:
+            async with self._turns:
+                yield
+        except (RedisError, OSError, TimeoutError) as error:
+            raise StoreSilent(str(error) or type(error).__name__) from error
+
+    async def _read(self, names: list[bytes]) -> list[Stored]:
+        if not names:
+            return []
+        async with self._client.pipeline(transaction=False) as asked:
+            for name in names:
+                asked.hget(name, "tokens")
+                asked.pttl(name)
+            # A name of another type answers with an error, which is no reason to hide the others.
+            replies = await asked.execute(raise_on_error=False)
+        return [
+            Stored(name.decode("utf-8", "backslashreplace"), _whole(tokens), ttl_ms / 1000 if ttl_ms >= 0 else None)
+            for name, tokens, ttl_ms in zip(names, replies[::2], replies[1::2], strict=True)
+        ]
+
+
+def _literal(text: str) -> str:
+    """The text as a pattern that matches it alone."""
+    return re.sub(r"([*?\[\]\\^-])", r"\\\1", text)
+
+
+def _whole(reply: object) -> int | None:
+    return int(reply) if isinstance(reply, bytes) and reply.isdigit() else None

@@ -1,0 +1,50 @@
+"""The most frequent keys are found in bounded memory, and their counts are off by no more than is said."""
+
+from collections import Counter
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.ops.sketch import CAPACITY, WINDOWS, Most, Sketch
+
+
+@given(st.lists(st.integers(0, 30), max_size=400), st.integers(1, 8))
+def test_a_count_is_never_too_low_and_too_high_by_its_error_at_most(keys: list[int], capacity: int) -> None:
+    sketch: Sketch[int] = Sketch(capacity)
+    for key in keys:
+        sketch.add(key)
+    real, held = Counter(keys), {entry.key: entry for entry in sketch.entries()}
+    assert len(held) <= capacity
+    assert all(real[key] <= entry.times <= real[key] + entry.error for key, entry in held.items())
+    assert all(key in held for key, count in real.items() if count * capacity > len(keys))
+    assert all(real[key] <= sketch.missed for key in real if key not in held)
+
+
+def test_a_flood_of_keys_that_come_once_does_not_hide_the_one_that_comes_often() -> None:
+    most: Most[str] = Most()
+    for number in range(5_000):
+        most.add(f"once-{number}")
+        if number % 10 == 0:
+            most.add("often")
+    first = most.most(3)[0]
+    assert first.key == "often"
+    assert first.times - first.error <= 500 <= first.times
+
+
+def test_what_lies_back_longer_than_the_windows_is_forgotten() -> None:
+    most: Most[str] = Most()
+    most.add("old")
+    for _ in range(WINDOWS - 1):
+        most.next_window()
+    assert [entry.key for entry in most.most(5)] == ["old"]
+    most.next_window()
+    assert most.most(5) == []
+
+
+def test_counts_of_several_windows_are_added() -> None:
+    most: Most[str] = Most()
+    for _ in range(3):
+        most.add("a")
+        most.next_window()
+    most.add("b")
+    assert [(entry.key, entry.times, entry.error) for entry in most.most(CAPACITY)] == [("a", 3, 0), ("b", 1, 0)]
