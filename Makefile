@@ -13,7 +13,7 @@ VENV = .venv/bin
 .NOTPARALLEL:
 MAKEFLAGS += --no-print-directory --no-builtin-rules
 
-.PHONY: help install start stop restart status health test load check bench bench-tools lock schema clean logs redis-keys redis-cli redis-monitor top
+.PHONY: help install start stop restart status health test load check chaos bench bench-growth bench-tools soak lock schema clean logs redis-keys redis-cli redis-monitor top
 
 help: ## this list
 	@colour=; plain=; if [ -t 1 ] && [ -z "$$NO_COLOR" ]; then colour=$$(printf '\033[36m'); plain=$$(printf '\033[0m'); fi; \
@@ -64,11 +64,21 @@ check: $(STAMP) ## lint, format, types, the whole test suite
 	$(VENV)/ruff format --check .
 	$(VENV)/mypy
 	$(VENV)/python -m pytest --numprocesses 4 --dist worksteal $(ARGS)
+.PHONY: fuzz
+fuzz: $(STAMP) ## search for bytes that break the edge, for SECONDS=60
+	@$(VENV)/python -m tests.edge.fuzz --seconds $(or $(SECONDS),60)
+chaos: $(STAMP) ## what becomes of requests while the store is killed, stopped, full, slow, lying: a table (ARGS='FA04 --span 6')
+	@$(VENV)/python -m tests.chaos $(ARGS)
 bench: $(STAMP) ## what a request costs beside nginx+Lua, Traefik, Envoy, aiohttp; 9 minutes; writes benchmarks/results.md
 	@$(DEPLOY) bench-tools || echo "bench: goes on without them" >&2
 	@$(VENV)/python -m benchmarks.bench $(ARGS)
+bench-growth: $(STAMP) ## how the cost grows with policies, buckets, overrides, callers, bodies, sidecars; 3 minutes
+	@$(DEPLOY) bench-tools || echo "bench: goes on without them" >&2
+	@$(VENV)/python -m benchmarks.bench.growth $(ARGS)
 bench-tools: ## install what bench compares with and draws with (.venv-bench)
 	@$(DEPLOY) bench-tools
+soak: $(STAMP) ## mixed traffic with errors, reloads and clients that leave: make soak SECONDS=600
+	@$(VENV)/python -m benchmarks.soak $(or $(SECONDS),600)
 lock: $(STAMP) ## write the pinned versions in requirements/ anew (ARGS=--upgrade for newer ones)
 	@$(VENV)/python -m deploy.locks $(ARGS)
 schema: $(STAMP) ## write the JSON Schema of configurations to docs/config.schema.json

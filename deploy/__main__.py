@@ -75,7 +75,7 @@ def _start(_: list[str]) -> int:
         settings = load(os.environ, afresh=True)
         _runtime(settings).start(settings)
     good(f"all healthy ({_name(settings)})")
-    _say_what_next(settings)
+    _say_what_next(load(os.environ))
     return 0
 
 
@@ -156,11 +156,11 @@ def _load(arguments: list[str]) -> int:
 def _top(arguments: list[str]) -> int:
     """What is limited, live, at the admin listeners of the sidecars that run."""
     settings = load(os.environ)
-    urls = [f"http://127.0.0.1:{settings.ports[f'ADMIN{number}_PORT']}" for number in NUMBERS]
+    urls = [settings.admin_url(number) for number in NUMBERS]
     command = [sys.executable, "-m", "proxy", "top", *(word for url in urls for word in ("--admin", url))]
-    return subprocess.run(
-        [*command, *arguments, *shlex.split(os.environ.get("ARGS", ""))], cwd=ROOT, check=False
-    ).returncode
+    command += [*arguments, *shlex.split(os.environ.get("ARGS", ""))]
+    environment = {**os.environ, "ADMIN_TOKEN": settings.admin_token}
+    return subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode
 
 
 def _clean(_: list[str]) -> int:
@@ -218,8 +218,10 @@ def _locked(descriptor: int) -> bool:
 
 def _say_what_next(settings: Settings) -> None:
     urls = [settings.proxy_url(number).replace("127.0.0.1", "localhost") for number in NUMBERS]
+    token = f"  (token {settings.admin_token})" if settings.admin_token else ""
     say(f"""
   sidecars  {"  ".join(urls)}
+  admin     {"  ".join(settings.admin_url(number).replace("127.0.0.1", "localhost") for number in NUMBERS)}{token}
   store     {settings.store_url.rpartition("@")[2]}
 
 {paint("try next", "bold")}

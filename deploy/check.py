@@ -15,6 +15,7 @@ def checked(settings: Settings) -> Settings:
     if not settings.config.exists():
         raise Trouble(f"{settings.config} does not exist", "CONFIG=… names another file")
     environ = {**os.environ, "REDIS_URL": settings.store_url, "REDIS_PASSWORD": settings.redis_password}
+    environ["ADMIN_TOKEN"] = settings.admin_token
     try:
         listen = load(settings.config, environ).listen
     except ConfigError as error:

@@ -1,8 +1,10 @@
 """The demonstration under Docker Compose: the same commands, carried out by the engine."""
 
+import dataclasses
 import functools
 import json
 import os
+import secrets
 import shutil
 import subprocess
 import sys
@@ -21,6 +23,7 @@ _BUILD_LIMIT_S = 1800
 _HEALTH_DEADLINE_S = 60.0
 # Inside the container, where the password is. An empty one would be sent as well, and be complained of.
 _REDIS_CLI = '[ -z "$REDIS_PASSWORD" ] || export REDISCLI_AUTH="$REDIS_PASSWORD"; exec redis-cli "$@"'
+_PROFILE = "observability"
 _SERVICES = ("redis", *(f"app{n}" for n in NUMBERS), *(f"proxy{n}" for n in NUMBERS))
 
 
@@ -45,7 +48,7 @@ def running(settings: Settings) -> bool:
 
 def start(settings: Settings) -> None:
     """Build, start, and return when the sidecars are healthy; else raise Trouble with everything stopped again."""
-    settings = checked(settings)
+    settings = checked(_with_token(settings))
     _check_reach(settings)
     _check_ports(settings)
     step("building the image (the first time takes some minutes)")
@@ -53,7 +56,7 @@ def start(settings: Settings) -> None:
     record(settings, RUNTIME="docker")
     try:
         # With REDIS_URL, our own Redis stays out.
-        more = ["--no-deps", *_SERVICES[1:]] if settings.redis_url else []
+        more = ["--no-deps", *_SERVICES[1:], *_observers()] if settings.redis_url else []
         _do(settings, "up", "--detach", "--no-build", *more, limit_s=_BUILD_LIMIT_S)
         step("started the containers; waiting until all are healthy")
         _wait_until_healthy(settings)
@@ -68,7 +71,8 @@ def stop(settings: Settings) -> bool:
     if not _ask(settings, "ps", "--all", "-q").split():
         forget(settings)
         return False
-    _do(settings, "down", "--remove-orphans", limit_s=_down_limit_s(settings))
+    # The profile is named whatever the environment says now: what was started with it has to end.
+    _do(settings, "--profile", _PROFILE, "down", "--remove-orphans", limit_s=_down_limit_s(settings))
     forget(settings)
     return True
 
@@ -82,8 +86,10 @@ def restart(settings: Settings) -> None:
     _do(settings, "build", "proxy1", limit_s=_BUILD_LIMIT_S)  # one image for all
     for number in NUMBERS:
         began_s = time.monotonic()
-        # The application lives in its sidecar's network namespace, so it is made anew after it.
+        # The application lives in its sidecar's network namespace, so it is made anew after it. Compose would end it
+        # first, or both at once: the sidecar drains while its application still answers.
         pair = (f"proxy{number}", f"app{number}")
+        _do(settings, "stop", pair[0], limit_s=_down_limit_s(settings))
         _do(
             settings,
             "up",
@@ -183,6 +189,15 @@ def _wait_until_healthy(settings: Settings, numbers: Iterable[int] = NUMBERS) ->
     end_ticks()
 
 
+def _with_token(settings: Settings) -> Settings:
+    """Outside their containers the admin listeners are reached by others than loopback: with a token only."""
+    return dataclasses.replace(settings, admin_token=settings.admin_token or secrets.token_hex(16))
+
+
+def _observers() -> tuple[str, ...]:
+    return ("prometheus", "grafana") if _PROFILE in os.environ.get("COMPOSE_PROFILES", "").split(",") else ()
+
+
 def _check_reach(settings: Settings) -> None:
     host = settings.store_url.partition("://")[2].rpartition("@")[2]
     if settings.redis_url and host.startswith(("localhost", "127.", "[::1]")):
@@ -196,11 +211,12 @@ def _check_reach(settings: Settings) -> None:
 
 
 def _check_ports(settings: Settings) -> None:
-    names = [f"PROXY{number}_PORT" for number in NUMBERS] + ([] if settings.redis_url else ["REDIS_PORT"])
+    names = [f"{kind}{number}_PORT" for kind in ("PROXY", "ADMIN") for number in NUMBERS]
+    names += [] if settings.redis_url else ["REDIS_PORT"]
     rows, elsewhere = [], dict[str, int]()
     for name in names:
         port = settings.ports[name]
-        if taken("127.0.0.1" if name == "REDIS_PORT" else "0.0.0.0", port):
+        if taken("0.0.0.0" if name.startswith("PROXY") else "127.0.0.1", port):
             elsewhere[name] = free_port_above(port, {*settings.ports.values(), *elsewhere.values()})
             rows.append((f"{name}={port}", f"is held by {holder(port)}"))
     if rows:
@@ -256,4 +272,7 @@ def _env(settings: Settings) -> dict[str, str]:
     more["STOP_GRACE_PERIOD"] = f"{settings.stop_wait_s}s"
     more["REDIS_URL"] = settings.redis_url or ""
     more["REDIS_PASSWORD"] = settings.redis_password
+    # Before anything of ours runs there is no token; then the listeners keep to themselves.
+    more["ADMIN_HOST"] = "0.0.0.0" if settings.admin_token else "127.0.0.1"
+    more["ADMIN_TOKEN"] = settings.admin_token
     return {**os.environ, **ports, **more}

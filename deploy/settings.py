@@ -31,12 +31,16 @@ class Settings:
     ports: Mapping[str, int]
     redis_url: str | None
     redis_password: str
+    admin_token: str
     runtime: str | None
     drain_timeout_s: float
 
     @property
     def store_url(self) -> str:
         return self.redis_url or f"redis://127.0.0.1:{self.ports['REDIS_PORT']}"
+
+    def admin_url(self, number: int) -> str:
+        return f"http://127.0.0.1:{self.ports[f'ADMIN{number}_PORT']}"
 
     def proxy_url(self, number: int) -> str:
         return f"http://127.0.0.1:{self.ports[f'PROXY{number}_PORT']}"
@@ -68,6 +72,7 @@ def load(environ: Mapping[str, str], *, afresh: bool = False) -> Settings:
         ports=ports,
         redis_url=(url if "://" in url else f"redis://{url}") if url else None,
         redis_password=given.get("REDIS_PASSWORD", ""),
+        admin_token=given.get("ADMIN_TOKEN", ""),
         runtime=given.get("RUNTIME") or None,
         drain_timeout_s=float(recorded(run).get("DRAIN_TIMEOUT_S", _DRAIN_TIMEOUT_S)),
     )
@@ -82,9 +87,10 @@ def recorded(run: Path) -> dict[str, str]:
 
 
 def record(settings: Settings, **more: str) -> None:
-    """Remember what was started, for the commands that follow. Private: the store's password may be in it."""
+    """Remember what was started, for the commands that follow. Private: the password and the token are in it."""
     kept = {name: str(port) for name, port in settings.ports.items()}
     kept |= {"REDIS_URL": settings.redis_url or "", "REDIS_PASSWORD": settings.redis_password}
+    kept |= {"ADMIN_TOKEN": settings.admin_token}
     kept |= {"CONFIG": str(settings.config), "DRAIN_TIMEOUT_S": str(settings.drain_timeout_s), **more}
     descriptor = os.open(settings.state_path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "w") as file:

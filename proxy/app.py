@@ -43,8 +43,11 @@ from proxy.reload import Reloader
 from proxy.store.deny_cache import DenyCache
 from proxy.store.inspect import Buckets
 from proxy.store.limiter import Limiter
+from proxy.store.local_store import is_local
+from proxy.store.replicas import Replicas
 from proxy.store.seam import StoreUnavailable
 from proxy.store.topology import open_store
+from proxy.store.watch import Watch
 from proxy.workers.channel import Channel, Message, open_channel
 from proxy.workers.place import Place
 
@@ -69,9 +72,14 @@ class App:
 
         self._reloader = Reloader(path, os.environ, in_file, self._take_over)
         self._metrics = Metrics(self._readings(writer))
-        self._store = open_store(settings.store, _note_store, observe=self._metrics.count_call)
+        self._store = open_store(settings.store, self._store_changed, observe=self._metrics.count_call)
         self._deny_cache = DenyCache()
-        self._limiter = limiter = Limiter(self._store, self._deny_cache)
+        prefix = settings.store.key_prefix
+        self._replicas = Replicas(self._store, prefix, self._fixed_replicas(settings))
+        self._limiter = limiter = Limiter(
+            self._store, self._deny_cache, proxies=lambda: self._replicas.count, key_prefix=prefix
+        )
+        self._watch = Watch(self._store, self._replicas, settings.store.warn_at_buckets, self._shares_limits)
         self._pool = Pool(settings.upstream, self.spawn)
         self._gateway = Gateway(
             policies=policies,
@@ -81,8 +89,8 @@ class App:
             forwarding=_forwarding(settings, policies),
             rate_limit_fields=_rate_limit_fields(settings),
             spawn=self.spawn,
-            response_timeout_s=settings.upstream.response_timeout_s,
-            body_timeout_s=settings.listen.header_timeout_s,
+            listen=settings.listen,
+            upstream=settings.upstream,
         )
         health = Health(
             settings.upstream,
@@ -118,6 +126,7 @@ class App:
             self._loop.add_signal_handler(number, stop.set)
         try:
             _ = self.spawn(self._store.keep_connected())
+            _ = self.spawn(self._watch.run())
             _ = self.spawn(self._tick())
             _ = self.spawn(self._reloader.watch())
             self._loop.add_signal_handler(signal.SIGHUP, lambda: self.spawn(self._reloader.reload()))
@@ -149,15 +158,18 @@ class App:
         gateway.policies = policies
         gateway.forwarding = _forwarding(self._settings, policies)
         gateway.rate_limit_fields = _rate_limit_fields(settings)
-        gateway.response_timeout_s = settings.upstream.response_timeout_s
+        gateway.listen, gateway.upstream = settings.listen, settings.upstream
         self._store.use(settings.store)
         self._deny_cache.clear()
+        self._replicas.fixed = self._fixed_replicas(settings)
+        self._watch.warn_at_buckets = settings.store.warn_at_buckets
         self._log.wanted = settings.log.requests
         logging.getLogger().setLevel(settings.log.level.upper())
 
     def _readings(self, writer: LineWriter) -> Readings:
         return Readings(
             gauges={
+                "websockets": ("Open WebSockets, each also a connection of either side.", lambda: self._server.tunnels),
                 "client_connections": ("Open client connections.", lambda: len(self._server.connections)),
                 "requests_in_flight": ("Requests being answered.", lambda: self._server.in_flight),
                 "upstream_connections": ("Open connections to the application.", lambda: self._pool.open),
@@ -165,6 +177,13 @@ class App:
                 "deny_cache_entries": ("Buckets known to be empty.", lambda: len(self._deny_cache)),
                 "store_undecided": ("Requests that wait for the store.", lambda: self._limiter.undecided),
                 "store_up": ("Whether the store is connected.", lambda: self._store.failure is None),
+                "store_breaker_state": (
+                    "Whether the store is asked: 0 yes (closed), 1 no (open), 2 no, but a probe is under way.",
+                    lambda: self._limiter.guard.state.value,
+                ),
+                "store_keys": ("Keys in the store when last counted.", lambda: self._watch.keys),
+                "store_proxies": ("Proxies that share each limit under `local`.", lambda: self._replicas.count),
+                "local_buckets": ("Buckets of this proxy's own share.", lambda: len(self._limiter.local)),
                 "draining": ("Whether it is on its way down.", lambda: self._server.draining),
                 "config_loaded_timestamp_seconds": ("When the configuration was read.", self._loaded_at_s),
                 "config_stale": ("Whether the last edit was refused.", lambda: self._reloader.stale is not None),
@@ -268,7 +287,25 @@ class App:
             self._timeline.tick()
             self._send_metrics()
 
+    def _fixed_replicas(self, settings: Settings) -> int | None:
+        """Each worker of a sidecar holds a share of its own."""
+        replicas, workers = settings.store.replicas, self._place.count if self._place else 1
+        return None if replicas is None else replicas * workers
+
+    def _shares_limits(self) -> bool:
+        return any(is_local(policy) for policy in self._gateway.policies.policies)
+
+    def _store_changed(self, failure: StoreUnavailable | None) -> None:
+        if failure is None:
+            logger.info("store_connected")
+            self._limiter.guard.connected()
+            self._watch.connected()
+        else:
+            logger.warning("store_unavailable", extra={"fields": {"reason": failure.reason, "detail": str(failure)}})
+
     async def _ping_store(self) -> str | None:
+        if not self._limiter.guard.closed:
+            return f"the breaker is open: {self._limiter.guard.reason}"
         answer: asyncio.Future[object] = self._loop.create_future()
         self._store.ping(lambda reply: None if answer.done() else answer.set_result(reply))
         reply = await answer
@@ -311,10 +348,3 @@ def run(settings: Settings, path: Path, place: Place | None = None) -> None:
 
 async def _serve(settings: Settings, path: Path, writer: LineWriter, place: Place | None) -> None:
     await App(settings, path, writer, place).run()
-
-
-def _note_store(failure: StoreUnavailable | None) -> None:
-    if failure is None:
-        logger.info("store_connected")
-    else:
-        logger.warning("store_unavailable", extra={"fields": {"reason": failure.reason, "detail": str(failure)}})

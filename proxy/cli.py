@@ -1,7 +1,8 @@
-"""The command `sidegate`. Exit status: 0 right, 1 found wrong, 2 misused."""
+"""The command `sidegate`. Exit status: 0 right, 1 found wrong, 2 misused; 130 where Ctrl-C ended it."""
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from proxy.commands.check import add_check, add_schema
 from proxy.config import ConfigError, Settings, load
 
 DEFAULT_CONFIG = "config.yaml"
+_INTERRUPTED = 128 + signal.SIGINT  # as a shell has it
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -26,7 +28,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ConfigError as error:
         print(error, file=sys.stderr)
         return 1
-    status: int = options.do(settings, options)
+    try:
+        status: int = options.do(settings, options)
+    except KeyboardInterrupt:
+        return _INTERRUPTED
     return status
 
 

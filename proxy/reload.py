@@ -22,10 +22,10 @@ LOOK_EVERY_S = 0.1
 
 # What can be taken over without a restart, by section; in all other sections everything can.
 _LIVE: Mapping[str, frozenset[str]] = {
-    "listen": frozenset(),
+    "listen": frozenset({"max_body_bytes", "body_timeout_s", "min_body_bytes_per_s", "websocket_idle_timeout_s"}),
     "admin": frozenset(),
-    "upstream": frozenset({"response_timeout_s"}),
-    "store": frozenset({"on_failure", "key_prefix"}) | CREDENTIALS,
+    "upstream": frozenset({"response_timeout_s", "between_bytes_timeout_s", "total_timeout_s"}),
+    "store": frozenset({"on_failure", "key_prefix", "replicas", "warn_at_buckets"}) | CREDENTIALS,
 }
 
 logger = logging.getLogger(__name__)

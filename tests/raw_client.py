@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Any, Self
 
 # Bounds every read; a healthy sidecar answers in milliseconds.
-PATIENCE_S = 8.0
+PATIENCE_S = 30.0
 
 _STATUS_LINE = re.compile(rb"HTTP/1\.1 ([1-5]\d\d) ([\t -~]*)")
 _FIELD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+): ([^\x00-\x08\x0a-\x1f\x7f]*)")
@@ -137,6 +137,18 @@ class RawClient:
             if not (data := self._socket.recv(min(count, 1024 * 1024))):
                 raise Broken(f"{count} bytes are missing")
             count -= len(data)
+
+    def chunk(self) -> bytes:
+        """One chunk of a chunked body."""
+        data = self.read(int(self._line(), 16))
+        assert self.read(2) == b"\r\n"
+        return data
+
+    def count_rest_of_answer(self) -> None:
+        """Throw away everything until the connection ends. Raises Broken where it ends by a reset."""
+        self._unread = b""
+        while self._receive():
+            self._unread = b""
 
     def head(self) -> Reply:
         """The head of an answer only."""

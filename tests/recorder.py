@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 Result = TypeVar("Result")
 
 # Bounds every wait for something that is about to happen; on an idle machine it takes milliseconds.
-PATIENCE_S = 8.0
+PATIENCE_S = 30.0
 # What is kept of a body; the rest is counted only.
 KEPT_BODY_BYTES = 1024 * 1024
 
@@ -38,6 +38,9 @@ class Act(Enum):
     CLOSE = "close"  # after what was written has been sent
     RESET = "reset"
     HOLD = "hold"  # until the test calls `release`
+    ECHO = "echo"  # send back whatever comes, and keep it as the request's body, until the other side ends
+    TARGET = "target"  # a whole answer whose body is the request's target
+    SINK = "sink"  # the same, and send nothing back
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,7 +264,7 @@ class Recorder:
         if request.method == "HEAD" and steps == (OK,):
             steps = (OK[:-2],)
         for step in steps:
-            if not await self._take(step, connection):
+            if not await self._take(step, connection, request):
                 return False
         return request.complete
 
@@ -278,7 +281,7 @@ class Recorder:
                 await _read_piece(reader, request, int(length))
         request.complete = True
 
-    async def _take(self, step: Step, connection: _Connection) -> bool:
+    async def _take(self, step: Step, connection: _Connection, request: Received) -> bool:
         """Carry out one step; whether the connection goes on."""
         writer = connection.writer
         match step:
@@ -294,7 +297,18 @@ class Recorder:
                     if connection.reader.at_eof() or writer.transport.is_closing():
                         return False  # the proxy has left
                     await asyncio.sleep(0.003)
+            case Act.TARGET:
+                writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(request.target), request.target))
+                await writer.drain()
             case Act.CLOSE:
+                return False
+            case Act.ECHO | Act.SINK:
+                while data := await connection.reader.read(256 * 1024):
+                    request.body_bytes += len(data)
+                    request.body += data[: KEPT_BODY_BYTES - len(request.body)]
+                    if step is Act.ECHO:
+                        writer.write(data)
+                        await writer.drain()
                 return False
             case Act.RESET:
                 linger_none = struct.pack("ii", 1, 0)
@@ -335,7 +349,9 @@ def _faults_in(request: Received) -> list[str]:
         faults.append(f"doubtful framing {framing!r}")
     if len(request.values("host")) != 1:
         faults.append(f"Host {request.values('host')!r}")
-    forbidden = {"keep-alive", "proxy-connection", "proxy-authorization", "te", "trailer", "upgrade", "http2-settings"}
+    if request.values("upgrade") not in ([], [b"websocket"]) or request.values("connection") not in ([], [b"Upgrade"]):
+        faults.append(f"upgrade {request.values('upgrade')!r} {request.values('connection')!r}")
+    forbidden = {"keep-alive", "proxy-connection", "proxy-authorization", "te", "trailer", "http2-settings"}
     return faults + [f"hop-by-hop field {name}" for name, _ in request.fields if name in forbidden]
 
 

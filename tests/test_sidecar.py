@@ -201,6 +201,7 @@ def test_an_answer_that_passed_tells_what_is_left(one: Sidecar) -> None:
     assert reply.value("RateLimit-Policy") == '"ratelimit";q=15;w=90'
     assert reply.value("RateLimit") == '"ratelimit";r=9;t=6'
     assert [reply.value(f"X-RateLimit-{name}") for name in ("Limit", "Remaining", "Reset")] == ["15", "9", "36"]
+    assert reply.values("Retry-After") == [], "nobody has to wait"
 
 
 def test_a_refusal_tells_when_to_come_back_and_repeats_nothing(one: Sidecar) -> None:
@@ -354,6 +355,44 @@ def test_a_policy_that_allows_passes_without_a_word_of_limits_and_health_is_degr
         health = get(sidecar.port, "/health")
         assert (health.status, health.json()["status"]) == (200, "degraded")
         assert counted(sidecar)["ratelimit", "store_allowed"] == 20
+        marked = sidecar.wait_for_event("passed_unchecked")
+        assert marked[0]["policies"] == {"ratelimit": "store_allowed"}
+        again = sidecar.wait_for_event("passed_again")
+        assert len(marked) + sum(line["count"] for line in again) == 20
+
+
+@pytest.mark.slow
+def test_a_local_policy_is_held_to_this_proxys_share_and_its_fields_say_so(recorder: Recorder) -> None:
+    config = configuration(
+        f"redis://127.0.0.1:{free_port()}",
+        recorder.url,
+        policies=[{**DEMONSTRATION, "initial": 15}],
+        store={"on_failure": "local", "replicas": 3},
+    )
+    with Sidecar(config) as sidecar:
+        replies = [get(sidecar.port, "/api/data", user("lucky")) for _ in range(8)]
+        assert [reply.status for reply in replies] == [200] * 5 + [429] * 3
+        assert replies[0].value("RateLimit-Policy") == '"ratelimit";q=5;w=90'
+        assert replies[0].value("X-RateLimit-Remaining") == "4"
+        assert 13 <= int(replies[-1].value("Retry-After")) <= 18
+        assert replies[-1].json()["violated-policies"] == ["ratelimit"]
+        assert counted(sidecar)["ratelimit", "local_allowed"] == 5
+        assert counted(sidecar)["ratelimit", "local_refused"] == 3
+        eventually(
+            lambda: (
+                get(sidecar.port, "/api/data", user("lucky")).status == 429
+                and metric(sidecar, "sidegate_store_breaker_state") in (1, 2)
+            ),
+            "an open breaker",
+        )
+        assert metric(sidecar, "sidegate_store_proxies") == 3
+        health = get(sidecar.port, "/health")
+        assert (health.status, health.json()["status"]) == (200, "degraded")
+        assert health.json()["store"]["reason"] == "the breaker is open: connect"
+        status = get(sidecar.port, "/api/status", user("lucky"))
+        assert (status.status, status.json()["policies"][0]["remaining"]) == (200, 0)
+        assert len(sidecar.wait_for_event("store_breaker_open")) == 1
+        assert sidecar.events("refused")[0]["store_failure"] in ("connect", "breaker_open")
 
 
 # Health and the admin listener
@@ -371,6 +410,15 @@ def counted(sidecar: Sidecar) -> Counter[tuple[str, str]]:
             if sample.name == "sidegate_requests_total":
                 found[sample.labels["policy"], sample.labels["outcome"]] += int(sample.value)
     return found
+
+
+def metric(sidecar: Sidecar, name: str) -> float:
+    """A metric without labels."""
+    for family in text_string_to_metric_families(admin(sidecar, "/metrics").body.decode()):
+        for sample in family.samples:
+            if sample.name == name:
+                return sample.value
+    raise LookupError(name)
 
 
 def test_health_names_each_part(one: Sidecar) -> None:

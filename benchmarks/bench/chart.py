@@ -43,6 +43,25 @@ def peers(document: dict[str, Any], figure: Any) -> None:
     rate.legend(fontsize=8)
 
 
+def growth(document: dict[str, Any], figure: Any) -> None:
+    """CPU of proxy and store a request, one picture a question."""
+    figure.set_size_inches(12, 6.5)
+    pictures = figure.subplots(2, 3).flat
+    for axes, (name, points) in zip(pictures, document["points"].items(), strict=True):
+        sizes = [point[0] for point in points]
+        axes.plot(sizes, [point[1] for point in points], "o-", label="proxy", color=_SHADES[0])
+        axes.plot(sizes, [point[2] for point in points], "o--", label="store", color="#762a83")
+        wide = max(sizes) > 20
+        axes.set_xscale("symlog" if wide else "linear")
+        if max(point[1] for point in points) > 20 * points[0][1]:
+            axes.set_yscale("log")
+        else:
+            axes.set_ylim(0)
+        axes.set_title(name, fontsize=8)
+        axes.set_ylabel("CPU µs a request", fontsize=8)
+        axes.legend(fontsize=8)
+
+
 def _middle(rows: list[list[Any]], name: str, kind: str, connections: int, column: int) -> float:
     values = [row[column] for row in rows if row[1:4] == [name, kind, connections]]
     return median(values) if values else 0.0
@@ -52,7 +71,7 @@ def main(kind: str, source: str, target: str) -> None:
     """Draw one chart."""
     mpl.rcParams["svg.hashsalt"] = "sidegate"  # the same figures make the same file
     figure = plt.figure(layout="constrained")
-    {"peers": peers}[kind](json.loads(Path(source).read_text()), figure)
+    {"peers": peers, "growth": growth}[kind](json.loads(Path(source).read_text()), figure)
     figure.savefig(target, metadata={"Date": None})
 
 

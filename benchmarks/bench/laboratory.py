@@ -94,6 +94,11 @@ def rss_mib(pid: int) -> float:
     return sum(_rss_kib(each) for each in family(pid)) / 1024
 
 
+def open_files(pid: int) -> int:
+    """Open file descriptors of a process and its children."""
+    return sum(len(list(Path(f"/proc/{each}/fd").iterdir())) for each in family(pid))
+
+
 def family(pid: int) -> list[int]:
     """A process and all its living descendants."""
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()

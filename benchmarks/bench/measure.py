@@ -4,14 +4,13 @@ from benchmarks.bench import volley, wrk
 from benchmarks.bench.candidates import Candidate
 from benchmarks.bench.figures import Case, Figures
 from benchmarks.bench.laboratory import Laboratory, cpu_us, rss_mib
+from benchmarks.bench.volley import WrongAnswers
+
+__all__ = ["ALLOWED", "REFUSED", "WrongAnswers", "check_outcome", "check_volley", "measure"]
 
 ALLOWED, REFUSED = "allowed", "refused"
 _PATHS = {ALLOWED: "/wide", REFUSED: "/tight"}
 _REQUESTS_A_CONNECTION = 5
-
-
-class WrongAnswers(Exception):
-    """The answers were not what the limit demands: their cost means nothing."""
 
 
 def measure(laboratory: Laboratory, candidate: Candidate, case: Case, store_pid: int, seconds: int) -> Figures:

@@ -92,4 +92,24 @@ def cell(found: Spread | None) -> str:
 
 
 def _growth_part() -> Iterator[str]:
-    yield from ()
+    document = store_results.load("growth")
+    if document is None:
+        return
+    yield f"## How the cost grows\n\n{document['machine']}.\n"
+    yield f"Medians of {document['rounds']} rounds; 32 connections, for bodies 4.\n"
+    if document["chart"]:
+        yield "![How the cost of a request grows](results/growth.svg)\n"
+    yield from growth_lines(document["points"])
+
+
+def growth_lines(points: Mapping[str, Sequence[Sequence[float]]]) -> Iterator[str]:
+    """One table a question: size, CPU of proxy and store, latency, and how many times the first size's CPU that is."""
+    for name, found in points.items():
+        title, _, unit = name.rpartition(" (")
+        yield f"### {title.capitalize()}\n"
+        yield f"| {unit.rstrip(')')} | proxy CPU µs | store CPU µs | p50 ms | proxy CPU, times the first |"
+        yield "| --- | --- | --- | --- | --- |"
+        for size, proxy_us, store_us, p50_ms in found:
+            times = proxy_us / found[0][1]
+            yield f"| {size:,} | {proxy_us:.1f} | {store_us:.1f} | {p50_ms:.2f} | {times:.2f} |"
+        yield ""

@@ -9,6 +9,17 @@ from collections import Counter
 _PATIENCE_S = 10.0
 
 
+class WrongAnswers(Exception):
+    """The answers were not what was to be measured: their cost means nothing."""
+
+
+def expect_only(status: int, port: int, path: str, connections: int) -> None:
+    """Send a short volley. Raises WrongAnswers where any answer is another one."""
+    found = statuses(port, path, connections, 3)
+    if found.keys() != {status}:
+        raise WrongAnswers(f"statuses {dict(found)} where {status} was expected")
+
+
 def statuses(port: int, path: str, connections: int, requests: int) -> Counter[int]:
     """Send `requests` on each of `connections` at once; how often each status came."""
     return asyncio.run(_volley(port, path, connections, requests))
@@ -24,13 +35,18 @@ async def _volley(port: int, path: str, connections: int, requests: int) -> Coun
 async def _converse(port: int, path: str, requests: int, found: Counter[int]) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     for _ in range(requests):
-        writer.write(f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nX-User-ID: bench\r\n\r\n".encode())
-        head = (await reader.readuntil(b"\r\n\r\n")).lower()
-        found[int(head.split(b" ", 2)[1])] += 1
-        if b"transfer-encoding: chunked" in head:
-            while await reader.readuntil(b"\r\n") != b"0\r\n":
-                pass
-            await reader.readline()
-        elif b"content-length:" in head:
-            await reader.readexactly(int(head.partition(b"content-length:")[2].split(b"\r\n", 1)[0]))
+        found[await ask(reader, writer, path)] += 1
     writer.close()
+
+
+async def ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, path: str) -> int:
+    """Send one request and read its answer to the end; returns the status."""
+    writer.write(f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nX-User-ID: bench\r\n\r\n".encode())
+    head = (await reader.readuntil(b"\r\n\r\n")).lower()
+    if b"transfer-encoding: chunked" in head:
+        while await reader.readuntil(b"\r\n") != b"0\r\n":
+            pass
+        await reader.readline()
+    elif b"content-length:" in head:
+        await reader.readexactly(int(head.partition(b"content-length:")[2].split(b"\r\n", 1)[0]))
+    return int(head.split(b" ", 2)[1])

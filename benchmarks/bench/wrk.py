@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 # Prints the percentiles that wrk itself does not, in µs.
-_SCRIPT = Path(__file__).parent / "percentiles.lua"
+_SCRIPTS = Path(__file__).parent
 
 
 class Outcome(NamedTuple):
@@ -21,11 +21,12 @@ class Outcome(NamedTuple):
     p999_ms: float
 
 
-def run(url: str, connections: int, seconds: int, core: int) -> Outcome:
-    """Load `url` from one thread on one core."""
-    command = ["taskset", "-c", str(core), "wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "-s", str(_SCRIPT)]
-    command += ["-H", "X-User-ID: bench", url]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=seconds + 30)
+def run(url: str, connections: int, seconds: int, core: int, *, body_bytes: int = 0, keys: int = 1) -> Outcome:
+    """Load `url` from one thread on one core; with a body as POST, or each time as another of many callers."""
+    script = _SCRIPTS / ("percentiles.lua" if keys == 1 else "many_keys.lua")
+    command = ["taskset", "-c", str(core), "wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "10s"]
+    command += ["-s", str(script), "-H", "X-User-ID: bench", url, "--", str(body_bytes if keys == 1 else keys)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=seconds + 30, cwd=_SCRIPTS)
     return parse(done.stdout)
 
 

@@ -143,6 +143,7 @@ def _environment(settings: Settings) -> dict[str, str]:
     more = {
         "REDIS_URL": settings.store_url,
         "REDIS_PASSWORD": settings.redis_password,
+        "ADMIN_TOKEN": settings.admin_token,
         "CONFIG": str(settings.config),
         "PYTHONUNBUFFERED": "1",
     }

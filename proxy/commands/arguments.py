@@ -14,12 +14,19 @@ if TYPE_CHECKING:
 
 _METHOD = re.compile(r"[A-Z][A-Z_-]*")
 _FIELD = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+):(.*)", re.DOTALL)
+_FORMATS = [form.value for form in Format]
 _URL = re.compile(r"(?:[A-Za-z][A-Za-z0-9+.-]*://([^/?#]*))?([^#]*)(?:#.*)?", re.DOTALL)
 
 
 def add_explain(commands: "Commands") -> None:
     """Add the command `explain`."""
-    parser = commands.add_parser("explain", help="say which policies apply to one request, and why not the others")
+    parser = commands.add_parser(
+        "explain",
+        help="say which policies apply to one request, and why not the others",
+        description="Say which policies apply to one request and why not the others, which buckets are charged what, "
+        "and with --live what they hold now. Exit status: 0; 1 where the configuration has a fault or the store "
+        "does not answer; 2 where the command line is wrong.",
+    )
     _add_config(parser)
     parser.add_argument("method", type=_method, metavar="METHOD", help="e.g. GET")
     parser.add_argument(
@@ -45,15 +52,22 @@ def add_explain(commands: "Commands") -> None:
 
 def add_simulate(commands: "Commands") -> None:
     """Add the command `simulate`."""
-    parser = commands.add_parser("simulate", help="say what a configuration would have done to an access log")
+    parser = commands.add_parser(
+        "simulate",
+        help="say what a configuration would have done to an access log",
+        description="Replay an access log in its own time: what each policy would have admitted and refused, the keys "
+        "hit hardest, a timeline. Read are the combined format and its relatives and JSON lines, mixed if need be. "
+        "Exit status: 0; 1 where the configuration has a fault or the log could not be read to its end; 2 where the "
+        "command line is wrong.",
+    )
     _add_config(parser)
     parser.add_argument("log", metavar="ACCESS_LOG", help="an access log, gzip or not; - reads standard input")
     parser.add_argument(
         "--against", metavar="OTHER", help="another configuration to compare with, e.g. the present one"
     )
     parser.add_argument(
-        *("--format",), type=Format, choices=list(Format), default=Format.AUTO,
-        metavar="|".join(form.value for form in Format), help="how the lines are written (default: looks at each line)",
+        *("--format",), type=_format, default=Format.AUTO, metavar="|".join(_FORMATS),
+        help="how the lines are written (default: looks at each line)",
     )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(do=_simulate)
@@ -106,6 +120,12 @@ def _peer(text: str) -> str:
         return str(ip_address(text))
     except ValueError:
         _misused(f"{text!r} is not an IP address")
+
+
+def _format(text: str) -> Format:
+    if text not in _FORMATS:
+        _misused(f"{text!r} is not a format; expected one of {', '.join(_FORMATS)}")
+    return Format(text)
 
 
 def _misused(message: str) -> NoReturn:

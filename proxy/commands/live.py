@@ -22,13 +22,14 @@ def present_levels(settings: StoreSettings, applied: Sequence[Applied]) -> Verdi
 
 async def _look(settings: StoreSettings, applied: Sequence[Applied]) -> Verdict:
     loop = asyncio.get_running_loop()
-    connected = asyncio.Event()
-    store = open_store(settings, lambda failure: None if failure else connected.set(), PATIENCE_S)
+    store = open_store(settings, lambda _: None, PATIENCE_S)
     found: asyncio.Future[Verdict] = loop.create_future()
     keeping = loop.create_task(store.keep_connected())
     try:
         async with asyncio.timeout(PATIENCE_S):
-            await connected.wait()
+            await store.tried.wait()
+            if store.failure is not None:
+                raise store.failure
             Limiter(store, DenyCache()).look(applied, lambda seen: None if found.done() else found.set_result(seen))
             verdict = await found
     except TimeoutError:

@@ -23,6 +23,9 @@ class ShownLine(NamedTuple):
     reason: str
     beginning: str
 
+    def __str__(self) -> str:
+        return f"line {self.number} {self.reason}: {self.beginning}"
+
 
 class LogReader:
     """Reads one log once. The attributes say what was found so far."""

@@ -35,7 +35,7 @@ class Simulation(NamedTuple):
 
 
 def run(settings: Settings, options: argparse.Namespace) -> int:
-    """Replay a log. Returns 1 where it or the other configuration cannot be read, or the log holds no request."""
+    """Replay a log. Returns 1 where it or the other configuration cannot be read to its end, or holds no request."""
     configurations = [settings]
     try:
         if options.against is not None:
@@ -75,14 +75,14 @@ def _told(simulation: Simulation, options: argparse.Namespace) -> int:
     if not reader.requests:
         complain(f"{name} holds no request that can be replayed ({reader.lines} lines)")
         for line in reader.first_bad:
-            complain(f"line {line.number} {line.reason}: {line.beginning}")
+            complain(str(line))
         return 1
     pairs = list(zip(simulation.names, simulation.replays, strict=True))
     if options.json:
         write_json(as_json(name, reader, pairs))
     else:
-        write_text(as_text(name, reader, pairs))
-    return 0
+        write_text(*as_text(name, reader, pairs))
+    return 1 if reader.ended_early else 0
 
 
 @contextmanager
@@ -116,10 +116,11 @@ def _seldom_collecting() -> Iterator[None]:
 @contextmanager
 def _progress(size: int | None) -> Iterator[tuple[Callable[[int], None], Callable[[int], None]]]:
     """Two callbacks: bytes read since the last call, lines read in all. Shown on a terminal only."""
-    console = Console(stderr=True)
+    terminal = sys.stderr.isatty()
+    console = Console(stderr=True, force_terminal=terminal)
     bar = Progress(
         BarColumn(), TextColumn("{task.fields[lines]:,} lines"), TimeRemainingColumn(),
-        console=console, transient=True, disable=not console.is_terminal,
+        console=console, transient=True, disable=not terminal,
     )  # fmt: skip
     with bar:
         task = bar.add_task("replay", total=size, lines=0)

@@ -16,14 +16,17 @@ from proxy.commands.tally import PolicyTally, Timeline
 from proxy.decision.explanation import limit_text
 
 _COLUMNS = 40
+# In a table of policies the bars may shrink to so many columns, and names fold at so many.
+_NARROWEST_BARS = 8
+_NARROWEST_NAME = 12
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _ASCII_BLOCKS = "_.:-=+*#"
 
 Replays = Sequence[tuple[str, Replay]]
 
 
-def as_text(log_name: str, reader: LogReader, replays: Replays) -> Group:
-    """The whole report."""
+def as_text(log_name: str, reader: LogReader, replays: Replays) -> list[RenderableType]:
+    """The whole report, for `write_text`."""
     parts: list[RenderableType] = [_log_line(log_name, reader)]
     for name, replay in replays:
         parts += ["", *_configuration(name, replay, reader)]
@@ -32,23 +35,34 @@ def as_text(log_name: str, reader: LogReader, replays: Replays) -> Group:
     notes = list(_log_notes(reader))
     if notes:
         parts += ["", *(Text(note, "yellow") for note in notes)]
-    return Group(*parts)
+        parts += [Text(f"  {line}", "yellow", no_wrap=True, overflow="ellipsis") for line in reader.first_bad]
+    return parts
 
 
 class Sparkline:
-    """Counts as bars of one line, the highest as high as the line; no bar where there is nothing."""
+    """A timeline as bars of one line, the highest as high as the line; no bar where there is nothing.
 
-    def __init__(self, counts: Sequence[int], style: str = "") -> None:
-        self._counts = counts
+    Takes `narrowest` columns at least and _COLUMNS at most, as far as there is room and the log is long enough.
+    """
+
+    def __init__(self, timeline: Timeline, reader: LogReader, style: str = "", narrowest: int = _COLUMNS) -> None:
+        self._timeline = timeline
+        self._span = reader.first_us, reader.last_us
         self._style = style
+        self._narrowest = narrowest
+
+    def counts(self, columns: int = _COLUMNS) -> list[int]:
+        return self._timeline.spread(*self._span, columns)
 
     def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
-        return Measurement(len(self._counts), len(self._counts))
+        widest = len(self.counts())
+        return Measurement(min(self._narrowest, widest), widest)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         blocks = _ASCII_BLOCKS if options.ascii_only else _BLOCKS
-        highest = max(self._counts, default=0)
-        bars = [blocks[-(-count * len(blocks) // highest) - 1] if count else " " for count in self._counts]
+        counts = self.counts(min(_COLUMNS, options.max_width))
+        highest = max(counts, default=0)
+        bars = [blocks[-(-count * len(blocks) // highest) - 1] if count else " " for count in counts]
         yield Text("".join(bars), self._style, no_wrap=True)
 
 
@@ -75,7 +89,10 @@ def _configuration(name: str, replay: Replay, reader: LogReader) -> Iterator[Ren
             [f"keys hit hardest{at_least}", "policy", "requests", "refused"],
             [(key.key, key.policy, f"{key.requests:,}", f"{key.refused:,}") for key in hardest],
         )
-    for note in _notes(replay, reader):
+    notes = list(_notes(replay, reader))
+    if notes:
+        yield ""
+    for note in notes:
         yield Text(note, "yellow")
 
 
@@ -86,24 +103,25 @@ def _totals(replay: Replay, reader: LogReader) -> Table:
         ("requests", tally.requests_over_time, ""),
         ("refused", tally.refused_over_time, "red"),
     ):
-        counts = _spread(timeline, reader)
-        grid.add_row(name, Sparkline(counts, style), f"up to {max(counts):,} in {_width_text(reader, len(counts))}")
+        bars = Sparkline(timeline, reader, style)
+        counts = bars.counts()
+        grid.add_row(name, bars, f"up to {max(counts):,} in {_width_text(reader, len(counts))}")
     return grid
 
 
 def _policies(tallies: Sequence[PolicyTally], reader: LogReader) -> Table:
     table = Table(box=None, padding=(0, 3, 0, 0), header_style="dim")
-    table.add_column("policy", overflow="fold")
+    table.add_column("policy", overflow="fold", min_width=_NARROWEST_NAME)
     for title in ("requests", "admitted", "refused"):
         table.add_column(title, justify="right", no_wrap=True)
-    table.add_column("refusals over time", no_wrap=True)
+    table.add_column("refusals over time")  # gives way first where the terminal is narrow
     for tally in tallies:
         policy = tally.policy
         refused = f"{tally.shadow_refused:,} (shadow)" if policy.shadow else f"{tally.refused:,}"
         limit = limit_text(policy.limit) if policy.limit else ""
         table.add_row(
             Group(policy.name, Text(limit, "dim")), f"{tally.requests:,}", f"{tally.admitted:,}", refused,
-            Sparkline(_spread(tally.refusals, reader), "yellow" if policy.shadow else "red"),
+            Sparkline(tally.refusals, reader, "yellow" if policy.shadow else "red", _NARROWEST_BARS),
         )  # fmt: skip
     return table
 
@@ -164,14 +182,8 @@ def _log_notes(reader: LogReader) -> Iterator[str]:
     if reader.client_unknown:
         yield f"{reader.client_unknown:,} requests come from no address (a name?); they count as one client"
     if reader.bad:
-        reasons = ", ".join(f"{count:,} {reason}" for reason, count in reader.bad.most_common())
+        reasons = ", ".join(f"{reason} ({count:,})" for reason, count in reader.bad.most_common())
         yield f"{reader.bad.total():,} bad lines were left out: {reasons}"
-        for line in reader.first_bad:
-            yield f"  line {line.number} {line.reason}: {line.beginning}"
-
-
-def _spread(timeline: Timeline, reader: LogReader) -> list[int]:
-    return timeline.spread(reader.first_us, reader.last_us, _COLUMNS)
 
 
 def _width_text(reader: LogReader, columns: int) -> str:

@@ -61,7 +61,7 @@ class VirtualStore:
         """
         stored, passes = self._stored, True
         held: list[tuple[_Stored | None, Bucket]] = []
-        for key, limit, cost, shadow in charges:
+        for key, limit, cost, shadow, _ in charges:
             entry = stored.get(key)
             if entry is not None and entry.ttl_us is not None and now_us >= entry.written_us + entry.ttl_us:
                 del stored[key]
@@ -71,7 +71,7 @@ class VirtualStore:
             if bucket.tokens < cost and not shadow:
                 passes = False
         levels = []
-        for (key, limit, cost, _), (entry, settled) in zip(charges, held, strict=True):
+        for (key, limit, cost, _, _), (entry, settled) in zip(charges, held, strict=True):
             bucket, (tokens, since_us, rate) = settled, settled
             enough = tokens >= cost
             if passes and enough and cost:

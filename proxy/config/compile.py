@@ -51,13 +51,18 @@ def _overrides(written: PolicySettings, prefix: int) -> dict[tuple[str, ...], Ov
         override = _override(each, written.idle_ttl_ms)
         for values in each.key:
             overrides[values] = override
-            shown = tuple(_as_shown(*pair, prefix) for pair in zip(values, parts, strict=True))
+            folded = written.match.ignore_case
+            shown = tuple(_as_shown(*pair, prefix, folded) for pair in zip(values, parts, strict=True))
             overrides.setdefault(shown, override)
     return overrides
 
 
-def _as_shown(value: str, alternatives: tuple[KeySource, ...], prefix: int) -> str:
-    """The value as a request shows it: an IPv6 client is known by its network only."""
+def _as_shown(value: str, alternatives: tuple[KeySource, ...], prefix: int, folded: bool) -> str:
+    """The value as a request shows it: an IPv6 client is known by its network only, a path whose match ignores case in
+    lower case (`folded`).
+    """
+    if folded and all(source.kind is SourceKind.PATH for source in alternatives):
+        return value.lower()
     if ":" not in value or all(source.kind is not SourceKind.CLIENT_IP for source in alternatives):
         return value
     try:

@@ -5,7 +5,7 @@ from hashlib import blake2b
 from proxy.config.model import Settings
 
 _DECIDES: dict[str, bool | set[str]] = {
-    "store": {"key_prefix", "on_failure"},
+    "store": {"key_prefix", "on_failure", "replicas"},
     "client_ip": True,
     "policies": True,
 }

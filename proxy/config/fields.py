@@ -129,15 +129,13 @@ def workers_of(value: object) -> int | str:
 told_as(workers_of, {"anyOf": [{"type": "integer", "minimum": 1, "maximum": MAX_WORKERS}, {"const": "auto"}]})
 
 
-def one_of(*names: str, later: str = "") -> Callable[[object], str]:
-    """Reads one of some words; `later` is a word that a later release will know."""
+def one_of(*names: str) -> Callable[[object], str]:
+    """Reads one of some words."""
 
     def read(value: object) -> str:
         if isinstance(value, str) and value in names:
             return str(value)
         expected = " or ".join([", ".join(names[:-1]), names[-1]])
-        if later and value == later:
-            raise ValueError(f"{value!r} is not supported by this version yet; expected {expected}")
         text = value[:64].lower() if isinstance(value, str) else shown(value)
         close = [word] if (word := _OTHER_WORDS.get(text)) in names else get_close_matches(text, names, n=1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
@@ -201,6 +199,12 @@ def size(least: int, most: int) -> Callable[[object], int]:
     return told_as(read, _A_SIZE)
 
 
+def optional(read: Callable[[object], object]) -> Callable[[object], object]:
+    """Reads nothing, or what `read` reads."""
+    schema: dict[str, Any] = read.json_schema  # type: ignore[attr-defined]  # see told_as
+    return told_as(lambda value: None if value is None else read(value), schema)
+
+
 def _within(value: object, least_us: int, most_us: int) -> int:
     us = units.duration_us(value)
     if not least_us <= us <= most_us:
@@ -221,6 +225,9 @@ def _seconds_text(value: float) -> str:
 
 
 _AS_SECONDS = PlainSerializer(_seconds_text, return_type=str, when_used="json")
+_AS_OPTIONAL_SECONDS = PlainSerializer(
+    lambda value: None if value is None else _seconds_text(value), return_type=str | None, when_used="json"
+)
 
 Text = Annotated[str, BeforeValidator(text_of)]
 Secret = Annotated[SecretStr, BeforeValidator(secret_text), _schema("string")]
@@ -231,6 +238,9 @@ Connections = Annotated[int, BeforeValidator(whole(1, 1_000_000))]
 Workers = Annotated[int | Literal["auto"], BeforeValidator(workers_of)]
 Timeout = Annotated[float, BeforeValidator(seconds(_SHORTEST_US, _DAY_US)), _AS_SECONDS]
 Patience = Annotated[float, BeforeValidator(seconds(0, _DAY_US)), _AS_SECONDS]
+OptionalTimeout = Annotated[
+    float | None, BeforeValidator(optional(seconds(_SHORTEST_US, _DAY_US))), _AS_OPTIONAL_SECONDS
+]
 Network = Annotated[
     IPv4Network | IPv6Network,
     BeforeValidator(lambda value: addresses.network(text_of(value))),

@@ -14,6 +14,7 @@ from proxy.config.fields import (
     FileName,
     Many,
     Network,
+    OptionalTimeout,
     Patience,
     Port,
     Secret,
@@ -22,6 +23,7 @@ from proxy.config.fields import (
     Timeout,
     Workers,
     one_of,
+    optional,
     size,
     text_of,
     whole,
@@ -29,6 +31,9 @@ from proxy.config.fields import (
 from proxy.config.overlap import unreachable
 from proxy.config.policies import OnStoreFailure, PolicySettings
 from proxy.decision.identity import ClientAddress
+
+# Far more proxies than share one store.
+MOST_REPLICAS = 100_000
 
 _PREFIX = re.compile(r"[!-z|~]{0,64}")
 
@@ -86,6 +91,11 @@ class ListenSettings(Section):
     header_timeout_s: Timeout = Field(10.0, alias="header_timeout")
     idle_timeout_s: Timeout = Field(75.0, alias="idle_timeout")
     max_header_bytes: Annotated[int, BeforeValidator(size(1024, 2**20))] = 32 * 1024
+    max_body_bytes: Annotated[int | None, BeforeValidator(optional(size(0, 2**50)))] = None
+    body_timeout_s: Timeout = Field(10.0, alias="body_timeout")
+    min_body_bytes_per_s: Annotated[int, BeforeValidator(size(0, 2**30))] = 256
+    write_timeout_s: Timeout = Field(60.0, alias="write_timeout")
+    websocket_idle_timeout_s: Timeout = Field(600.0, alias="websocket_idle_timeout")
     drain_timeout_s: Patience = Field(20.0, alias="drain_timeout")
 
     @field_validator("status_path")
@@ -119,7 +129,11 @@ class UpstreamSettings(Section):
     url: Annotated[str, BeforeValidator(lambda value: addresses.upstream(text_of(value)).url)] = "http://127.0.0.1:9000"
     connect_timeout_s: Timeout = Field(1.0, alias="connect_timeout")
     response_timeout_s: Timeout = Field(30.0, alias="response_timeout")
+    between_bytes_timeout_s: Timeout = Field(60.0, alias="between_bytes_timeout")
+    total_timeout_s: OptionalTimeout = Field(None, alias="total_timeout")
     max_connections: Connections = 256
+    max_waiting: Connections = 1024
+    queue_timeout_s: Timeout = Field(1.0, alias="queue_timeout")
     idle_timeout_s: Timeout = Field(60.0, alias="idle_timeout")
 
     @property
@@ -155,6 +169,9 @@ class StoreSettings(Section):
     key_prefix: Annotated[str, BeforeValidator(_prefix)] = "example:"
     timeout_s: Timeout = Field(0.05, alias="timeout")
     on_failure: OnStoreFailure = "deny"
+    # How many proxies share each limit under `local`; None: as many as announce themselves in the store.
+    replicas: Annotated[int, BeforeValidator(whole(1, MOST_REPLICAS))] | None = None
+    warn_at_buckets: Annotated[int, BeforeValidator(whole(1, 10**12))] = 1_000_000
 
     @model_validator(mode="before")
     @classmethod

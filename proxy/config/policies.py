@@ -82,7 +82,7 @@ Limit = Annotated[
     Quota, BeforeValidator(lambda value: value if isinstance(value, Quota) else units.quota(value)),
     PlainSerializer(str, return_type=str), WithJsonSchema(A_RATE),
 ]  # fmt: skip
-OnStoreFailure = Annotated[str, BeforeValidator(one_of("deny", "allow", later="local"))]
+OnStoreFailure = Annotated[str, BeforeValidator(one_of("deny", "allow", "local"))]
 
 
 class MatchSettings(Section):

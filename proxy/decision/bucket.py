@@ -91,12 +91,17 @@ class Bucket(NamedTuple):
 
 
 class Charge(NamedTuple):
-    """One bucket asked for `cost` tokens. A cost of 0 looks and takes nothing. A shadow charge never refuses."""
+    """One bucket asked for `cost` tokens. A cost of 0 looks and takes nothing. A shadow charge never refuses.
+
+    A debit is charged after the event, for what was admitted elsewhere: it takes what there is, up to its cost,
+    whatever becomes of the request's other charges, and never refuses.
+    """
 
     key: str
     limit: Limit
     cost: int
     shadow: bool = False
+    debit: bool = False
 
 
 class Level(NamedTuple):
@@ -136,8 +141,8 @@ def decide(
     The reference of one script call: reads and writes `stored` as the script reads and writes the store. A refused
     request writes nothing, with two exceptions that happen once a bucket: one that starts below the cost is written so
     that it begins to grow, and one met under a new rate is settled to it. Shadow charges neither refuse nor change what
-    others are charged, and are charged only when the request passes. A bucket asked for under two limits (a reload fell
-    between the requests) is settled to the first of them.
+    others are charged, and are charged only when the request passes. Debits take what there is in any case. A bucket
+    asked for under two limits (a reload fell between the requests) is settled to the first of them.
     """
     held: dict[str, Bucket] = {}
     return [_decide_one(charges, stored, held, now_us) for charges in requests]
@@ -149,12 +154,14 @@ def _decide_one(
     for charge in charges:
         if charge.key not in held:
             held[charge.key] = settle(stored.get(charge.key), charge.limit, now_us)
-    passes = all(charge.shadow or held[charge.key].tokens >= charge.cost for charge in charges)
+    passes = all(charge.shadow or charge.debit or held[charge.key].tokens >= charge.cost for charge in charges)
     levels = []
-    for key, _, cost, _ in charges:
+    for key, _, cost, _, debit in charges:
         bucket = held[key]
         enough = bucket.tokens >= cost
-        if passes and enough and cost:
+        if debit and cost:
+            bucket = held[key] = stored[key] = bucket._replace(tokens=bucket.tokens - min(bucket.tokens, cost))
+        elif passes and enough and cost:
             bucket = held[key] = bucket._replace(tokens=bucket.tokens - cost)
             stored[key] = bucket
         elif cost and _begins(stored.get(key), bucket.rate, enough=enough):
@@ -170,4 +177,4 @@ def _begins(stored: Bucket | None, rate: Rate, *, enough: bool) -> bool:
 
 def passed(charges: Sequence[Charge], levels: Sequence[Level]) -> bool:
     """Whether the request passes: every charge but the shadows found its cost."""
-    return all(level.enough or charge.shadow for charge, level in zip(charges, levels, strict=True))
+    return all(level.enough or charge.shadow or charge.debit for charge, level in zip(charges, levels, strict=True))

@@ -58,7 +58,7 @@ def explain(policies: PolicySet, facts: RequestFacts) -> Explanation:
         if len(facts.fields.getall("Host", ())) > 1:
             raise BadRequest("the field Host occurs more than once")
         applied = tuple(policies.applying(facts))
-        misses = [policy.match.why_not(facts, identity) for policy in policies.policies]
+        misses = [policy.why_not(facts, identity) for policy in policies.policies]
     except BadRequest as error:
         return Explanation(facts, client, group, paths, ambiguous=str(error))
     exempted = any(policy.exempt and miss is None for policy, miss in zip(policies.policies, misses, strict=True))
@@ -86,9 +86,7 @@ def _considered(
         return Consideration(policy, Part.SET_ASIDE)
     if entry is not None and entry.charge is not None:
         return Consideration(policy, Part.APPLIES, policies.key_in(entry.charge.key, policy), entry.charge)
-    readers = policies.identity.part_readers(policy.key) if policy.key else ()
-    key = ",".join(read(facts)[0] for read in readers)
-    return Consideration(policy, Part.KEY_EXEMPT if entry is None else Part.BLOCKED, key)
+    return Consideration(policy, Part.KEY_EXEMPT if entry is None else Part.BLOCKED, policies.key_of(policy, facts))
 
 
 def limit_text(limit: Limit) -> str:

@@ -17,8 +17,12 @@ Network = IPv4Network | IPv6Network
 LONGEST_VALUE_BYTES = 96
 # Values of these fields are secrets; their buckets carry a hash only.
 SECRET_FIELDS = frozenset({"authorization", "cookie", "x-api-key"})
+# No address is longer, zone and all; longer entries of X-Forwarded-For are not looked at, and not remembered.
+LONGEST_ADDRESS_CHARS = 64
 # The bucket of requests that show none of a key's sources: shared by them all, never a free pass.
 ANONYMOUS = "anonymous"
+# How a client's address begins as a value of a later alternative.
+CLIENT_LABEL = "client_ip="
 
 _PLAIN = re.compile(r"[A-Za-z0-9._~@+-]{1,96}")
 
@@ -92,13 +96,20 @@ class Identity:
         self._trusts = lru_cache(1024)(self._is_trusted)
         self.trusts = lru_cache(1024)(self._trusts_peer)
 
-    def part_readers(self, key: Key) -> tuple[PartReader, ...]:
-        """The key's parts, compiled. Reading raises BadRequest where an identity field occurs more than once."""
-        return tuple(self._part_reader(alternatives) for alternatives in key.parts)
+    def part_readers(self, key: Key, *, ignore_case: bool = False) -> tuple[PartReader, ...]:
+        """The key's parts, compiled. Reading raises BadRequest where an identity field occurs more than once.
 
-    def _part_reader(self, alternatives: Sequence[KeySource]) -> PartReader:
+        `ignore_case` reads paths in lower case, where their match ignores it.
+        """
+        return tuple(self._part_reader(alternatives, ignore_case) for alternatives in key.parts)
+
+    def _part_reader(self, alternatives: Sequence[KeySource], ignore_case: bool) -> PartReader:
         sources = [
-            (self._value_reader(source), hashed if source.secret else encode, _label(source) if position else "")
+            (
+                self._value_reader(source, ignore_case),
+                hashed if source.secret else encode,
+                _label(source) if position else "",
+            )
             for position, source in enumerate(alternatives)
         ]
 
@@ -112,7 +123,7 @@ class Identity:
         first = alternatives[0]
         return _read_header_first(first.name, read) if first.kind is SourceKind.HEADER and not first.secret else read
 
-    def _value_reader(self, source: KeySource) -> Callable[[RequestFacts], str | None]:
+    def _value_reader(self, source: KeySource, ignore_case: bool) -> Callable[[RequestFacts], str | None]:
         name = source.name
         match source.kind:
             case SourceKind.HEADER:
@@ -120,7 +131,7 @@ class Identity:
             case SourceKind.CLIENT_IP:
                 return self.client_group
             case SourceKind.PATH:
-                return lambda facts: _path(facts, name)
+                return lambda facts: _path(facts, name, ignore_case)
             case SourceKind.QUERY:
                 return lambda facts: _query(facts, name)
             case SourceKind.COOKIE:
@@ -142,7 +153,8 @@ class Identity:
             return address
         for value in reversed(facts.fields.getall("X-Forwarded-For", ())):
             for entry in reversed(value.split(",")):
-                hop = _address(entry.strip(" \t"))
+                text = entry.strip(" \t")
+                hop = _address(text) if len(text) <= LONGEST_ADDRESS_CHARS else None
                 if hop is None:
                     return address
                 address = hop
@@ -164,6 +176,15 @@ class Identity:
 
     def _is_trusted(self, address: IPv4Address | IPv6Address) -> bool:
         return any(address in network for network in self._addresses.trusted)
+
+
+def is_address(value: str) -> bool:
+    """Whether a value is written as a client's address or network."""
+    try:
+        ip_network(value, strict=False)
+    except ValueError:
+        return False
+    return True
 
 
 def _label(source: KeySource) -> str:
@@ -239,8 +260,10 @@ def _header(facts: RequestFacts, name: str) -> str | None:
     return values[0].strip(" \t") or None
 
 
-def _path(facts: RequestFacts, segment: str) -> str | None:
+def _path(facts: RequestFacts, segment: str, ignore_case: bool) -> str | None:
     path = paths_of(facts.target)[0]
+    if ignore_case:
+        path = path.lower()
     if not segment:
         return path
     segments = path.split("/")

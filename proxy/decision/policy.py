@@ -12,8 +12,24 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from proxy.decision.bucket import Charge, Limit
-from proxy.decision.identity import ANONYMOUS, ClientAddress, Identity, Key, Network, encode, hashed, host_of
+from proxy.decision.identity import (
+    ANONYMOUS,
+    CLIENT_LABEL,
+    LONGEST_VALUE_BYTES,
+    ClientAddress,
+    Identity,
+    Key,
+    Network,
+    SourceKind,
+    encode,
+    hashed,
+    host_of,
+    is_address,
+)
 from proxy.decision.request import CACHED_TARGET_CHARS, CACHED_TARGETS, RequestFacts, path_part, paths_of
+
+# Callers that a rule keeps in mind, so that it need not work out the charge of each of their requests: some 500 KB.
+MOST_SEEN = 1024
 
 
 class OnStoreFailure(Enum):
@@ -21,6 +37,7 @@ class OnStoreFailure(Enum):
 
     DENY = "deny"
     ALLOW = "allow"
+    LOCAL = "local"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +71,11 @@ class Match:
     hosts: tuple[re.Pattern[str], ...] = ()
     client_ip: tuple[Network, ...] = ()
 
+    @property
+    def ignores_case(self) -> bool:
+        """Whether paths match in any case."""
+        return any(pattern.flags & re.IGNORECASE for pattern in self.paths)
+
     def takes_path(self, paths: Sequence[str]) -> bool:
         """Whether any reading of the path matches."""
         return not self.paths or any(pattern.fullmatch(path) for pattern in self.paths for path in paths)
@@ -70,22 +92,6 @@ class Match:
             address = identity.client_ip(facts)
             return any(address in network for network in self.client_ip)
         return True
-
-    def why_not(self, facts: RequestFacts, identity: Identity) -> Mismatch | None:
-        """The first condition that does not hold; None where all do. For people: matching itself never asks."""
-        paths = paths_of(facts.target)
-        if not self.takes_path(paths):
-            return Mismatch("path", " or ".join(paths))
-        if self.methods and facts.method not in self.methods:
-            return Mismatch("method", facts.method)
-        for condition in self.fields:
-            if not condition.matches(facts):
-                return Mismatch(f"header {condition.name}", ", ".join(facts.fields.getall(condition.name, ())))
-        if self.hosts and not Match(hosts=self.hosts).takes_rest(facts, identity):
-            return Mismatch("host", host_of(facts) or "")
-        if self.client_ip and not Match(client_ip=self.client_ip).takes_rest(facts, identity):
-            return Mismatch("client_ip", str(identity.client_ip(facts)))
-        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +121,28 @@ class Policy:
     shadow: bool = False
     on_store_failure: OnStoreFailure = OnStoreFailure.DENY
 
+    def takes_path(self, readings: Sequence[str]) -> bool:
+        """Whether the path matches: in any of its readings, but in all of them where the policy exempts."""
+        if self.exempt:
+            return all(self.match.takes_path((reading,)) for reading in readings)
+        return self.match.takes_path(readings)
+
+    def why_not(self, facts: RequestFacts, identity: Identity) -> Mismatch | None:
+        """The first condition that does not hold; None where all do. For people: matching itself never asks."""
+        match, readings = self.match, paths_of(facts.target)
+        if not self.takes_path(readings):
+            return Mismatch("path", " or ".join(readings))
+        if match.methods and facts.method not in match.methods:
+            return Mismatch("method", facts.method)
+        for condition in match.fields:
+            if not condition.matches(facts):
+                return Mismatch(f"header {condition.name}", ", ".join(facts.fields.getall(condition.name, ())))
+        if match.hosts and not Match(hosts=match.hosts).takes_rest(facts, identity):
+            return Mismatch("host", host_of(facts) or "")
+        if match.client_ip and not Match(client_ip=match.client_ip).takes_rest(facts, identity):
+            return Mismatch("client_ip", str(identity.client_ip(facts)))
+        return None
+
 
 class Applied(NamedTuple):
     """A policy that applies to a request, and the charge it makes. `charge` is None where its key is blocked."""
@@ -138,7 +166,7 @@ class PolicySet:
         self._rules = tuple(_Rule(policy, self.identity, key_prefix) for policy in policies)
         self._cached_candidates = lru_cache(CACHED_TARGETS)(self._candidates)
 
-    def applying(self, facts: RequestFacts) -> list[Applied]:
+    def applying(self, facts: RequestFacts) -> Sequence[Applied]:
         """The policies that apply to a request, in the order of the configuration; empty where one exempts it.
 
         Raises BadRequest where the path is doubtful or an identity is given twice.
@@ -146,8 +174,7 @@ class PolicySet:
         path = path_part(facts.target)
         candidates = self._cached_candidates(path) if len(path) <= CACHED_TARGET_CHARS else self._candidates(path)
         if len(candidates) == 1 and candidates[0].always:
-            entry = candidates[0].applied(facts)
-            return [] if entry is None else [entry]
+            return candidates[0].alone(facts)
         return _applied([rule for rule in candidates if rule.takes(facts)], facts)
 
     def concerning(self, facts: RequestFacts) -> list[Applied]:
@@ -179,18 +206,36 @@ class PolicySet:
         """The key's part of one of the policy's bucket names."""
         return bucket[len(self.key_prefix) + len(policy.name) + 1 :]
 
+    def key_of(self, policy: Policy, facts: RequestFacts) -> str:
+        """The key that a request shows to one of the policies, as its bucket is named; empty for an exempt policy."""
+        return next(rule for rule in self._rules if rule.policy is policy).key_of(facts)
+
     def _candidates(self, path: str) -> "tuple[_Rule, ...]":
         readings = paths_of(path)
-        return tuple(rule for rule in self._rules if rule.takes_path(readings))
+        return tuple(rule for rule in self._rules if rule.policy.takes_path(readings))
 
 
 class _Rule:
     """A policy as it is applied: what can be worked out beforehand has been.
 
     `always` says that it applies, and charges, whenever its path matches; `partly` that it depends on path or method.
+    `_field` is the header field that alone decides the key where it is present once and not empty, and no cost depends
+    on the method; then `_seen` keeps what applied to its values.
     """
 
-    __slots__ = ("_bucket", "_identity", "_methods", "_only_path", "_parts", "always", "partly", "policy")
+    __slots__ = (
+        "_bucket",
+        "_fall_back_to_client",
+        "_field",
+        "_identity",
+        "_methods",
+        "_only_path",
+        "_parts",
+        "_seen",
+        "always",
+        "partly",
+        "policy",
+    )
 
     def __init__(self, policy: Policy, identity: Identity, key_prefix: str) -> None:
         self.policy = policy
@@ -198,16 +243,15 @@ class _Rule:
         self._bucket = f"{key_prefix}{policy.name}:"
         self._methods = policy.match.methods
         self._only_path = not (policy.match.fields or policy.match.hosts or policy.match.client_ip)
-        self._parts = identity.part_readers(policy.key) if policy.key else ()
+        alternatives = policy.key.parts if policy.key else ()
+        self._parts = identity.part_readers(policy.key, ignore_case=policy.match.ignores_case) if policy.key else ()
+        self._fall_back_to_client = [
+            any(source.kind is SourceKind.CLIENT_IP for source in part[1:]) for part in alternatives
+        ]
+        self._field = "" if policy.costs else _deciding_field(policy.key)
+        self._seen: dict[str, tuple[Applied, ...]] = {}
         self.partly = bool(policy.match.paths or policy.match.methods)
         self.always = self._only_path and not self._methods and not policy.exempt
-
-    def takes_path(self, readings: Sequence[str]) -> bool:
-        """Whether the path matches: in any of its readings, but in all of them where the policy exempts."""
-        match = self.policy.match
-        if self.policy.exempt:
-            return all(match.takes_path((reading,)) for reading in readings)
-        return match.takes_path(readings)
 
     def takes(self, facts: RequestFacts) -> bool:
         """Whether everything but the path matches."""
@@ -216,7 +260,23 @@ class _Rule:
         return self._only_path or self.policy.match.takes_rest(facts, self._identity)
 
     def bucket(self, facts: RequestFacts) -> str:
-        return self._bucket + ",".join(part(facts)[0] for part in self._parts)
+        return self._bucket + self.key_of(facts)
+
+    def alone(self, facts: RequestFacts) -> tuple[Applied, ...]:
+        """What applies where no other rule does. A caller seen before is known by the plain value of its field."""
+        if not self._field:
+            entry = self.applied(facts)
+            return () if entry is None else (entry,)
+        values = facts.fields.getall(self._field, ())
+        known = self._seen.get(values[0]) if len(values) == 1 else None
+        if known is None:
+            entry = self.applied(facts)
+            known = () if entry is None else (entry,)
+            if len(values) == 1 and values[0].strip(" \t") and len(values[0]) <= LONGEST_VALUE_BYTES:
+                if len(self._seen) >= MOST_SEEN:
+                    self._seen.clear()
+                self._seen[values[0]] = known
+        return known
 
     def applied(self, facts: RequestFacts) -> Applied | None:
         """The policy with its charge; None where an override exempts the key. Not for exempt policies."""
@@ -228,7 +288,8 @@ class _Rule:
             read = [part(facts) for part in self._parts]
             name, values = ",".join(part[0] for part in read), tuple(part[1] for part in read)
         limit = policy.limit
-        if policy.overrides and (override := policy.overrides.get(values)) is not None:
+        override = policy.overrides.get(values) if policy.overrides else None
+        if override is not None and self._means(name, values):
             if override.exempt:
                 return None
             if override.blocked:
@@ -237,6 +298,27 @@ class _Rule:
         cost = policy.costs.get(facts.method, policy.cost) if policy.costs else policy.cost
         assert limit is not None  # noqa: S101  (only exempt policies have none)
         return Applied(policy, Charge(self._bucket + name, limit, cost, policy.shadow))
+
+    def key_of(self, facts: RequestFacts) -> str:
+        """The request's key, as its bucket is named."""
+        return ",".join(part(facts)[0] for part in self._parts)
+
+    def _means(self, name: str, values: Sequence[str]) -> bool:
+        """Whether an override of these values means this key: one of an address means the client that has it, and not
+        a field that somebody sent with an address in it.
+        """
+        parts = zip(name.split(","), values, self._fall_back_to_client, strict=True)
+        return not any(
+            client and not text.startswith(CLIENT_LABEL) and is_address(value) for text, value, client in parts
+        )
+
+
+def _deciding_field(key: Key | None) -> str:
+    """The header field that decides a key of one part wherever it is present; empty where none does, or a secret."""
+    if key is None or len(key.parts) != 1:
+        return ""
+    first = key.parts[0][0]
+    return first.name if first.kind is SourceKind.HEADER and not first.secret else ""
 
 
 def _names(part: str, value: str) -> bool:

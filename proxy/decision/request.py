@@ -46,7 +46,7 @@ def paths_of(target: str) -> tuple[str, ...]:
 
     The path of an absolute-form target, without query and fragment, percent-decoded once, `%2F` read as a slash and as
     itself, control characters dropped, slashes merged, dot segments removed (RFC 3986 §5.2.4), one trailing slash
-    ignored. Raises BadRequest for what stays doubtful after one decoding.
+    ignored. Raises BadRequest for what stays doubtful after one decoding. Up to the first `%2F` both readings agree.
     """
     path = path_part(target)
     return _cached_paths(path) if len(path) <= CACHED_TARGET_CHARS else _paths(path)
@@ -74,9 +74,14 @@ def _paths(path: str) -> tuple[str, ...]:
         return (_canonical(path),)
     if _ESCAPE.search(path):
         raise BadRequest("the path holds a broken percent-escape")
-    as_slash = _canonical(unquote_to_bytes(path.encode("utf-8", "surrogateescape")).decode("utf-8", "surrogateescape"))
+    decoded = unquote_to_bytes(path.encode("utf-8", "surrogateescape")).decode("utf-8", "surrogateescape")
+    as_slash = _canonical(decoded)
     if not _ENCODED_SLASH.search(path):
         return (as_slash,)
+    if ".." in _CONTROL.sub("", decoded).split("/"):
+        # What `..` takes away is another segment in each reading. A policy would match by one and its key be read by
+        # the other, of which the client has as many as it likes: `/api/..%2F1`, `/api/..%2F2` …
+        raise BadRequest("the path can be read in more than one way: it holds both an encoded slash and ..")
     return (as_slash, _as_itself(path))
 
 

@@ -24,6 +24,7 @@ class DecidedBy(StrEnum):
     DENY_CACHE = "deny_cache"
     OVERRIDE = "override"
     STORE_FAILURE = "store_failure"
+    LOCAL = "local"
 
 
 class Outcome(StrEnum):
@@ -34,6 +35,8 @@ class Outcome(StrEnum):
     SHADOW_REFUSED = "shadow_refused"
     STORE_DENIED = "store_denied"
     STORE_ALLOWED = "store_allowed"
+    LOCAL_ALLOWED = "local_allowed"
+    LOCAL_REFUSED = "local_refused"
 
 
 class Verdict(NamedTuple):
@@ -41,7 +44,7 @@ class Verdict(NamedTuple):
 
     `levels` holds one entry per entry of `applied`; None where the bucket's state is not known: its key is blocked,
     the store failed, or another bucket's refusal was remembered and the store not asked. `reason` says why the store
-    could not decide.
+    could not decide. Where this proxy's share decided (`LOCAL`), `applied` holds the shares, `levels` their buckets.
     """
 
     answer: Answer
@@ -59,13 +62,18 @@ class Verdict(NamedTuple):
             [
                 applied.policy.name
                 for applied, level in zip(self.applied, self.levels, strict=True)
-                if outcome_of(self, applied, level) is Outcome.REFUSED
+                if outcome_of(self, applied, level) in REFUSALS
             ]
         )
 
     @property
     def retry_us(self) -> int | None:
         """Microseconds until the request would pass; None where no time will help (a blocked key)."""
+        if len(self.applied) == 1 and not self.applied[0].policy.shadow:
+            charge, level = self.applied[0].charge, self.levels[0]
+            if charge is None:
+                return None
+            return charge.limit.wait_us(charge.cost - level.tokens, level.age_us) if level is not None else 0
         longest_us = 0
         for (policy, charge), level in zip(self.applied, self.levels, strict=True):
             if policy.shadow:
@@ -76,6 +84,8 @@ class Verdict(NamedTuple):
                 longest_us = max(longest_us, charge.limit.wait_us(charge.cost - level.tokens, level.age_us))
         return longest_us
 
+
+REFUSALS = frozenset({Outcome.REFUSED, Outcome.LOCAL_REFUSED})
 
 # Decides; calls back exactly once, at once or in a later turn, and never raises.
 Decide = Callable[[Sequence[Applied], Callable[[Verdict], None]], None]
@@ -89,15 +99,34 @@ def outcome_of(verdict: Verdict, applied: Applied, level: Level | None) -> Outco
     A policy that had its tokens while another refused is `allowed`: it was not the one that stood in the way.
     """
     if verdict.decided_by is DecidedBy.STORE_FAILURE:
-        allows = applied.policy.shadow or applied.policy.on_store_failure is OnStoreFailure.ALLOW
-        return Outcome.STORE_ALLOWED if allows else Outcome.STORE_DENIED
+        return Outcome.STORE_DENIED if _denies(applied) else Outcome.STORE_ALLOWED
+    if verdict.decided_by is DecidedBy.LOCAL:
+        return _local_outcome(applied, level)
     if applied.charge is None or (level is not None and not level.enough):
         return Outcome.SHADOW_REFUSED if applied.policy.shadow else Outcome.REFUSED
     return Outcome.ALLOWED
 
 
+def decided_locally(applied: Sequence[Applied]) -> bool:
+    """Whether this proxy's shares decide where the store cannot: a policy is `local`, and none denies."""
+    return not any(map(_denies, applied)) and any(
+        entry.policy.on_store_failure is OnStoreFailure.LOCAL for entry in applied
+    )
+
+
 def store_failed(applied: Sequence[Applied], reason: str) -> Verdict:
-    """The verdict where the store cannot decide: each policy's `on_store_failure`, the strictest one wins."""
-    denies = any(entry.policy.on_store_failure is OnStoreFailure.DENY and not entry.policy.shadow for entry in applied)
-    answer = Answer.UNAVAILABLE if denies else Answer.PASS
+    """The verdict where the store cannot decide and no share of this proxy's does: `deny` wins over `allow`."""
+    answer = Answer.UNAVAILABLE if any(map(_denies, applied)) else Answer.PASS
     return Verdict(answer, DecidedBy.STORE_FAILURE, applied, (None,) * len(applied), reason)
+
+
+def _denies(applied: Applied) -> bool:
+    return applied.policy.on_store_failure is OnStoreFailure.DENY and not applied.policy.shadow
+
+
+def _local_outcome(applied: Applied, level: Level | None) -> Outcome:
+    if level is None and applied.charge is not None:
+        return Outcome.STORE_ALLOWED
+    if level is None or not level.enough:
+        return Outcome.SHADOW_REFUSED if applied.policy.shadow else Outcome.LOCAL_REFUSED
+    return Outcome.LOCAL_ALLOWED

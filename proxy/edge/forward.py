@@ -20,14 +20,27 @@ import time
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+from proxy.config import ListenSettings, UpstreamSettings
 from proxy.decision.policy import PolicySet
 from proxy.decision.record import Observe, Record
 from proxy.decision.request import RequestFacts
 from proxy.decision.verdict import Decide, Verdict
-from proxy.edge.headers import Forwarding, RateLimitFields, response_head
+from proxy.edge.headers import Fields, Forwarding, RateLimitFields, response_head
+from proxy.edge.hops import COUNTED_METHODS, hops_left, one_hop_less
+from proxy.edge.patience import BodyPatience
 from proxy.edge.pool import Pool, Spawn
 from proxy.edge.replies import KEEPS_CONNECTION, Fault, fault_reply
-from proxy.edge.upstream import BrokenReply, Busy, ConnectFailed, TimedOut, UpstreamConnection, UpstreamError
+from proxy.edge.upstream import (
+    BrokenReply,
+    Busy,
+    ConnectFailed,
+    ConnectTimedOut,
+    QueueFull,
+    Stalled,
+    TimedOut,
+    UpstreamConnection,
+    UpstreamError,
+)
 from proxy.edge.wire import BROKEN_BODY, Body, RequestMessage, ResponseMessage
 
 # RFC 9110 §9.2.2: repeating these has the same effect as doing them once.
@@ -39,11 +52,14 @@ KEEP_ALIVE = b"Connection: keep-alive\r\n"
 CHUNKED = b"Transfer-Encoding: chunked\r\n"
 LAST_CHUNK = b"0\r\n\r\n"
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+UPGRADE = b"Connection: Upgrade\r\nUpgrade: websocket\r\n"
 
 
 @dataclass(slots=True)
 class Gateway:
-    """What all connections of a sidecar share. `policies` is replaced as a whole when the configuration changes."""
+    """What all connections of a sidecar share. Policies and settings are replaced as a whole when the configuration
+    changes.
+    """
 
     policies: PolicySet
     decide: Decide
@@ -52,8 +68,8 @@ class Gateway:
     forwarding: Forwarding
     rate_limit_fields: RateLimitFields
     spawn: Spawn
-    response_timeout_s: float
-    body_timeout_s: float
+    listen: ListenSettings
+    upstream: UpstreamSettings
 
 
 class Request(NamedTuple):
@@ -96,11 +112,23 @@ class Client(Protocol):
     def break_off(self) -> None:
         """The answer cannot be completed: end the connection so that it cannot look complete."""
 
+    def open_tunnel(self, head: bytes, application: UpstreamConnection) -> None:
+        """Send an answer's head that switches protocols, and join the connections; the request ends with that."""
+
+
+class _BadBody(Exception):
+    """The client's body cannot be taken any further."""
+
+    def __init__(self, fault: Fault) -> None:
+        super().__init__(fault.reason)
+        self.fault = fault
+
 
 class Exchange:
     """See the module's text."""
 
     __slots__ = (
+        "_alarm",
         "_body",
         "_client",
         "_connection",
@@ -114,6 +142,7 @@ class Exchange:
         "_retried",
         "_status",
         "_streaming",
+        "_upgrade",
         "_upload_task",
     )
 
@@ -133,26 +162,34 @@ class Exchange:
         self._relay_task: asyncio.Task[None] | None = None
         self._status = 0
         self._ended = False
+        self._upgrade = request.message.upgrade and _asks_for_websocket(request)
+        self._alarm: asyncio.TimerHandle | None = None
 
     # To the application
 
     def forward(self) -> None:
         """Send the request on. Not to be called for a request that was not let pass."""
-        message, body = self._message, b""
+        gateway, message, body = self._gateway, self._message, b""
         framing = b""
         if not self._streaming:
             if message.chunked or "Content-Length" in message.headers:
                 body = self._body.read_nowait()
                 framing = b"Content-Length: %d\r\n" % len(body)
+                if self._is_too_large(len(body)):
+                    self._fail(Fault.BODY_TOO_LARGE)
+                    return
         else:
             framing = CHUNKED if message.chunked else b"Content-Length: %d\r\n" % int(message.headers["Content-Length"])
             if "Expect" in message.headers and not self._is_http_1_0:
                 self._client.write(CONTINUE)
-        gateway = self._gateway
+        if self._upgrade:
+            framing = UPGRADE
+        if (total_s := gateway.upstream.total_timeout_s) is not None:
+            self._alarm = asyncio.get_running_loop().call_later(total_s, self._give_up, Fault.TOTAL_TIMEOUT)
         head = gateway.forwarding.request_head(
             message.method,
             message.path,
-            message.raw_headers,
+            self._request_fields(),
             message.headers.getall("Connection", ()),
             self._request.facts.peer,
             gateway.policies.identity.trusts(self._request.facts.peer),
@@ -161,30 +198,42 @@ class Exchange:
         self._data = head + body
         self._acquire()
 
+    def _request_fields(self) -> Fields:
+        message = self._message
+        if message.method not in COUNTED_METHODS or (hops := hops_left(message)) is None:
+            return message.raw_headers
+        return one_hop_less(message.raw_headers, hops)
+
     def _acquire(self, *, fresh: bool = False) -> None:
         self._gateway.pool.acquire(self, fresh=fresh, sure=not self._repeatable)
 
     def on_connection(self, connection: UpstreamConnection) -> None:
         """Send the request (see pool.Wanting)."""
         self._connection = connection
-        timeout_s = 0.0 if self._streaming else self._gateway.response_timeout_s
-        connection.send(self, self._data, head_only=self._head_only, timeout_s=timeout_s)
+        settings = self._gateway.upstream
+        connection.send(
+            self,
+            self._data,
+            head_only=self._head_only,
+            timeout_s=0.0 if self._streaming else settings.response_timeout_s,
+            between_s=settings.between_bytes_timeout_s,
+        )
         if self._streaming:
             self._upload_task = self._gateway.spawn(self._upload(connection))
 
     async def _upload(self, connection: UpstreamConnection) -> None:
-        gateway, chunked = self._gateway, self._message.chunked
+        settings, chunked = self._gateway.upstream, self._message.chunked
+        listen = self._gateway.listen
+        patience = BodyPatience(listen.body_timeout_s, listen.min_body_bytes_per_s)
         try:
-            while True:
-                async with asyncio.timeout(gateway.body_timeout_s):
-                    data = await self._body.readany()
-                if not data:
-                    break
+            while data := await self._piece(patience):
                 connection.write(_chunk(data) if chunked else data)
-                async with asyncio.timeout(gateway.response_timeout_s):
+                async with asyncio.timeout(settings.between_bytes_timeout_s):
                     await connection.drain()
         except TimeoutError:
-            self._give_up(Fault.UPSTREAM_TIMEOUT if connection.writing_paused else Fault.BODY_TIMEOUT)
+            self._give_up(Fault.UPSTREAM_STALLED)
+        except _BadBody as error:
+            self._give_up(error.fault)
         except BROKEN_BODY:
             # Either the client broke its framing, which the server reports by `request_broken`, or the application
             # closed, which it reports itself, perhaps after an early answer.
@@ -192,7 +241,24 @@ class Exchange:
         else:
             if chunked:
                 connection.write(LAST_CHUNK)
-            connection.expect_answer(gateway.response_timeout_s)
+            connection.expect_answer(settings.response_timeout_s)
+
+    async def _piece(self, patience: BodyPatience) -> bytes:
+        """More of the client's body; empty at its end."""
+        body, since_s = self._body, time.perf_counter()
+        try:
+            async with asyncio.timeout(patience.left_s):
+                data = await body.readany()
+        except TimeoutError as error:
+            raise _BadBody(Fault.BODY_TIMEOUT) from error
+        patience.received(len(data), time.perf_counter() - since_s)
+        if self._is_too_large(body.total_bytes):
+            raise _BadBody(Fault.BODY_TOO_LARGE)
+        return data
+
+    def _is_too_large(self, body_bytes: int) -> bool:
+        most = self._gateway.listen.max_body_bytes
+        return most is not None and body_bytes > most
 
     # To the client
 
@@ -206,9 +272,7 @@ class Exchange:
         complete = bodyless or body.is_eof()
         data = b"" if bodyless else body.read_nowait()
         framing, chunked = self._answer_framing(message, bodyless=bodyless, length=len(data) if complete else None)
-        verdict = self._request.verdict
-        ours = self._gateway.rate_limit_fields.of(verdict) if verdict is not None and verdict.applied else b""
-        ours += framing + self._connection_line()
+        ours = self._rate_limit_lines() + framing + self._connection_line()
         named = message.headers.getall("Connection", ())
         head = response_head(message.code, message.reason, message.raw_headers, named, ours)
         if complete:
@@ -219,11 +283,27 @@ class Exchange:
             self._relay_task = self._gateway.spawn(self._relay(body, chunked=chunked))
 
     def _on_interim(self, message: ResponseMessage) -> None:
-        if message.code == 101:  # nobody asked to switch protocols
-            self._give_up(Fault.UPSTREAM_BROKEN)
+        if message.code == 101:
+            if self._upgrade and message.upgrade and message.headers.get("Upgrade", "").lower() == "websocket":
+                self._switch(message)
+            else:
+                self._give_up(Fault.UPSTREAM_BROKEN)  # nobody asked to switch protocols, or not to this one
         elif message.code != 100 and not self._is_http_1_0:
             named = message.headers.getall("Connection", ())
             self._client.write(response_head(message.code, message.reason, message.raw_headers, named, b""))
+
+    def _switch(self, message: ResponseMessage) -> None:
+        connection, self._connection = self._connection, None
+        assert connection is not None  # noqa: S101  (its answer is being told)
+        self._status = message.code
+        named = message.headers.getall("Connection", ())
+        ours = self._rate_limit_lines() + UPGRADE
+        self._client.open_tunnel(response_head(101, message.reason, message.raw_headers, named, ours), connection)
+        self._end(message.code)
+
+    def _rate_limit_lines(self) -> bytes:
+        verdict = self._request.verdict
+        return self._gateway.rate_limit_fields.of(verdict) if verdict is not None and verdict.applied else b""
 
     def _answer_framing(self, message: ResponseMessage, *, bodyless: bool, length: int | None) -> tuple[bytes, bool]:
         """The framing line of the answer, and whether its body is to be chunked."""
@@ -289,6 +369,10 @@ class Exchange:
         self._stop()
         self._end(CLIENT_LEFT)
 
+    def client_stalled(self) -> None:
+        """The client does not take the answer."""
+        self._give_up(Fault.WRITE_TIMEOUT)
+
     def fail_internally(self) -> None:
         """Something of ours raised while this exchange was under way (see upstream.Using)."""
         self._give_up(Fault.INTERNAL)
@@ -323,6 +407,8 @@ class Exchange:
     def _end(self, status: int, error: str = "") -> None:
         if not self._ended:
             self._ended = True
+            if self._alarm is not None:
+                self._alarm.cancel()
             self._gateway.observe(self._request.record(status, error))
             self._client.request_ended(keep=self._keep)
 
@@ -342,17 +428,31 @@ class Exchange:
         return self._message.method in IDEMPOTENT and not self._streaming
 
 
+def _asks_for_websocket(request: Request) -> bool:
+    """Whether a request that asks for another protocol asks for this one, as RFC 6455 §4.1 wants it: no body, 1.1."""
+    message = request.message
+    asked = [name.lower() for name in message.headers.getall("Upgrade", ())]
+    body = message.chunked or "Content-Length" in message.headers
+    return asked == ["websocket"] and message.method == "GET" and message.version.minor == 1 and not body
+
+
 def _chunk(data: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(data), data)
 
 
 def _fault_of(error: Exception) -> Fault:
     match error:
+        case ConnectTimedOut():
+            return Fault.UPSTREAM_CONNECT_TIMEOUT
         case ConnectFailed():
             return Fault.UPSTREAM_CONNECT
+        case QueueFull():
+            return Fault.UPSTREAM_QUEUE_FULL
         case Busy():
             return Fault.UPSTREAM_BUSY
         case TimedOut():
             return Fault.UPSTREAM_TIMEOUT
+        case Stalled():
+            return Fault.UPSTREAM_STALLED
         case _:
             return Fault.UPSTREAM_BROKEN

@@ -175,12 +175,18 @@ class RateLimitFields:
         """`plainly`, for the one policy of most answers: a single template."""
         if level is None or charge is None or policy.shadow:
             return b""
-        limit, tokens = charge.limit, level.tokens
+        _, limit, cost, _, _ = charge
+        tokens, age_us, enough = level
         fixed = self._fixed_of(policy, limit)
-        if tokens >= limit.burst:
+        missing = limit.burst - tokens
+        if missing <= 0:
             return fixed.full
-        reset_s = -(-limit.wait_us(limit.burst - tokens, level.age_us) // 1_000_000)
-        return fixed.template % (tokens, _more_in_s(charge, level), tokens, reset_s)
+        # `limit.wait_us` in whole seconds, both rounded up at once.
+        per_token, per_s = fixed.period_us, fixed.tokens_per_period * 1_000_000
+        grown = age_us * fixed.tokens_per_period
+        more_s = -((grown - (1 if enough else cost - tokens) * per_token) // per_s)
+        reset_s = -((grown - missing * per_token) // per_s)
+        return fixed.template % (tokens, max(0, more_s), tokens, max(0, reset_s))
 
     def plainly(self, verdict: Verdict) -> bytes:
         """`of`, for any number of policies."""
@@ -224,6 +230,8 @@ class _Fixed(NamedTuple):
     policy: bytes
     template: bytes
     full: bytes
+    tokens_per_period: int
+    period_us: int
 
 
 def _fixed_for(name: bytes, limit: Limit) -> _Fixed:
@@ -232,7 +240,8 @@ def _fixed_for(name: bytes, limit: Limit) -> _Fixed:
     head = b"RateLimit-Policy: %b\r\nRateLimit: %b" % (policy, quoted)
     trio = b"X-RateLimit-Limit: %d\r\n" % limit.burst + b"X-RateLimit-Remaining: %d\r\nX-RateLimit-Reset: %d\r\n"
     full = head + b";r=%d\r\n" % limit.burst + trio % (limit.burst, 0)
-    return _Fixed(quoted, policy, head + b";r=%d;t=%d\r\n" + trio, full)
+    rate = limit.rate
+    return _Fixed(quoted, policy, head + b";r=%d;t=%d\r\n" + trio, full, rate.tokens, rate.period_us)
 
 
 _Known = tuple[_Fixed, Charge, Level]

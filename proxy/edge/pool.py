@@ -4,18 +4,21 @@ and so is how many requests wait for one, and how long.
 
 import asyncio
 import contextlib
+import errno
 from collections import OrderedDict, deque
 from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
 
 from proxy.config import UpstreamSettings
 from proxy.edge.deadline import Deadline
-from proxy.edge.upstream import Busy, ConnectFailed, TimedOut, UpstreamConnection, UpstreamError
-
-# Requests that may wait for a connection, as a multiple of the connections there may be. What is beyond is told to come
-# back: a longer queue only turns an overload into time-outs.
-WAITING_PER_CONNECTION = 4
-
+from proxy.edge.upstream import (
+    Busy,
+    ConnectFailed,
+    ConnectTimedOut,
+    QueueFull,
+    UpstreamConnection,
+    UpstreamError,
+)
 
 # Runs a coroutine as a task that somebody owns.
 Spawn = Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]
@@ -42,6 +45,7 @@ class Pool:
         self._open = 0
         self._connecting = 0
         self._waiting: OrderedDict[Wanting, float] = OrderedDict()
+        self._wanting_fresh: set[Wanting] = set()  # those of them that were failed by a connection that had been idle
         self._patience = Deadline(self._loop, self._give_up)
         self._closed = False
 
@@ -67,17 +71,21 @@ class Pool:
                 wanting.on_connection(connection)
                 return
             connection.abort()
-        if len(self._waiting) >= self._settings.max_connections * WAITING_PER_CONNECTION:
-            wanting.on_upstream_error(Busy("too many requests wait for a connection to the application"))
+        if len(self._waiting) >= self._settings.max_waiting:
+            # A longer queue would only turn an overload into time-outs.
+            wanting.on_upstream_error(QueueFull("too many requests wait for a connection to the application"))
             return
         if not self._waiting:
-            self._patience.set(self._settings.connect_timeout_s)
-        self._waiting[wanting] = self._loop.time() + self._settings.connect_timeout_s
+            self._patience.set(self._settings.queue_timeout_s)
+        self._waiting[wanting] = self._loop.time() + self._settings.queue_timeout_s
+        if fresh:
+            self._wanting_fresh.add(wanting)
         self._connect_for_the_waiting()
 
     def cancel(self, wanting: Wanting) -> None:
         """`wanting` has gone; the connection that may be on its way for it is somebody else's."""
-        self._waiting.pop(wanting, None)
+        _ = self._waiting.pop(wanting, None)
+        self._wanting_fresh.discard(wanting)
 
     def release(self, connection: UpstreamConnection) -> None:
         """Take back a connection whose answer is complete; it is kept if it may be used again."""
@@ -95,10 +103,27 @@ class Pool:
             self._idle.pop().abort()
 
     def _hand_out(self, connection: UpstreamConnection) -> None:
-        if self._waiting:
-            self._waiting.popitem(last=False)[0].on_connection(connection)
+        if self._waiting and not (connection.reused and self._wanting_fresh):
+            self._next_waiting().on_connection(connection)
+        else:
+            self._hand_out_used(connection)
+
+    def _hand_out_used(self, connection: UpstreamConnection) -> None:
+        """The same, where some of those who wait do not want one that was used before."""
+        taker = next((wanting for wanting in self._waiting if wanting not in self._wanting_fresh), None)
+        if taker is not None:
+            self.cancel(taker)
+            taker.on_connection(connection)
+        elif self._waiting and self._open >= self._settings.max_connections:
+            connection.abort()  # makes room for a new one
         else:
             self._idle.append(connection)
+            self._connect_for_the_waiting()
+
+    def _next_waiting(self) -> Wanting:
+        wanting, _ = self._waiting.popitem(last=False)
+        self._wanting_fresh.discard(wanting)
+        return wanting
 
     def _connect_for_the_waiting(self) -> None:
         if self._closed:
@@ -114,8 +139,11 @@ class Pool:
             async with asyncio.timeout(self._settings.connect_timeout_s):
                 _, connection = await self._loop.create_connection(self._new_connection, host, port)
         except TimeoutError:
-            self._connect_failed(TimedOut(f"{host}:{port} did not accept a connection in time"))
+            self._connect_failed(ConnectTimedOut(f"{host}:{port} did not accept a connection in time"))
         except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE):  # our own want of file descriptors is not the application's
+                self._connect_failed(Busy("no file descriptor is left for a connection to the application"))
+                return
             self._connect_failed(ConnectFailed(f"{host}:{port}: {error.strerror or error}"))
         else:
             self._connecting -= 1
@@ -133,7 +161,7 @@ class Pool:
         self._open -= 1
         self._connecting -= 1
         if self._waiting:
-            self._waiting.popitem(last=False)[0].on_upstream_error(error)
+            self._next_waiting().on_upstream_error(error)
         self._connect_for_the_waiting()
 
     def _dead(self, connection: UpstreamConnection) -> None:
@@ -144,10 +172,12 @@ class Pool:
 
     def _give_up(self) -> None:
         now = self._loop.time()
-        while self._waiting:
-            wanting, until = next(iter(self._waiting.items()))
-            if until > now:
-                self._patience.set(until - now)
-                return
-            del self._waiting[wanting]
-            wanting.on_upstream_error(Busy("no connection to the application became free in time"))
+        # Those in front wait for the connections that are being made, which have a time-out of their own.
+        queued = list(self._waiting.items())[self._connecting :]
+        for wanting, until in queued:
+            if until <= now and wanting in self._waiting:
+                self.cancel(wanting)
+                wanting.on_upstream_error(Busy("no connection to the application became free in time"))
+        later = [until for until in self._waiting.values() if until > now]
+        if later:
+            self._patience.set(min(later) - now)

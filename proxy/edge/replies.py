@@ -41,13 +41,20 @@ class Fault(Enum):
     HEAD_TOO_LARGE = Cause(431, "The request line or the header fields are too large.")
     VERSION = Cause(505, "This proxy speaks HTTP/1.1 and HTTP/1.0.")
     EXPECTATION = Cause(417, "The only expectation that can be met is 100-continue.")
+    BODY_TOO_LARGE = Cause(413, "The request body is larger than this proxy accepts.")
     CONNECT = Cause(501, "This proxy makes no tunnels.")
     STORE_UNAVAILABLE = Cause(503, "The rate limit cannot be checked at the moment.", REDUCED_CAPACITY)
+    UPSTREAM_QUEUE_FULL = Cause(503, "The application is busy: too many requests wait for a connection to it.")
     UPSTREAM_BUSY = Cause(503, "The application is busy: no connection to it became free in time.")
     UPSTREAM_CONNECT = Cause(502, "The application does not accept connections.")
+    UPSTREAM_CONNECT_TIMEOUT = Cause(504, "The application did not accept a connection in time.")
     UPSTREAM_BROKEN = Cause(502, "The application broke off, or its answer was not valid HTTP.")
     UPSTREAM_TIMEOUT = Cause(504, "The application did not answer in time.")
-    BODY_TIMEOUT = Cause(408, "The request body did not arrive in time.")
+    UPSTREAM_STALLED = Cause(504, "The application stopped in the middle of the request or of its answer.")
+    TOTAL_TIMEOUT = Cause(504, "The answer took longer than this proxy waits for a whole one.")
+    BODY_TIMEOUT = Cause(408, "The request body did not arrive in time, or too slowly.")
+    # For the log only: the answer has begun, and its client does not take it.
+    WRITE_TIMEOUT = Cause(408, "The client did not take the answer in time.")
     INTERNAL = Cause(500, "This proxy failed to handle the request.")
 
     @property
@@ -65,10 +72,14 @@ class Fault(Enum):
 KEEPS_CONNECTION = frozenset(
     {
         Fault.STORE_UNAVAILABLE,
+        Fault.UPSTREAM_QUEUE_FULL,
         Fault.UPSTREAM_BUSY,
         Fault.UPSTREAM_CONNECT,
+        Fault.UPSTREAM_CONNECT_TIMEOUT,
         Fault.UPSTREAM_BROKEN,
         Fault.UPSTREAM_TIMEOUT,
+        Fault.UPSTREAM_STALLED,
+        Fault.TOTAL_TIMEOUT,
     }
 )
 
@@ -81,7 +92,7 @@ def fault_reply(fault: Fault, *, head_only: bool, connection: bytes) -> bytes:
 
 def refusal(verdict: Verdict, rate_limit_fields: bytes, *, head_only: bool, connection: bytes) -> bytes:
     """429 for a refused request: which policies refused, and when to come back."""
-    head, body = _refusal_parts(tuple(verdict.refusing))
+    head, body = _refusal_parts(verdict.refusing)
     ending = b"" if head_only else body
     return b"%b%bRetry-After: %d\r\n%b\r\n%b" % (head, rate_limit_fields, retry_after_s(verdict), connection, ending)
 

@@ -17,13 +17,20 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from proxy.config import ListenSettings
+from proxy.decision.record import Record
 from proxy.decision.request import BadRequest, RequestFacts, path_part
 from proxy.decision.verdict import Answer, Verdict
 from proxy.edge.deadline import Deadline
+from proxy.edge.descriptors import raise_file_limit
 from proxy.edge.forward import CLIENT_LEFT, CLOSE, Exchange, Gateway, Request
 from proxy.edge.headers import names_host, valid_host
+from proxy.edge.hops import COUNTED_METHODS, hops_are_doubtful, hops_left, last_hop_answer
 from proxy.edge.replies import KEEPS_CONNECTION, Fault, fault_reply, page, refusal
+from proxy.edge.tunnel import Tunnel
+from proxy.edge.upstream import UpstreamConnection
 from proxy.edge.wire import (
+    EMPTY_BODY,
+    NO_FIELDS,
     BaseProtocol,
     Body,
     HttpProcessingError,
@@ -66,6 +73,10 @@ class Server:
 
         Raises OSError where the address cannot be had.
         """
+        wanted = self.settings.max_connections + self.gateway.upstream.max_connections
+        if (most := raise_file_limit(wanted)) < wanted:
+            # Beyond it, libuv accepts and closes what comes: nothing spins, but clients are not told why.
+            logger.warning("few_file_descriptors", extra={"fields": {"limit": most, "connections": wanted}})
         self._listener = await self._loop.create_server(
             lambda: ClientConnection(self, self._loop),
             self.settings.host,
@@ -100,6 +111,11 @@ class Server:
         """How many requests are being answered. Counted when asked, which no request pays for."""
         return sum(connection.answering for connection in self.connections)
 
+    @property
+    def tunnels(self) -> int:
+        """How many of the connections are WebSockets by now."""
+        return sum(connection.tunnel is not None for connection in self.connections)
+
     def forget(self, connection: "ClientConnection") -> None:
         """A connection is lost."""
         self.connections.discard(connection)
@@ -129,6 +145,7 @@ class ClientConnection(BaseProtocol):
         self._last_bytes = b""
         self._broken = False  # whether the present request's body broke its framing
         self._lingering: int | None = None
+        self.tunnel: Tunnel | None = None
         self.peer = ""
         self.closing = False
 
@@ -143,8 +160,8 @@ class ClientConnection(BaseProtocol):
         if len(server.connections) > server.settings.max_connections:
             # One write and the door is shut: a flood must not be served at leisure.
             self._busy = self.closing = True
-            self.write(fault_reply(Fault.TOO_MANY_CONNECTIONS, head_only=False, connection=CLOSE))
-            self.transport.close()  # type: ignore[union-attr]  # just made
+            self._answer_nobody(Fault.TOO_MANY_CONNECTIONS)
+            self._close()
         else:
             self._deadline.set(server.settings.header_timeout_s)
 
@@ -163,7 +180,9 @@ class ClientConnection(BaseProtocol):
         A request that is already on its way on an idle connection would be lost if that were closed at once.
         """
         self.closing = True
-        if not self._busy:
+        if self.tunnel is not None:
+            self.tunnel.go_away()
+        elif not self._busy:
             self._deadline.set(IDLE_GRACE_S)
 
     def break_off(self) -> None:
@@ -281,6 +300,8 @@ class ClientConnection(BaseProtocol):
         fault = _fault_in(message)
         if oversized and _head_size(message) > self._server.settings.max_header_bytes:
             fault = Fault.HEAD_TOO_LARGE
+        if body is not EMPTY_BODY and self._is_too_large(message):
+            fault = Fault.BODY_TOO_LARGE
         if fault is not None:
             self._fail(request, fault)
             return
@@ -316,6 +337,8 @@ class ClientConnection(BaseProtocol):
             self._server.gateway.observe(request.record(CLIENT_LEFT))
         elif self._broken:
             self._fail(request, Fault.BAD_REQUEST)
+        elif verdict.answer is Answer.PASS and _goes_no_further(request.message):
+            self._answer_here(request, verdict)
         elif verdict.answer is Answer.PASS:
             self._exchange = Exchange(self._server.gateway, self, request)
             self._exchange.forward()
@@ -328,6 +351,13 @@ class ClientConnection(BaseProtocol):
         else:
             self._fail(request, Fault.STORE_UNAVAILABLE)
 
+    def _answer_here(self, request: Request, verdict: Verdict) -> None:
+        """Answer a TRACE or OPTIONS that may pass no more intermediaries, in the application's place."""
+        fields = self._server.gateway.rate_limit_fields.of(verdict) if verdict.applied else b""
+        self.write(last_hop_answer(request.message, fields, request.connection_line(closing=self.closing)))
+        self._server.gateway.observe(request.record(200))
+        self.request_ended(keep=True)
+
     def _fail(self, request: Request, fault: Fault) -> None:
         """Answer a request that gets nowhere."""
         keep = fault in KEEPS_CONNECTION
@@ -338,8 +368,25 @@ class ClientConnection(BaseProtocol):
 
     def _refuse(self, fault: Fault) -> None:
         """Answer what is no request, and close."""
-        self.write(fault_reply(fault, head_only=False, connection=CLOSE))
+        self._answer_nobody(fault)
         self._linger()
+
+    def _answer_nobody(self, fault: Fault) -> None:
+        """Answer, and record, what is not known to be a request."""
+        self.write(fault_reply(fault, head_only=False, connection=CLOSE))
+        facts = RequestFacts("", "", NO_FIELDS, self.peer)
+        self._server.gateway.observe(Record(facts, fault.status, None, fault.reason, 0.0, 0.0))
+
+    def _is_too_large(self, message: RequestMessage) -> bool:
+        """Whether the request announces a larger body than is taken; nothing of it is read then."""
+        most, length = self._server.gateway.listen.max_body_bytes, message.headers.get("Content-Length")
+        return most is not None and length is not None and int(length) > most
+
+    def _close(self) -> None:
+        """Close once everything is sent, if the client takes it in time."""
+        if self.transport is not None:
+            self.transport.close()
+            self._deadline.set(self._server.settings.write_timeout_s)
 
     async def _show(self, request: Request, make_page: Page) -> None:
         try:
@@ -372,9 +419,27 @@ class ClientConnection(BaseProtocol):
     async def drain(self) -> None:
         if not self.writing_paused:
             return
-        self._deadline.set(self._server.settings.idle_timeout_s)
+        self._deadline.set(self._server.settings.write_timeout_s)
         await self._drain_helper()
         self._deadline.clear()
+
+    def open_tunnel(self, head: bytes, application: UpstreamConnection) -> None:
+        """See forward.Client. What the client sent behind its request is the first to pass."""
+        transport = self.transport
+        if transport is None or transport.is_closing():
+            application.abort()
+            return
+        transport.write(head)
+        self._request = self._exchange = None
+        early, self._held = self._held, b""
+        idle_timeout_s = self._server.gateway.listen.websocket_idle_timeout_s
+        self._deadline.close()
+        self.tunnel = Tunnel(
+            transport, self.connection_lost, application.hand_over(), application.connection_lost, idle_timeout_s
+        )
+        self.tunnel.start(early, application.early)
+        if self.closing:
+            self.tunnel.go_away()
 
     def request_ended(self, *, keep: bool) -> None:
         request, transport = self._request, self.transport
@@ -386,7 +451,7 @@ class ClientConnection(BaseProtocol):
         if not keep or not request.body.is_eof():
             self._linger()  # more may be on its way
         elif self.closing or message.should_close or (message.chunked and not self._is_clean()):
-            transport.close()
+            self._close()
         else:
             self._busy = False
             self._deadline.set(self._server.settings.idle_timeout_s)
@@ -417,6 +482,8 @@ class ClientConnection(BaseProtocol):
     def _timed_out(self) -> None:
         if self._lingering is None and not self._busy and self._head_bytes:
             self._refuse(Fault.HEAD_TIMEOUT)
+        elif self._exchange is not None:
+            self._exchange.client_stalled()
         else:
             self.break_off()
 
@@ -450,14 +517,20 @@ def _fault_in(message: RequestMessage) -> Fault | None:
         return Fault.BAD_REQUEST
     if not message.path.startswith("/") and not names_host(message.path, host):
         return Fault.BAD_REQUEST
-    if message.chunked and (
-        message.version.minor == 0 or headers.getall("Transfer-Encoding")[0].strip(" \t").lower() != "chunked"
-    ):
+    coding = headers.get("Transfer-Encoding")
+    # Also one that the parser makes nothing of, such as an empty one: another parser might.
+    if coding is not None and (message.version.minor == 0 or coding.lower() != "chunked"):
+        return Fault.BAD_REQUEST
+    if message.method in COUNTED_METHODS and hops_are_doubtful(message):
         return Fault.BAD_REQUEST
     expect = headers.get("Expect")
     if expect is not None and expect.lower() != "100-continue":
         return Fault.EXPECTATION
     return None
+
+
+def _goes_no_further(message: RequestMessage) -> bool:
+    return message.method in COUNTED_METHODS and hops_left(message) == 0
 
 
 def _head_size(message: RequestMessage) -> int:

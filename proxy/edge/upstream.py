@@ -39,12 +39,24 @@ class ConnectFailed(UpstreamError):
     """No connection could be made: nothing was sent."""
 
 
+class ConnectTimedOut(ConnectFailed):
+    """No connection was accepted in time: nothing was sent."""
+
+
 class Busy(UpstreamError):
     """No connection became free in time: nothing was sent."""
 
 
+class QueueFull(Busy):
+    """Too many wait for one already: nothing was sent."""
+
+
 class TimedOut(UpstreamError):
-    """No answer, or no more of it, in time."""
+    """No answer in time."""
+
+
+class Stalled(UpstreamError):
+    """An answer began, and then nothing more of it came in time."""
 
 
 class BrokenReply(UpstreamError):
@@ -73,7 +85,11 @@ class _Ending(Enum):
 
 
 class UpstreamConnection(BaseProtocol):
-    """See the module's text. `answered` tells whether any byte of the present answer has come."""
+    """See the module's text.
+
+    `answered` tells whether any byte of the present answer has come; `early` is what came behind one that switches
+    protocols.
+    """
 
     _parser: ResponseParser
 
@@ -85,6 +101,7 @@ class UpstreamConnection(BaseProtocol):
         self._user: Using | None = None
         self._deadline = Deadline(loop, self._timed_out)
         self._timeout_s = 0.0
+        self._between_s = 0.0
         self._reset()
         self.reused = False
 
@@ -97,14 +114,17 @@ class UpstreamConnection(BaseProtocol):
         self._last_bytes = b""
         self._body: Body | None = None
         self._spent = False
+        self.early = b""
 
-    def send(self, user: Using, data: bytes, *, head_only: bool, timeout_s: float) -> None:
-        """Begin a request. Its user hears of the answer, or of its failure after `timeout_s` without a byte.
+    def send(self, user: Using, data: bytes, *, head_only: bool, timeout_s: float, between_s: float) -> None:
+        """Begin a request. Its user hears of the answer, or of its failure after `timeout_s` without its whole head, or
+        `between_s` without more of its body.
 
         With a timeout of 0 the answer is not waited for yet: the body is still being sent (see `expect_answer`).
         """
         self._reset()
         self._user = user
+        self._between_s = between_s
         # The parser is told at birth whether answers have bodies; answers to HEAD get one of their own.
         self._parser = response_parser(self, self._loop, bodyless=True) if head_only else self._normal_parser
         self.expect_answer(timeout_s)
@@ -112,9 +132,10 @@ class UpstreamConnection(BaseProtocol):
         self.transport.write(data)
 
     def expect_answer(self, timeout_s: float) -> None:
-        """From now on, `timeout_s` without a byte of the answer is a failure; 0: for no time at all."""
+        """From now on, `timeout_s` without the answer's head is a failure; 0: for no time at all."""
         self._timeout_s = timeout_s
-        self._watch()
+        if self._body is None:
+            self._await_head()
 
     def write(self, data: bytes) -> None:
         """Send more of the request's body; lost where the connection is lost, which the user hears of anyway."""
@@ -129,7 +150,6 @@ class UpstreamConnection(BaseProtocol):
         """Rest in the pool for at most `timeout_s`."""
         self._user = None
         self._body = None
-        self._timeout_s = 0.0
         self.reused = True
         self._deadline.set(timeout_s)
 
@@ -161,16 +181,28 @@ class UpstreamConnection(BaseProtocol):
         if self.transport is not None:
             self.transport.abort()
 
+    def hand_over(self) -> asyncio.Transport:
+        """Give the transport to a tunnel, which is to report its end by `connection_lost`."""
+        self._user = None
+        self._deadline.close()
+        assert self.transport is not None  # noqa: S101  (an answer has just come from it)
+        return self.transport
+
     def pause_reading(self) -> None:
         """The client takes the answer slowly, which is not the application's delay; `data_received` watches again."""
         super().pause_reading()
         self._deadline.clear()
 
-    def _watch(self) -> None:
-        if self._timeout_s and self._user is not None:
+    def _await_head(self) -> None:
+        # One deadline for all of it: a head that drips is no answer.
+        if self._timeout_s:
             self._deadline.set(self._timeout_s)
         else:
             self._deadline.clear()
+
+    def _await_more(self) -> None:
+        if self._user is not None:  # or it was given up while it was told of what came
+            self._deadline.set(self._between_s)
 
     def data_received(self, data: bytes) -> None:
         if self._user is None:
@@ -182,7 +214,7 @@ class UpstreamConnection(BaseProtocol):
         self.answered = True
         self._received += len(data)
         try:
-            messages, _, _ = self._parser.feed_data(data)
+            messages, _, self.early = self._parser.feed_data(data)
         except BROKEN_BODY as error:
             self._broke(BrokenReply(str(error).partition("\n")[0]))
             return
@@ -194,8 +226,8 @@ class UpstreamConnection(BaseProtocol):
                 self._broke(BrokenReply("the head of the answer is too large"))
         elif self._ending is _Ending.CHUNKED:
             self._last_bytes = (self._last_bytes + data)[-7:]
-        if self._body is None or not self._body.is_eof():
-            self._watch()
+        if self._body is not None and not self._body.is_eof():
+            self._await_more()
 
     def _on_messages(self, messages: list[tuple[ResponseMessage, Body]], received: bytes) -> None:
         if self._body is not None:
@@ -207,6 +239,7 @@ class UpstreamConnection(BaseProtocol):
         for message, body in messages:
             if message.code < 200:
                 self._spent = True  # an interim answer: the count of the bytes is off
+                self._await_head()
                 self._tell(message, body)
                 if message.code == 101:
                     return
@@ -258,8 +291,10 @@ class UpstreamConnection(BaseProtocol):
     def _timed_out(self) -> None:
         if self._user is None:
             self.abort()
+        elif self._body is None:
+            self._broke(TimedOut(f"no answer within {self._timeout_s:g} s"))
         else:
-            self._broke(TimedOut(f"nothing received for {self._timeout_s:g} s"))
+            self._broke(Stalled(f"nothing more of the answer within {self._between_s:g} s"))
 
     def _broke(self, error: UpstreamError) -> None:
         user, body = self._user, self._body

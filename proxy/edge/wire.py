@@ -18,10 +18,12 @@ from aiohttp.base_protocol import BaseProtocol as _BaseProtocol
 from aiohttp.http import HttpRequestParser, HttpResponseParser, RawRequestMessage, RawResponseMessage
 from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
+from multidict import CIMultiDict, CIMultiDictProxy
 
 __all__ = [
     "BROKEN_BODY",
     "EMPTY_BODY",
+    "NO_FIELDS",
     "BaseProtocol",
     "Body",
     "HttpProcessingError",
@@ -42,6 +44,7 @@ RequestParser = HttpRequestParser
 ResponseParser = HttpResponseParser
 Body = StreamReader
 EMPTY_BODY = EMPTY_PAYLOAD
+NO_FIELDS: CIMultiDictProxy[str] = CIMultiDictProxy(CIMultiDict())
 
 # What a body stream raises where the other side broke off or broke the framing.
 BROKEN_BODY = (HttpProcessingError, ConnectionError)

@@ -19,7 +19,7 @@ from proxy.config import LogSettings
 from proxy.decision.policy import PolicySet
 from proxy.decision.record import Record
 from proxy.decision.request import path_part
-from proxy.decision.verdict import Answer, Verdict
+from proxy.decision.verdict import Answer, DecidedBy, Verdict
 from proxy.ops.outcomes import policy_outcomes, refused_buckets
 
 # What POSIX lets several processes write to one pipe without mixing their lines (PIPE_BUF, on Linux).
@@ -31,6 +31,10 @@ MOST_FOLDED = 1_000
 # What a log line may hold of a request. The query is left out: it may hold what nobody should read in a log.
 LONGEST_PATH_CHARS = 512
 LONGEST_METHOD_CHARS = 32
+
+# What a request is called that passes only because nobody could check it (`on_failure: allow`), and many of them.
+_UNCHECKED = "passed_unchecked"
+_AGAIN = {_UNCHECKED: "passed_again"}
 
 
 def pieces(lines: Iterable[bytes], most_bytes: int) -> Iterator[bytes]:
@@ -139,7 +143,8 @@ class RequestLog:
         if self.wanted == "all":
             self._write(record)
         elif self.wanted == "refused" and (
-            record.error or (record.verdict and record.verdict.answer is not Answer.PASS)
+            record.error
+            or (record.verdict and (record.verdict.answer is not Answer.PASS or _unchecked(record.verdict)))
         ):
             self._fold(record)
 
@@ -150,7 +155,14 @@ class RequestLog:
             if count:
                 self._folded[subject] = 0  # goes on being folded for as long as it goes on
                 self._writer.write(
-                    json_line({"level": "info", "event": "refused_again", "subject": subject, "count": count})
+                    json_line(
+                        {
+                            "level": "info",
+                            "event": _AGAIN.get(subject, "refused_again"),
+                            "subject": subject,
+                            "count": count,
+                        }
+                    )
                 )
 
     def _fold(self, record: Record) -> None:
@@ -168,6 +180,8 @@ class RequestLog:
         """What the refusals of a flood have in common: the first refusing bucket, or the fault."""
         if record.error:
             return record.error
+        if record.verdict is not None and _unchecked(record.verdict):
+            return _UNCHECKED
         refused = refused_buckets(record, self._policies())
         return refused[0][1] or refused[0][0] if refused else "others"
 
@@ -176,7 +190,7 @@ class RequestLog:
         policies = self._policies()
         line: dict[str, object] = {
             "level": "info",
-            "event": "refused" if verdict and verdict.answer is Answer.REFUSE else "request",
+            "event": _event(verdict),
             "client": policies.identity.client_group(facts),
             "method": facts.method[:LONGEST_METHOD_CHARS],
             "path": _printable(path_part(facts.target)[:LONGEST_PATH_CHARS]),
@@ -203,6 +217,17 @@ class RequestLog:
             if verdict.retry_us is not None:
                 fields["retry_after_s"] = round(verdict.retry_us / 1e6, 3)
         return fields
+
+
+def _event(verdict: Verdict | None) -> str:
+    if verdict is None or verdict.answer is not Answer.REFUSE:
+        return _UNCHECKED if verdict and _unchecked(verdict) else "request"
+    return "refused"
+
+
+def _unchecked(verdict: Verdict) -> bool:
+    """Whether a request passes only because the store does not answer and nothing else checks it."""
+    return verdict.decided_by is DecidedBy.STORE_FAILURE and verdict.answer is Answer.PASS
 
 
 def _printable(text: str) -> str:

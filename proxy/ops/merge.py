@@ -14,7 +14,7 @@ Snapshot = list[list[object]]
 
 # Of these gauges the sum means nothing: the sidecar is as well off as the worker that is worst off.
 _LEAST = ("_up", "_info", "_timestamp_seconds", "_start_time_seconds", "_max_fds")
-_MOST = ("_draining", "_stale")
+_MOST = ("_draining", "_stale", "_breaker_state", "_store_keys", "_store_proxies")
 
 
 def snapshot(families: Iterable[Metric]) -> Snapshot:

@@ -2,7 +2,7 @@
 
 from proxy.decision.policy import PolicySet
 from proxy.decision.record import Record
-from proxy.decision.verdict import Answer, Outcome, Verdict, outcome_of
+from proxy.decision.verdict import REFUSALS, Answer, Outcome, Verdict, outcome_of
 
 _NONE = [("none", Outcome.ALLOWED)]
 
@@ -33,7 +33,7 @@ def refused_buckets(record: Record, policies: PolicySet) -> list[tuple[str, str]
         return [(applied[0].policy.name, charge.key)]
     found = []
     for entry, level in zip(applied, verdict.levels, strict=True):
-        if outcome_of(verdict, entry, level) is Outcome.REFUSED:
+        if outcome_of(verdict, entry, level) in REFUSALS:
             policy, charge = entry
             known = charge is not None or policy in policies.policies
             bucket = charge.key if charge else policies.bucket_of(policy, record.facts) if known else ""

@@ -3,6 +3,7 @@
 Pure: it neither sends nor waits. See bucket.lua for the two JSON arguments and the reply.
 """
 
+import itertools
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Generic, TypeVar
@@ -15,6 +16,10 @@ LARGEST_BATCH = 256
 
 Waiter = TypeVar("Waiter")
 
+# Each call carries a number that comes back with its reply: one that arrives in another's place is seen to be wrong
+# even where the two are alike in shape. Only something between us and the store could mix replies up.
+_tags = itertools.count(1)
+
 
 class BadReply(Exception):
     """The store answered something that the script cannot have returned."""
@@ -23,7 +28,7 @@ class BadReply(Exception):
 class Batch(Generic[Waiter]):
     """Requests decided together, in the order they were added; a waiter is whatever the caller knows a request by."""
 
-    __slots__ = ("_asked", "_charges", "_keys", "_limits", "_texts", "_waiting")
+    __slots__ = ("_asked", "_charges", "_keys", "_limits", "_tag", "_texts", "_waiting")
 
     def __init__(self) -> None:
         self._keys: dict[str, int] = {}
@@ -33,6 +38,7 @@ class Batch(Generic[Waiter]):
         self._asked: list[str] = []
         self._waiting: list[tuple[int, Waiter]] = []
         self._charges = 0
+        self._tag = next(_tags)
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -41,28 +47,31 @@ class Batch(Generic[Waiter]):
         """Add one request; returns how many there are now."""
         keys, limits, asked = self._keys, self._limits, self._asked
         asked.append(str(len(charges)))
-        for key, limit, cost, shadow in charges:
+        for key, limit, cost, shadow, debit in charges:
             number = keys.get(key)
             if number is None:
                 number = keys[key] = len(keys) + 1
             known = limits.get(id(limit)) or self._new_limit(limit)
-            asked.append(f"{number},{known[0]},{cost},{1 if shadow else 0}")
+            asked.append(f"{number},{known[0]},{cost},{2 if debit else 1 if shadow else 0}")
         self._waiting.append((len(charges), waiter))
         self._charges += len(charges)
         return len(self._waiting)
 
     def arguments(self) -> tuple[str | int, ...]:
-        """What follows the script in EVALSHA and EVAL: number of keys, keys, limits, requests."""
+        """What follows the script in EVALSHA and EVAL: number of keys, keys, limits, requests, tag."""
         keys = self._keys
-        return (len(keys), *keys, f"[{','.join(self._texts)}]", f"[{','.join(self._asked)}]")
+        return (len(keys), *keys, f"[{','.join(self._texts)}]", f"[{','.join(self._asked)}]", self._tag)
 
     def deliver(self, reply: object) -> list[tuple[Waiter, tuple[Level | None, ...]]]:
         """Pair each waiter with its levels, in order; None for a bucket that cannot be read.
 
         Raises BadReply, and pairs nobody, where the reply is not what the script returns for this batch.
         """
-        if not isinstance(reply, list) or len(reply) != 2 * self._charges or not all(type(n) is int for n in reply):
-            raise BadReply(f"the script's reply is not {2 * self._charges} integers")
+        numbers = 2 * self._charges + 1
+        if not isinstance(reply, list) or len(reply) != numbers or not all(type(n) is int for n in reply):
+            raise BadReply(f"the script's reply is not {numbers} integers")
+        if reply[-1] != self._tag:
+            raise BadReply("the script's reply is another call's")
         pairs: list[tuple[Waiter, tuple[Level | None, ...]]] = []
         position = 0
         for count, waiter in self._waiting:

@@ -3,7 +3,9 @@
 --
 --   KEYS     the distinct buckets, each a hash: tokens (whole), since (µs, when it held exactly these), rate ("n/period_us")
 --   ARGV[1]  limits, flat JSON: rate, n, period_us, burst, initial, ttl_ms for each
---   ARGV[2]  requests, flat JSON: number of charges, then key, limit, cost, shadow for each charge
+--   ARGV[2]  requests, flat JSON: number of charges, then key, limit, cost, kind for each charge: 0 must find its cost for
+--            the request to pass, 1 is a shadow, 2 a debit, which takes what there is and is charged in any case
+--   ARGV[3]  a number that ends the reply, so that nobody takes it for another call's
 --   reply    two integers a charge: whole tokens left, or -1 - tokens where they did not suffice; and for how many µs the
 --            next token has been growing, or -1 where the bucket cannot be read
 --
@@ -76,12 +78,12 @@ while asked[cursor] do
       reply[#reply + 1] = 0
       reply[#reply + 1] = -1
     else
-      local enough = tokens[key] >= cost
-      if cost > 0 and ((passes and enough) or stale[key] or (unknown[key] and not enough)) then
+      local enough, debit = tokens[key] >= cost, asked[charge + 3] == 2
+      if cost > 0 and (debit or (passes and enough) or stale[key] or (unknown[key] and not enough)) then
         changed[key] = true
         stale[key], unknown[key] = nil, nil
-        if passes and enough then
-          tokens[key] = tokens[key] - cost
+        if debit or (passes and enough) then
+          tokens[key] = tokens[key] - math.min(tokens[key], cost)
         end
       end
       reply[#reply + 1] = enough and tokens[key] or -1 - tokens[key]
@@ -98,4 +100,5 @@ for key in pairs(changed) do
     'since', string.format('%.0f', since[key]), 'rate', limits[at + 1])
   redis.call('PEXPIRE', KEYS[key], string.format('%.0f', limits[at + 6]))
 end
+reply[#reply + 1] = tonumber(ARGV[3])
 return reply

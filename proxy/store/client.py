@@ -14,7 +14,7 @@ from proxy.config import StoreSettings
 from proxy.config.store_url import Kind
 from proxy.store.dial import credentials, sentinel, ssl
 
-CONNECTIONS = 4
+MOST_CONNECTIONS = 4
 
 Client = Redis | RedisCluster
 
@@ -29,7 +29,7 @@ def client(settings: StoreSettings, timeout_s: float = 2.0) -> Client:
     options: dict[str, Any] = {
         "socket_timeout": timeout_s,
         "socket_connect_timeout": timeout_s,
-        "max_connections": CONNECTIONS,
+        "max_connections": MOST_CONNECTIONS,
         **credentials(settings),
     }
     if url.kind is Kind.CLUSTER:

@@ -181,7 +181,7 @@ class ClusterStore:
         if call is None or call.before_us is None:
             return
         arguments: list[str | int] = [call.before_us]
-        for _, limit, cost, _ in charges:
+        for _, limit, cost, _, _ in charges:
             arguments += [cost, limit.burst, f"{limit.rate.tokens}/{limit.rate.period_us}"]
         words = (len(charges), *(charge.key for charge in charges), *arguments)
         if call.asking:

@@ -29,6 +29,8 @@ class DenyCache:
     def __init__(self, most_entries: int = MOST_ENTRIES) -> None:
         self._seen: dict[str, _Seen] = {}
         self._most_entries = most_entries
+        # Whether anything is known of a bucket: cheaper than `lacking`, which then says what it is worth.
+        self.knows = self._seen.__contains__
 
     def __len__(self) -> int:
         return len(self._seen)
@@ -40,10 +42,6 @@ class DenyCache:
         if len(self._seen) >= self._most_entries:
             del self._seen[next(iter(self._seen))]
         self._seen[charge.key] = _Seen(level, charge.limit, asked_s, asked_s + min(wait_s, MEMORY_S))
-
-    def __contains__(self, key: str) -> bool:
-        """Whether anything is known of a bucket: cheaper than `lacking`, which then says what it is worth."""
-        return key in self._seen
 
     def lacking(self, charge: Charge, now_s: float) -> Level | None:
         """The bucket's level if it surely cannot pay the charge now; None where the store must be asked."""

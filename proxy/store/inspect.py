@@ -11,7 +11,7 @@ from redis.exceptions import RedisError
 
 from proxy.config import StoreSettings
 from proxy.decision.stored import Found, Stored, StoreSilent
-from proxy.store.client import CONNECTIONS, client
+from proxy.store.client import MOST_CONNECTIONS, client
 
 # One step of SCAN looks at so many names, which holds the store up for about half a millisecond; one answer takes at
 # most so many steps. A store of a million buckets is thus gone through in a hundred answers.
@@ -24,7 +24,7 @@ class Buckets:
 
     def __init__(self, settings: StoreSettings) -> None:
         self._client: Any = client(settings)  # redis-py's types say bytes or str
-        self._turns = asyncio.Semaphore(CONNECTIONS)
+        self._turns = asyncio.Semaphore(MOST_CONNECTIONS)
 
     async def find(self, prefix: str, part: str, cursor: str, most: int) -> Found:
         """Buckets whose names begin with `prefix` and hold `part` after it: some, perhaps none, and where to go on.

@@ -2,12 +2,15 @@
 
     blocked key       refused at once, by the configuration
     deny cache        refused at once, where a bucket surely still lacks tokens
+    breaker open      no question: what follows under "no good answer", at once
     the store         one script call for all requests of this turn of the event loop
-    no good answer    each policy's `on_store_failure`: deny → 503, allow → pass; the strictest of them wins
+    no good answer    each policy's `on_store_failure`: deny → 503; local → this proxy's share of the limit decides;
+                      allow → pass. One `deny` denies; then every `local` must find its tokens
+    afterwards        what was admitted locally is charged to the shared buckets, down to empty and not below
 
 No good answer means: not connected (known at once), no reply within `store.timeout`, an error reply, a reply that the
-script cannot have given, or more undecided requests than MOST_UNDECIDED. A charge whose fate is unknown is never sent
-again: it may have cost the caller a token, and never gives one.
+script cannot have given, a bucket that cannot be read, or more undecided requests than MOST_UNDECIDED. A charge whose
+fate is unknown is never sent again: it may have cost the caller a token, and never gives one.
 
 A caller that leaves while its batch is in flight disturbs nobody: its callback is called as any other and finds that
 there is no one to answer.
@@ -19,20 +22,32 @@ from functools import partial
 
 from proxy.decision.bucket import Charge, Level
 from proxy.decision.policy import Applied
-from proxy.decision.verdict import UNLIMITED, Answer, DecidedBy, Verdict, store_failed
+from proxy.decision.verdict import UNLIMITED, Answer, DecidedBy, Verdict, decided_locally, store_failed
 from proxy.store.deny_cache import DenyCache
+from proxy.store.guard import Guard
+from proxy.store.local_store import LocalStore
 from proxy.store.seam import Levels, Store, StoreUnavailable
+from proxy.store.settlement import Settlement
 
 # More requests than this waiting for the store at once are not asked about: memory stays bounded whatever arrives.
 MOST_UNDECIDED = 16_384
 
 
 class Limiter:
-    """Decides requests through the store. `decide` fulfils the promise of `decision.verdict.Decide`."""
+    """Decides requests through the store. `decide` fulfils the promise of `decision.verdict.Decide`.
 
-    def __init__(self, store: Store, deny_cache: DenyCache) -> None:
+    `proxies` says how many share each limit where the store cannot; `key_prefix` is that of all keys in the store.
+    """
+
+    def __init__(
+        self, store: Store, deny_cache: DenyCache, *, proxies: Callable[[], int] = lambda: 1, key_prefix: str = ""
+    ) -> None:
         self._store = store
         self._deny_cache = deny_cache
+        self._proxies = proxies
+        self.local = LocalStore()
+        self._settlement = Settlement(store, self.local)
+        self.guard = Guard(store, key_prefix, self._settlement.begin)
         self._undecided = 0
 
     @property
@@ -49,7 +64,10 @@ class Limiter:
         if known is not None:
             then(known)
             return
-        self._ask(applied, [entry.charge for entry in applied if entry.charge is not None], then)
+        if len(applied) == 1 and (charge := applied[0].charge) is not None:
+            self._ask(applied, (charge,), then)
+        else:
+            self._ask(applied, [entry.charge for entry in applied if entry.charge is not None], then)
 
     def look(self, applied: Sequence[Applied], then: Callable[[Verdict], None]) -> None:
         """The same question at no cost: buckets stay as they are."""
@@ -63,13 +81,15 @@ class Limiter:
     def _known(self, applied: Sequence[Applied]) -> Verdict | None:
         """The verdict where it needs no question: a blocked key, or a bucket that surely lacks tokens."""
         cache = self._deny_cache
+        if len(applied) == 1 and (charge := applied[0].charge) is not None and not cache.knows(charge.key):
+            return None
         levels: list[Level | None] | None = None
         for position, (policy, charge) in enumerate(applied):
             if policy.shadow:
                 continue
             if charge is None:
                 return Verdict(Answer.REFUSE, DecidedBy.OVERRIDE, applied, (None,) * len(applied))
-            if charge.key in cache and (level := cache.lacking(charge, time.monotonic())) is not None:
+            if cache.knows(charge.key) and (level := cache.lacking(charge, time.monotonic())) is not None:
                 levels = levels or [None] * len(applied)
                 levels[position] = level
         return None if levels is None else Verdict(Answer.REFUSE, DecidedBy.DENY_CACHE, applied, levels)
@@ -77,12 +97,13 @@ class Limiter:
     def _ask(self, applied: Sequence[Applied], charges: Sequence[Charge], then: Callable[[Verdict], None]) -> None:
         if not charges:  # shadows of blocked keys only: nothing to ask
             then(Verdict(Answer.PASS, DecidedBy.OVERRIDE, applied, (None,) * len(applied)))
-            return
-        if self._undecided >= MOST_UNDECIDED:
-            then(store_failed(applied, "overloaded"))
-            return
-        self._undecided += 1
-        self._store.ask(charges, partial(self._decided, applied, then))
+        elif not self.guard.closed:
+            then(self._without_store(applied, "breaker_open"))
+        elif self._undecided >= MOST_UNDECIDED:
+            then(self._without_store(applied, "overloaded"))
+        else:
+            self._undecided += 1
+            self._store.ask(charges, partial(self._decided, applied, then))
 
     def _decided(
         self,
@@ -93,11 +114,20 @@ class Limiter:
     ) -> None:
         self._undecided -= 1
         if isinstance(answer, StoreUnavailable):
-            then(store_failed(applied, answer.reason))
-        else:
-            then(self._verdict(applied, answer, asked_s))
+            self.guard.failed(answer, asked_s)
+            then(self._without_store(applied, answer.reason))
+            return
+        self.guard.answered()
+        if self.local.owes:
+            self._settlement.begin()
+        then(self._verdict(applied, answer, asked_s))
 
     def _verdict(self, applied: Sequence[Applied], levels: Sequence[Level | None], asked_s: float) -> Verdict:
+        if len(applied) == 1 and (level := levels[0]) is not None and level.enough:
+            charge = applied[0].charge
+            if charge is not None and level.tokens < charge.cost:
+                self._deny_cache.remember(charge, level, asked_s)
+            return Verdict(Answer.PASS, DecidedBy.STORE, applied, levels)
         known: list[Level | None] = []
         answer, following, unreadable = Answer.PASS, iter(levels), False
         for policy, charge in applied:
@@ -114,5 +144,11 @@ class Limiter:
             if level.tokens < charge.cost:
                 self._deny_cache.remember(charge, level, asked_s)
         if unreadable and answer is Answer.PASS:  # what one bucket refuses needs no word of another
-            return store_failed(applied, "unreadable_bucket")
+            return self._without_store(applied, "unreadable_bucket")
         return Verdict(answer, DecidedBy.STORE, applied, known)
+
+    def _without_store(self, applied: Sequence[Applied], reason: str) -> Verdict:
+        if not decided_locally(applied):
+            return store_failed(applied, reason)
+        shares, levels, passes = self.local.decide(applied, self._proxies(), time.monotonic_ns() // 1000)
+        return Verdict(Answer.PASS if passes else Answer.REFUSE, DecidedBy.LOCAL, shares, levels, reason)

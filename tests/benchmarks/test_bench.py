@@ -1,5 +1,6 @@
 """The benchmark: its arithmetic, what it takes for right answers, and one short run on real proxies."""
 
+import asyncio
 import json
 import shutil
 from collections import Counter
@@ -9,10 +10,12 @@ from typing import Self
 import pytest
 
 from benchmarks.bench import __main__ as command
-from benchmarks.bench import figures, goals, report, store_results, volley, wrk
+from benchmarks.bench import figures, goals, growth, report, store_results, volley, wrk
 from benchmarks.bench.candidates import NGINX, SIDEGATE, Candidate, plans
 from benchmarks.bench.figures import Case, Figures, Sample, Spread, spread
 from benchmarks.bench.measure import ALLOWED, REFUSED, WrongAnswers, check_outcome, check_volley
+from benchmarks.static_upstream import ANSWER, Static
+from proxy.config import Settings
 from tests.recorder import Recorder
 
 CASE = Case(ALLOWED, 32)
@@ -79,6 +82,37 @@ def test_a_cell_shows_as_many_digits_as_it_is_worth() -> None:
 def test_samples_are_read_back_as_they_were_kept() -> None:
     samples = [sample(0, SIDEGATE, 20), sample(1, NGINX, 40)]
     assert store_results.samples_of(json.loads(json.dumps(store_results.rows_of(samples)))) == samples
+
+
+def test_growth_is_told_as_multiples_of_the_first_size() -> None:
+    points = {"body of the request (bytes)": [growth.Point(0, 20.0, 5.0, 1.0), growth.Point(1024, 30.0, 5.0, 1.5)]}
+    lines = list(report.growth_lines(json.loads(json.dumps(points))))
+    assert lines[0] == "### Body of the request\n"
+    assert lines[-2] == "| 1,024 | 30.0 | 5.0 | 1.50 | 1.50 |"
+
+
+def test_the_points_of_one_size_become_the_median_of_each_figure() -> None:
+    points = [growth.Point(8, 20.0, 5.0, 3.0), growth.Point(8, 22.0, 4.0, 1.0), growth.Point(8, 21.0, 6.0, 2.0)]
+    assert growth.middle(points) == growth.Point(8, 21.0, 5.0, 2.0)
+
+
+@pytest.mark.parametrize("size", [1, 10, 100])
+def test_every_question_has_policies_that_a_sidecar_takes(size: int) -> None:
+    for question in growth.QUESTIONS:
+        Settings.model_validate({"policies": question.policies(size)})
+
+
+async def test_the_application_behind_the_proxies_answers_when_a_body_has_come_whole() -> None:
+    server = await asyncio.get_running_loop().create_server(Static, "127.0.0.1", 0)
+    reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+    post = b"POST / HTTP/1.1\r\nContent-Length: 5\r\n\r\n"
+    writer.write(post + b"12")
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(reader.readexactly(1), 0.05)
+    writer.write(b"345" + post + b"\r\n\r\n5" + b"GET / HTTP/1.1\r\n\r\n")
+    assert await asyncio.wait_for(reader.readexactly(3 * len(ANSWER)), 5) == ANSWER * 3
+    writer.close()
+    server.close()
 
 
 # wrk

@@ -63,7 +63,12 @@ def test_all_faults_are_named_at_once_in_the_order_of_the_document() -> None:
             "c.yaml:1:14: log.level: 'loud' is not known here; expected debug, info, warning or error",
         ),
         ("upstream: {url: 'http://h/x'}", "c.yaml:1:17: upstream.url: 'http://h/x' is not an upstream"),
-        ("store: {on_failure: local}", "c.yaml:1:21: store.on_failure: 'local' is not supported by this version yet"),
+        (
+            "store: {on_failure: locally}",
+            "c.yaml:1:21: store.on_failure: 'locally' is not known here; expected deny, allow",
+        ),
+        ("store: {replicas: 0}", "c.yaml:1:19: store.replicas: 0 is not a whole number from 1 to 100000"),
+        ("store: {warn_at_buckets: many}", "c.yaml:1:26: store.warn_at_buckets: 'many' is not a whole number from 1"),
         (
             "store: {url: 'redis+sentinel://h'}",
             "c.yaml:1:14: store.url: 'redis+sentinel://h' is not a store; expected e.g. redis+s",
@@ -114,7 +119,7 @@ def in_policy(text: str) -> str:
         ("burst: '15'", "policies[0].burst: '15' is not a whole number from 1 to 1000000000, without quotes"),
         (
             "on_store_failure: open",
-            "policies[0].on_store_failure: 'open' is not known here; expected deny or allow; did you mean 'allow'?",
+            "policies[0].on_store_failure: 'open' is not known here; expected deny, allow or local; did you mean 'allow'?",
         ),
     ],
 )

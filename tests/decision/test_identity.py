@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.decision.identity import ANONYMOUS, LONGEST_VALUE_BYTES, ClientAddress, encode, hashed
+from proxy.decision.identity import ANONYMOUS, LONGEST_VALUE_BYTES, ClientAddress, _address, encode, hashed
 from proxy.decision.policy import PolicySet
 from proxy.decision.request import BadRequest
 from tests.decision.asked import LOOPBACK, bucket_of, facts, source
@@ -215,6 +215,13 @@ def client_ip(peer: str, *forwarded: str, addresses: ClientAddress = LOOPBACK) -
 )
 def test_the_client_is_the_rightmost_hop_that_is_not_trusted(peer: str, forwarded: list[str], found: str) -> None:
     assert client_ip(peer, *forwarded) == found
+
+
+def test_an_entry_too_long_for_an_address_ends_the_walk_and_is_not_remembered() -> None:
+    remembered = _address.cache_info().currsize
+    for number in range(50):
+        assert client_ip(TRUSTED, f"1.2.3.4, {number}{'9' * 8000}") == TRUSTED
+    assert _address.cache_info().currsize <= remembered + 1
 
 
 def test_without_trusted_proxies_nobody_speaks_for_another() -> None:

@@ -204,6 +204,31 @@ def test_an_exempt_key_of_one_policy_is_still_limited_by_the_others() -> None:
     assert applying(facts(("X-User-ID", "alice")), exempting, Policy("b", key=USER, limit=MINUTELY)) == ["b"]
 
 
+def test_an_override_of_an_address_means_that_client_and_nobody_who_sends_its_address_as_a_name() -> None:
+    exempt: dict[tuple[str, ...], Override] = {
+        ("192.0.2.7",): Override(exempt=True),
+        ("2001:db8::/64",): Override(exempt=True),
+    }
+    policy = Policy("p", key=USER, limit=MINUTELY, overrides=exempt)
+    assert applying(facts(peer="192.0.2.7"), policy) == []
+    assert applying(facts(peer="2001:db8::5"), policy) == []
+    for forged in ("192.0.2.7", "2001:db8::/64"):
+        assert applying(facts(("X-User-ID", forged), peer="198.51.100.1"), policy) == ["p"]
+        assert applying(facts(("X-User-ID", forged), peer="192.0.2.7"), policy) == ["p"]
+
+
+def test_an_override_of_an_address_in_one_part_of_a_key_means_the_client_too() -> None:
+    composite = key("method", "header:X-User-ID | client_ip")
+    policy = Policy("p", key=composite, limit=MINUTELY, overrides={("GET", "192.0.2.7"): Override(exempt=True)})
+    assert applying(facts(peer="192.0.2.7"), policy) == []
+    assert applying(facts(("X-User-ID", "192.0.2.7")), policy) == ["p"]
+
+
+def test_an_address_names_whatever_a_key_without_clients_shows() -> None:
+    policy = Policy("p", key=key("header:X-Node"), limit=MINUTELY, overrides={("192.0.2.7",): Override(exempt=True)})
+    assert applying(facts(("X-Node", "192.0.2.7")), policy) == []
+
+
 def test_an_override_of_a_composite_key_names_all_parts() -> None:
     composite = key("header:X-Tenant", "method")
     policy = Policy("p", key=composite, limit=MINUTELY, overrides={("acme", "POST"): Override(blocked=True)})
@@ -240,8 +265,24 @@ def test_a_path_is_exempt_in_its_plain_spellings_only() -> None:
 
 
 def test_an_encoded_slash_makes_no_path_exempt() -> None:
-    """`/static/..%2Fapi/data` may be /api/data to the application: an exemption needs both readings to match."""
-    assert applying(facts(target="/static/..%2Fapi/data"), STATIC, LIMITED) == ["limited"]
+    """`/static%2Fdata` may be one segment to the application: an exemption needs both readings to match."""
+    everything = Policy("everything", Match(), USER, MINUTELY)
+    assert applying(facts(target="/static/data"), STATIC, everything) == []
+    assert applying(facts(target="/static%2Fdata"), STATIC, everything) == ["everything"]
+    assert applying(facts(target="/static/a%2Fdata"), STATIC, everything) == []
+
+
+def test_a_match_that_ignores_case_has_one_bucket_for_every_case_of_a_path() -> None:
+    folding = Match(paths=(re.compile("/api/.*", re.IGNORECASE),))
+    for part, name in (("path", "%2Fapi%2Fdata"), ("path:2", "data")):
+        compiled = PolicySet([Policy("p", folding, key(part), MINUTELY)], LOOPBACK, "")
+        buckets = {
+            entry.charge.key
+            for target in ("/api/data", "/API/Data", "/aPi/%44ATA")
+            for entry in compiled.applying(facts(target=target))
+            if entry.charge
+        }
+        assert buckets == {f"p:{name}"}
 
 
 # -- what a caller is shown of its limits -----------------------------------------------------------------------------

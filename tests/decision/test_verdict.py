@@ -4,12 +4,21 @@ import pytest
 
 from proxy.decision.bucket import Charge, Level, Limit, Rate
 from proxy.decision.policy import Applied, OnStoreFailure, Policy
-from proxy.decision.verdict import UNLIMITED, Answer, DecidedBy, Outcome, Verdict, outcome_of, store_failed
+from proxy.decision.verdict import (
+    UNLIMITED,
+    Answer,
+    DecidedBy,
+    Outcome,
+    Verdict,
+    decided_locally,
+    outcome_of,
+    store_failed,
+)
 
 SECOND = 1_000_000
 LIMIT = Limit(Rate(1, SECOND), 5, 5, 1)
 SLOW = Limit(Rate(1, 60 * SECOND), 5, 5, 1)
-ALLOW, DENY = OnStoreFailure.ALLOW, OnStoreFailure.DENY
+ALLOW, DENY, LOCAL = OnStoreFailure.ALLOW, OnStoreFailure.DENY, OnStoreFailure.LOCAL
 
 HAS = Level(3, 0, True)
 LACKS = Level(0, 250_000, False)
@@ -49,6 +58,12 @@ def refused(*entries: tuple[Applied, Level | None], by: DecidedBy = DecidedBy.ST
         (DecidedBy.STORE_FAILURE, applied(), None, Outcome.STORE_DENIED),
         (DecidedBy.STORE_FAILURE, applied(on_store_failure=ALLOW), None, Outcome.STORE_ALLOWED),
         (DecidedBy.STORE_FAILURE, applied(shadow=True), None, Outcome.STORE_ALLOWED),
+        (DecidedBy.LOCAL, applied(on_store_failure=LOCAL), HAS, Outcome.LOCAL_ALLOWED),
+        (DecidedBy.LOCAL, applied(on_store_failure=LOCAL), LACKS, Outcome.LOCAL_REFUSED),
+        (DecidedBy.LOCAL, applied(on_store_failure=LOCAL, shadow=True), LACKS, Outcome.SHADOW_REFUSED),
+        (DecidedBy.LOCAL, applied(on_store_failure=ALLOW), None, Outcome.STORE_ALLOWED),
+        (DecidedBy.LOCAL, applied(shadow=True), None, Outcome.STORE_ALLOWED),
+        (DecidedBy.LOCAL, applied(blocked=True, shadow=True), None, Outcome.SHADOW_REFUSED),
     ],
 )
 def test_each_policy_has_one_outcome(by: DecidedBy, entry: Applied, level: Level | None, outcome: Outcome) -> None:
@@ -121,6 +136,26 @@ def test_the_strictest_live_policy_says_what_an_outage_means(entries: list[Appli
     assert (verdict.answer, verdict.decided_by, verdict.reason) == (answer, DecidedBy.STORE_FAILURE, "timeout")
     assert list(verdict.levels) == [None] * len(entries)
     assert list(verdict.applied) == entries
+
+
+@pytest.mark.parametrize(
+    ("entries", "locally"),
+    [
+        ([applied(on_store_failure=LOCAL)], True),
+        ([applied(on_store_failure=LOCAL), applied(on_store_failure=ALLOW)], True),
+        ([applied(on_store_failure=LOCAL), applied(shadow=True)], True),
+        ([applied(on_store_failure=LOCAL), applied()], False),
+        ([applied(on_store_failure=ALLOW)], False),
+        ([applied()], False),
+    ],
+)
+def test_this_proxys_share_decides_unless_a_policy_denies(entries: list[Applied], locally: bool) -> None:
+    assert decided_locally(entries) is decided_locally(entries[::-1]) is locally
+
+
+def test_a_refusal_by_this_proxys_share_names_its_policy() -> None:
+    opening, shared = applied("open", on_store_failure=ALLOW), applied("shared", on_store_failure=LOCAL)
+    assert refused((opening, None), (shared, LACKS), by=DecidedBy.LOCAL).refusing == ("shared",)
 
 
 def test_what_no_policy_concerns_passes() -> None:

@@ -28,10 +28,19 @@ def shared_impatient_sidecar(shared_store_server: StoreServer, shared_recorder: 
     config = configuration(
         shared_store_server.url,
         shared_recorder.url,
-        listen={"header_timeout": "200ms", "idle_timeout": "400ms", "max_connections": 8},
+        listen={
+            "header_timeout": "200ms",
+            "body_timeout": "200ms",
+            "idle_timeout": "400ms",
+            "write_timeout": "500ms",
+            "max_connections": 8,
+            "max_body_bytes": "1GiB",
+        },
         upstream={
             "connect_timeout": "200ms",
             "response_timeout": "300ms",
+            "between_bytes_timeout": "300ms",
+            "queue_timeout": "200ms",
             "max_connections": 2,
             "idle_timeout": "500ms",
         },

@@ -156,6 +156,52 @@ def test_repeated_request_fields_keep_their_number_and_order(sidecar: Sidecar, r
     assert recorder.only().values("cookie") == [b"a=1", b"b=2"]
 
 
+# How far a request may go
+
+
+@pytest.mark.parametrize("method", ["TRACE", "OPTIONS"])
+@pytest.mark.parametrize(("hops", "arrives"), [("1", b"0"), ("10", b"9"), ("007", b"6"), ("9" * 40, b"999999998")])
+def test_each_intermediary_takes_one_of_the_hops(
+    method: str, hops: str, arrives: bytes, sidecar: Sidecar, recorder: Recorder
+) -> None:
+    assert get(sidecar.port, "/", f"Max-Forwards: {hops}", method=method).status == 200
+    assert recorder.only().value("max-forwards") == arrives
+
+
+def test_hops_of_other_methods_are_not_counted(sidecar: Sidecar, recorder: Recorder) -> None:
+    assert get(sidecar.port, "/", "Max-Forwards: 0").status == 200
+    assert recorder.only().value("max-forwards") == b"0"
+
+
+def test_a_trace_that_may_go_no_further_comes_back_without_its_secrets(
+    sidecar: Sidecar, recorder: Recorder, store_server: StoreServer
+) -> None:
+    fields = ("Max-Forwards: 0", "Via: 1.1 first", "X-A: gr\xfc\xdfe", "Cookie: a=1", "Authorization: Basic eDp5")
+    with RawClient(sidecar.port) as client:
+        reply = client.get("/far?x", *fields, method="TRACE")
+        assert (reply.status, reply.value("Content-Type")) == (200, "message/http")
+        kept = request("/far?x", *fields[:3], method="TRACE")
+        assert (reply.body, reply.values("RateLimit")) == (kept, ['"roomy";r=99999;t=864'])
+        assert client.get().status == 200
+    assert [received.target for received in recorder.requests] == [b"/"]
+    assert spent(store_server) == {"client_ip=127.0.0.1": 2}
+
+
+def test_options_that_may_go_no_further_are_answered_here(sidecar: Sidecar, recorder: Recorder) -> None:
+    with RawClient(sidecar.port) as client:
+        client.send(request("*", "Max-Forwards: 0", method="OPTIONS"))
+        reply = client.reply()
+        assert (reply.status, reply.body, reply.value("Content-Length")) == (200, b"", "0")
+    assert recorder.requests == []
+
+
+@pytest.mark.parametrize("value", ["-1", "1, 2", "x", "1.0", "+1", "", "\xb2"])
+def test_hops_that_are_no_number_are_a_bad_request(value: str, sidecar: Sidecar, recorder: Recorder) -> None:
+    assert get(sidecar.port, "/", f"Max-Forwards: {value}", method="OPTIONS").status == 400
+    assert get(sidecar.port, "/", "Max-Forwards: 1", "Max-Forwards: 1", method="TRACE").status == 400
+    assert recorder.requests == []
+
+
 # Connections
 
 
@@ -433,9 +479,9 @@ def test_an_answer_that_stops_in_its_middle_is_broken_off(impatient_sidecar: Sid
 
 @pytest.mark.slow
 def test_an_answer_that_drips_is_no_timeout(impatient_sidecar: Sidecar, recorder: Recorder) -> None:
-    drops: list[Step] = [b"1\r\na\r\n", 0.1]
-    recorder.answer(CHUNKED_HEAD, *drops * 5, b"0\r\n\r\n")
-    assert get(impatient_sidecar.port).body == b"aaaaa"
+    drops: list[Step] = [b"1\r\na\r\n", 0.03]
+    recorder.answer(CHUNKED_HEAD, *drops * 14, b"0\r\n\r\n")
+    assert get(impatient_sidecar.port).body == b"a" * 14
 
 
 @pytest.mark.slow
@@ -558,6 +604,24 @@ def test_a_large_download_takes_little_memory(chunked: bool, sidecar: Sidecar, r
         time.sleep(0.1)  # a client that takes its time
         client.count_rest_of(LARGE_BYTES)
     assert sidecar.peak_rss_bytes() < LARGEST_RSS_BYTES
+
+
+@pytest.mark.slow
+def test_an_endless_stream_of_small_events_takes_no_memory(sidecar: Sidecar, recorder: Recorder) -> None:
+    event = b"data: tick\n\n"
+    events = b"%x\r\n%b\r\n" % (len(event), event) * 40_000
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+    recorder.answer(head, *[events] * 8, Act.HOLD)
+    with RawClient(sidecar.port) as client:
+        client.send(request())
+        assert client.head().value("Content-Type") == "text/event-stream"
+        payload = 0
+        for part in range(8):
+            while payload < (part + 1) * 40_000 * len(event):
+                payload += len(client.chunk())
+            if part == 0:
+                before = sidecar.rss_bytes()
+        assert sidecar.rss_bytes() - before < 4 * MIB
 
 
 @pytest.mark.slow

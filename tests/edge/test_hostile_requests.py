@@ -269,6 +269,10 @@ EXPECT = [
         post(b"Expect: 100-continue\r\nContent-Length: 5\r\n", b"hello"),
     ),
     rejected("A44", "an unknown expectation", post(b"Expect: 200-maybe\r\nContent-Length: 5\r\n", b"hello"), 417),
+    rejected("A20b", "an empty transfer coding", post(b"Transfer-Encoding: \r\n")),
+    rejected(
+        "A20c", "an empty transfer coding and a length", post(b"Transfer-Encoding: \r\nContent-Length: 5\r\n", b"hello")
+    ),
     passed("A48", "an identity that is a list", head(b"X-User-ID: alice, bob\r\n"), spends={"alice%2C%20bob": 1}),
     passed("A49", "an identity in white space", head(b"X-User-ID: \talice \t\r\n"), spends={"alice": 1}),
     rejected("A49b", "an identity given twice", head(b"X-User-ID: alice\r\nX-User-ID: bob\r\n")),
@@ -437,7 +441,7 @@ def test_pipelining_over_the_limit_is_refused_in_order(sidecar: Sidecar, recorde
     assert len(recorder.requests) == 2
 
 
-@pytest.mark.parametrize("protocol", ["websocket", "h2c", "x"])
+@pytest.mark.parametrize("protocol", ["websocket, h2c", "h2c", "x"])
 def test_an_upgrade_is_not_passed_on_and_the_next_request_is_limited_as_any_other(
     protocol: str, sidecar: Sidecar, recorder: Recorder, store_server: StoreServer
 ) -> None:

@@ -1,19 +1,22 @@
 """The connections to the application: which one is given to whom, how many there are, and who waits for how long."""
 
 import asyncio
+import contextlib
+import socket
+import time
 from collections.abc import AsyncIterator, Coroutine
 from typing import Any
 
 import pytest
 
 from proxy.config import UpstreamSettings
-from proxy.edge.pool import WAITING_PER_CONNECTION, Pool
-from proxy.edge.upstream import Busy, ConnectFailed, UpstreamConnection, UpstreamError
+from proxy.edge.pool import Pool
+from proxy.edge.upstream import Busy, ConnectFailed, ConnectTimedOut, QueueFull, UpstreamConnection, UpstreamError
 from proxy.edge.wire import Body, ResponseMessage
 from tests.recorder import OK
 from tests.servers import free_port
 
-PATIENCE_S = 5.0
+PATIENCE_S = 30.0
 
 
 class Application:
@@ -52,6 +55,7 @@ class Request:
         self._pool = pool
         self.connection: UpstreamConnection | None = None
         self.error: UpstreamError | None = None
+        self.told_ns = 0
         self._told = asyncio.Event()
         self._answered = asyncio.Event()
 
@@ -61,6 +65,7 @@ class Request:
 
     def on_upstream_error(self, error: UpstreamError) -> None:
         self.error = error
+        self.told_ns = time.perf_counter_ns()
         self._told.set()
 
     def on_response(self, message: ResponseMessage, body: Body) -> None:
@@ -86,7 +91,9 @@ class Request:
 
     async def give_back(self) -> UpstreamConnection:
         connection = await self.connected()
-        connection.send(self, b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", head_only=False, timeout_s=PATIENCE_S)
+        connection.send(
+            self, b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", head_only=False, timeout_s=PATIENCE_S, between_s=PATIENCE_S
+        )
         async with asyncio.timeout(PATIENCE_S):
             await self._answered.wait()
         self._pool.release(connection)
@@ -164,6 +171,19 @@ async def test_one_that_must_be_fresh_is_none_that_has_been_idle(bench: Bench) -
     assert fresh is not used
     assert not fresh.reused
     fresh.abort()
+
+
+async def test_one_that_must_be_fresh_is_not_given_what_others_give_back(bench: Bench) -> None:
+    pool = bench.pool(max_connections=1)
+    holding = bench.want(pool)
+    used = await holding.connected()
+    fresh, second = bench.want(pool, fresh=True), bench.want(pool)
+    await holding.give_back()
+    assert await second.connected() is used  # though the other one waits longer
+    await second.give_back()
+    assert await fresh.connected() is not used  # it made room
+    await fresh.give_back()
+    assert pool.open == 1
 
 
 async def test_one_that_must_be_sure_is_none_that_the_application_has_closed_unnoticed(bench: Bench) -> None:
@@ -245,19 +265,20 @@ async def test_a_connection_that_dies_makes_room_for_who_waits(bench: Bench) -> 
 
 
 async def test_more_requests_than_may_wait_are_told_at_once(bench: Bench) -> None:
-    pool = bench.pool(max_connections=1)
+    pool = bench.pool(max_connections=1, max_waiting=4)
     holding = bench.want(pool)
     await holding.connected()
-    waiting = [bench.want(pool) for _ in range(WAITING_PER_CONNECTION)]
+    waiting = [bench.want(pool) for _ in range(4)]
     one_too_many = bench.want(pool)
-    assert isinstance(one_too_many.error, Busy)
+    assert isinstance(one_too_many.error, QueueFull)
     assert all(request.waits for request in waiting)
     for request in [holding, *waiting]:
         await request.give_back()
 
 
+@pytest.mark.slow
 async def test_who_waits_too_long_is_told_in_the_order_of_waiting(bench: Bench) -> None:
-    pool = bench.pool(max_connections=1, connect_timeout="300ms")  # also what the first connection may take
+    pool = bench.pool(max_connections=1, queue_timeout="300ms")
     holding = bench.want(pool)
     await holding.connected()
     order: list[Request] = []
@@ -266,13 +287,26 @@ async def test_who_waits_too_long_is_told_in_the_order_of_waiting(bench: Bench) 
         order.append(await request.told())
 
     first = bench.want(pool)
-    await asyncio.sleep(0.015)
+    await asyncio.sleep(0.2)
     second = bench.want(pool)
     await asyncio.gather(told(second), told(first))
     assert order == [first, second]
     assert isinstance(first.error, Busy)
     assert isinstance(second.error, Busy)
     await holding.give_back()
+
+
+async def test_who_waits_for_a_connection_being_made_has_the_time_that_may_take(bench: Bench) -> None:
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as deaf, contextlib.ExitStack() as fill:
+        for _ in range(2):  # a backlog of 0 takes one or two, and no more
+            filler = fill.enter_context(socket.socket())
+            filler.setblocking(False)
+            filler.connect_ex(deaf.getsockname())
+        url = f"http://127.0.0.1:{deaf.getsockname()[1]}"
+        pool = bench.pool(url, max_connections=1, queue_timeout="20ms", connect_timeout="100ms")
+        first, second = bench.want(pool), bench.want(pool)
+        assert isinstance((await second.told()).error, Busy)
+        assert isinstance((await first.told()).error, ConnectTimedOut)
 
 
 async def test_who_no_longer_wants_one_gets_none(bench: Bench) -> None:

@@ -13,7 +13,10 @@ SILENCE = None
 
 
 class FakeStore:
-    """Answers the n-th script call with the n-th of `says`, and the last of them ever after; all else with +OK."""
+    """Answers the n-th script call with the n-th of `says`, and the last of them ever after; all else with +OK.
+
+    `TAG` in an answer stands for the call's own number.
+    """
 
     def __init__(self, says: Sequence[bytes | None]) -> None:
         self.says = list(says)
@@ -40,7 +43,7 @@ class FakeStore:
                     if reply == HANG_UP:
                         return
                     if reply is not None:
-                        writer.write(reply)
+                        writer.write(reply.replace(b"TAG", command[-1]))
 
     async def answer_and_close(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:

@@ -16,7 +16,7 @@ from proxy.store.topology import open_store
 from tests.servers import USER
 
 # Bounds every wait of a test; what is waited for takes milliseconds.
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 # For tests that do not want the store to be late, whatever else the machine does.
 UNHURRIED_S = 10.0
 
@@ -51,7 +51,8 @@ class Sidecar:
             options = {**options, "username": USER, "password": USER}  # no more rights than documented
         settings = StoreSettings.model_validate({"url": url, **{key: value for key, value in options.items() if value}})
         self.store = open_store(settings, self._note, timeout_s)
-        self.limiter = Limiter(self.store, self.deny_cache)
+        self.proxies = 1
+        self.limiter = Limiter(self.store, self.deny_cache, proxies=lambda: self.proxies)
         self._changed = asyncio.Event()
 
     def ask(self, *applied: Applied) -> asyncio.Future[Verdict]:
@@ -74,6 +75,8 @@ class Sidecar:
 
     def _note(self, failure: StoreUnavailable | None) -> None:
         self.failures.append(failure)
+        if failure is None:
+            self.limiter.guard.connected()
         self._changed.set()
 
 

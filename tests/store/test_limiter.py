@@ -17,7 +17,7 @@ from tests.servers import StoreServer, free_port
 from tests.store.fake_store import HANG_UP, SILENCE, fake_store
 from tests.store.sidecar import PATIENCE_S, Sidecar, all_of, asking, hourly, sidecar
 
-ONE_LEFT = b"*2\r\n:1\r\n:0\r\n"
+ONE_LEFT = b"*3\r\n:1\r\n:0\r\n:TAG\r\n"
 ALLOW, DENY = OnStoreFailure.ALLOW, OnStoreFailure.DENY
 
 
@@ -457,7 +457,8 @@ NONSENSE = {
     "a status": b"+OK\r\n",
     "a number": b":1\r\n",
     "a list of lists": b"*2\r\n*1\r\n:1\r\n*1\r\n:0\r\n",
-    "an error inside": b"*2\r\n:1\r\n-ERR no\r\n",
+    "an error inside": b"*3\r\n:1\r\n-ERR no\r\n:TAG\r\n",
+    "another call's reply": b"*3\r\n:1\r\n:0\r\n:7777777\r\n",
     "another protocol": b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n",
     "RESP3 true": b"#t\r\n",
     "RESP3 false": b"#f\r\n",
@@ -483,7 +484,7 @@ async def test_a_reply_that_makes_no_sense_ends_the_connection(nonsense: bytes) 
 
 
 async def test_half_a_reply_is_not_waited_for() -> None:
-    async with fake_store(b"*2\r\n:1\r\n", ONE_LEFT) as fake, sidecar(fake.url, timeout_s=0.05) as proxy:
+    async with fake_store(b"*3\r\n:1\r\n", ONE_LEFT) as fake, sidecar(fake.url, timeout_s=0.05) as proxy:
         failed = await all_of([proxy.ask(asking("k"))])
         assert (answers(failed), reasons(failed)) == ({FAILED: 1}, {"timeout"})
         await proxy.until(connected=True)
@@ -505,11 +506,11 @@ async def test_a_store_that_hangs_up_is_noticed() -> None:
 
 
 async def test_a_reply_that_nobody_asked_for_ends_the_connection_before_it_reaches_anybody() -> None:
-    async with fake_store(ONE_LEFT + ONE_LEFT, b"*2\r\n:7\r\n:0\r\n") as fake, sidecar(fake.url) as proxy:
+    async with fake_store(ONE_LEFT + ONE_LEFT, b"*3\r\n:7\r\n:0\r\n:TAG\r\n") as fake, sidecar(fake.url) as proxy:
         assert answers([await proxy.ask(asking("k"))]) == {PASSED: 1}
         await proxy.until(connected=False)
         await proxy.until(connected=True)
-        assert (await proxy.ask(asking("k"))).levels == [Level(7, 0, True)]
+        assert tuple((await proxy.ask(asking("k"))).levels) == (Level(7, 0, True),)
         assert [failure and failure.reason for failure in proxy.failures] == [None, "protocol", None]
 
 

@@ -71,7 +71,8 @@ def histories(draw: st.DrawFn) -> list[Call]:
         for _ in range(draw(st.integers(1, 4))):
             if draw(st.integers(0, 9)) == 0:
                 chosen = draw(st.sampled_from(versions))
-            requests.append([Charge(name, chosen, draw(costs), draw(st.booleans())) for name in draw(names)])
+            kinds = st.sampled_from([(False, False), (True, False), (False, True)])  # a shadow, a debit, neither
+            requests.append([Charge(name, chosen, draw(costs), *draw(kinds)) for name in draw(names)])
         calls.append((now_us, requests))
     return calls
 
@@ -158,7 +159,9 @@ def test_nothing_about_the_callers_clock_reaches_the_script() -> None:
     def asked() -> tuple[str | int, ...]:
         batch: Batch[None] = Batch()
         batch.add([Charge("caller", limit(Rate(1, 10_000), 100), 1)], None)
-        return batch.arguments()
+        *arguments, tag = batch.arguments()
+        assert type(tag) is int
+        return tuple(arguments)
 
     assert asked() == asked() == (1, "caller", '["1/10000",1,10000,100,100,1001]', "[1,1,1,1,0]")
 
@@ -212,6 +215,27 @@ def test_a_refusal_by_one_limit_charges_no_other(store: VirtualStore) -> None:
     found = store.found("wide")
     assert found is not None
     assert found.bucket.tokens == 97
+
+
+def test_a_debit_takes_what_there_is_and_refuses_nothing(store: VirtualStore) -> None:
+    slow = limit(Rate(1, HOUR), 10)
+    spent = [Charge("k", slow, 7, debit=True)]
+    assert store.decide([spent, spent, spent], START) == [
+        (Level(3, 0, True),),
+        (Level(0, 0, False),),
+        (Level(0, 0, False),),
+    ]
+    found = store.found("k")
+    assert found is not None
+    assert found.bucket.tokens == 0
+    assert store.decide([[Charge("k", slow, 1)]], START + HOUR) == [(Level(0, 0, True),)]
+
+
+def test_a_debit_is_charged_beside_a_refusal(store: VirtualStore) -> None:
+    slow = limit(Rate(1, HOUR), 10)
+    request = [Charge("empty", limit(Rate(1, HOUR), 10, initial=0), 1), Charge("owing", slow, 4, debit=True)]
+    assert [level and level.tokens for level in store.decide([request], START)[0]] == [0, 6]
+    assert store.decide([[Charge("owing", slow, 0)]], START) == [(Level(6, 0, True),)]
 
 
 def test_requests_decided_together_under_two_limits_refill_nothing(store: VirtualStore) -> None:

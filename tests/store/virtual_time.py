@@ -12,7 +12,7 @@ from proxy.store.script import SCRIPT
 
 # The one line of the script that reads the clock, and what stands in its place here. All else is the shipped script.
 READS_TIME = "local time = redis.call('TIME')"
-GIVEN_TIME = "local time = cjson.decode(ARGV[3])"
+GIVEN_TIME = "local time = cjson.decode(ARGV[4])"
 assert SCRIPT.count(READS_TIME) == 1
 VIRTUAL_SCRIPT = SCRIPT.replace(READS_TIME, GIVEN_TIME)
 
@@ -121,4 +121,7 @@ def read(client: redis.Redis, key: str) -> dict[bytes, bytes]:
 
 def allowed(request: Request, decided: Decided) -> bool:
     """Whether a request passed."""
-    return all(charge.shadow or (level and level.enough) for charge, level in zip(request, decided, strict=True))
+    return all(
+        charge.shadow or charge.debit or (level and level.enough)
+        for charge, level in zip(request, decided, strict=True)
+    )

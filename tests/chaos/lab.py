@@ -1,0 +1,178 @@
+"""The lab: a store behind a fault proxy, three sidecars, one echoing application, and what traffic through them shows."""
+
+import asyncio
+import contextlib
+import math
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+from tests.chaos.fault_proxy import FaultProxy
+from tests.chaos.traffic import Answered, Traffic, Wanted
+from tests.raw_client import get
+from tests.servers import StoreServer
+from tests.sidecar import Config, Sidecar, configuration
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+class Quota:
+    """A limit of the lab's policies: `rate_per_s` and `burst`, each bucket full at first."""
+
+    def __init__(self, rate_per_s: int, burst: int, keys: int, on_failure: str) -> None:
+        self.rate_per_s, self.burst, self.keys, self.on_failure = rate_per_s, burst, keys, on_failure
+
+    def bound(self, seconds: float, losses: int, outage_s: float | None) -> int:
+        """The most that one key may be admitted: the published bound."""
+        bound = self.burst * (1 + losses) + self.rate_per_s * seconds
+        if self.on_failure == "local" and outage_s is not None:
+            bound += self.burst + self.rate_per_s * outage_s
+        return math.floor(bound) + 1
+
+
+# Of ten requests five are `calm` (offered less than their limit, so never refused), two `tight`, two `local`, one `open`.
+QUOTAS = {
+    "calm": Quota(20, 60, 50, "deny"),
+    "tight": Quota(4, 10, 5, "deny"),
+    "local": Quota(9, 30, 5, "local"),
+    "open": Quota(9, 30, 5, "allow"),
+}
+KINDS = ("calm", "tight", "calm", "local", "calm", "tight", "calm", "local", "calm", "open")
+POLICIES = [
+    {
+        "name": kind,
+        "match": {"path": [f"/{kind}/**"]},
+        "key": "header:X-User-ID",
+        "limit": f"{quota.rate_per_s}/s",
+        "burst": quota.burst,
+        "on_store_failure": quota.on_failure,
+    }
+    for kind, quota in QUOTAS.items()
+]
+# 100, and no more within the life of a lab.
+EXACT = {"name": "exact", "match": {"path": ["/exact/**"]}, "key": "header:X-User-ID", "limit": "1/day", "burst": 100}
+
+
+class Lab:
+    """Start it with `lab()`. `span_s` is how long a fault lasts, `timeout_s` is the sidecars' `store.timeout`."""
+
+    def __init__(self, store: StoreServer, proxy: FaultProxy, sidecars: list[Sidecar], app_port: int) -> None:
+        self.store = store
+        self.proxy = proxy
+        self.sidecars = sidecars
+        self.app_port = app_port
+        self.span_s = 1.0
+        self.timeout_s = 0.05
+        self.begun_s = 0.0
+        self.ended_s = 0.0
+        self.round = 0
+        self.brief = False  # end a fault as soon as every breaker has opened
+        self._marks = [0] * len(sidecars)
+
+    async def settled(self) -> None:
+        """Wait until every sidecar has its store and its store has nothing left of the scenario before."""
+        self.proxy.heal()
+        self.store.client.flushall()
+        await self.healthy()
+
+    async def healthy(self) -> None:
+        """Wait until every sidecar uses its store."""
+        while True:
+            pages = [await asyncio.to_thread(get, sidecar.port, "/health") for sidecar in self.sidecars]
+            if all(page.json()["status"] == "ok" for page in pages):
+                return
+            await asyncio.sleep(0.1)
+
+    def begin(self) -> None:
+        self._marks = [len(sidecar.lines) for sidecar in self.sidecars]
+        self.begun_s = asyncio.get_running_loop().time()
+
+    def end(self) -> None:
+        self.ended_s = asyncio.get_running_loop().time()
+
+    async def last(self) -> None:
+        """The fault goes on for its span; a brief one only until every breaker is open, and a little longer."""
+        loop = asyncio.get_running_loop()
+        while loop.time() < self.begun_s + self.span_s:
+            if self.brief and len(self.first_moments("store_breaker_open")) >= len(self.sidecars):
+                await asyncio.sleep(0.2)
+                return
+            await asyncio.sleep(0.02)
+
+    def wanted(self, number: int) -> Wanted:
+        """The request of this number in the present round; users are new in each round."""
+        kind = KINDS[(number // len(self.sidecars)) % len(KINDS)]
+        user = f"r{self.round}-{(number // 7) % QUOTAS[kind].keys}"
+        return Wanted(kind, user, f"/{kind}/{self.round}/{number}")
+
+    def seen_by_the_app(self) -> Counter[str]:
+        return Counter(get(self.app_port, "/seen").body.decode().split("\n"))
+
+    def first_moments(self, event: str) -> list[float]:
+        """When each sidecar that did logged an event first since the fault began, by the loop's clock."""
+        offset_s = datetime.now(UTC).timestamp() - asyncio.get_running_loop().time()
+        found = []
+        for sidecar, mark in zip(self.sidecars, self._marks, strict=True):
+            line = next((line for line in list(sidecar.lines)[mark:] if line["event"] == event), None)
+            if line is not None:
+                found.append(datetime.fromisoformat(line["time"]).timestamp() - offset_s)
+        return found
+
+
+@contextlib.contextmanager
+def lab(timeout: str, *store_options: str) -> Iterator[Lab]:
+    """Everything started; everything ended afterwards, and no sidecar may have complained."""
+    app = subprocess.Popen([sys.executable, "-m", "tests.chaos.echo_app"], cwd=ROOT, stdout=subprocess.PIPE)
+    assert app.stdout is not None
+    store = StoreServer(*store_options)
+    proxy = FaultProxy(store.port)
+    try:
+        app_port = int(app.stdout.readline())
+        with contextlib.ExitStack() as stack:
+            sidecars = [stack.enter_context(Sidecar(_config(proxy, app_port, timeout))) for _ in range(3)]
+            yield Lab(store, proxy, sidecars, app_port)
+    finally:
+        proxy.stop()
+        store.stop()
+        app.terminate()
+        app.wait(10)
+        app.stdout.close()
+
+
+def _config(proxy: FaultProxy, app_port: int, timeout: str) -> Config:
+    upstream = f"http://127.0.0.1:{app_port}"
+    return configuration(
+        proxy.url, upstream, policies=[*POLICIES, EXACT], store={"timeout": timeout}, log={"requests": "none"}
+    )
+
+
+Inject = Callable[[Lab], Awaitable[None]]
+
+
+async def under_load(lab: Lab, rate_per_s: float, calm_s: float, after_s: float, inject: Inject) -> list[Answered]:
+    """Steady traffic: calm, the fault, and some time after its end."""
+    lab.round += 1
+    traffic = Traffic([sidecar.port for sidecar in lab.sidecars], rate_per_s, lab.wanted)
+    task = asyncio.get_running_loop().create_task(traffic.run())
+    try:
+        await asyncio.sleep(calm_s)
+        await inject(lab)
+        await lab.healthy()
+        await asyncio.sleep(after_s)
+    finally:
+        traffic.stop()
+        await task
+    return traffic.answers
+
+
+async def until_counted(sidecars: list[Sidecar], proxies: int) -> None:
+    """Wait until every sidecar knows how many share a limit."""
+    wanted = f"sidegate_store_proxies {proxies}.0"
+    while True:
+        pages = [await asyncio.to_thread(get, each.admin_port, "/metrics", "Connection: close") for each in sidecars]
+        if all(wanted in page.body.decode() for page in pages):
+            return
+        await asyncio.sleep(0.1)

@@ -1,0 +1,36 @@
+"""`local` with the store dead: what three sidecars admit together of evenly spread traffic."""
+
+import asyncio
+
+from tests.chaos.lab import QUOTAS, Lab, until_counted
+from tests.chaos.storms import Outcome
+from tests.chaos.traffic import Traffic, Wanted
+
+
+async def admitted_without_store(made: Lab, seconds: float = 60.0) -> Outcome:
+    """Total admitted against the shared limit; faults where it is not within 80 % and 100 % of it."""
+    quota = QUOTAS["local"]
+    await made.settled()
+    made.round += 1
+    await until_counted(made.sidecars, 3)
+    await asyncio.to_thread(made.store.kill)
+    # Each user's requests go round the sidecars, at more than twice its limit.
+    keys, prefix = quota.keys, f"alone-{made.round}"
+    traffic = Traffic(
+        [sidecar.port for sidecar in made.sidecars],
+        2.2 * quota.rate_per_s * keys,
+        lambda number: Wanted("local", f"{prefix}-{number // 3 % keys}", f"/local/{prefix}/{number}"),
+    )
+    task = asyncio.get_running_loop().create_task(traffic.run())
+    await asyncio.sleep(seconds)
+    traffic.stop()
+    await task
+    await asyncio.to_thread(made.store.start)
+    took_s = max(each.sent_s + each.took_s for each in traffic.answers) - min(each.sent_s for each in traffic.answers)
+    admitted = sum(each.status == 200 for each in traffic.answers)
+    allowed = keys * (quota.burst + quota.rate_per_s * took_s)
+    share = admitted / allowed
+    faults = [] if 0.8 <= share <= 1.0 else [f"{share:.1%} of the shared limit"]
+    if other := {each.status for each in traffic.answers} - {200, 429}:
+        faults.append(f"answers {other}")
+    return f"dead store, {took_s:.0f} s: {admitted} admitted of {allowed:.0f} shared ({share:.1%})", faults

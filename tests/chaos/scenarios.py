@@ -1,0 +1,302 @@
+"""What is done to the store, and what must hold whatever is done."""
+
+import asyncio
+import contextlib
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import redis
+
+from tests.chaos.fault_proxy import Delay, MixesUp, cuts, garbles, repeats, swallows, truncates
+from tests.chaos.lab import QUOTAS, Inject, Lab, under_load
+from tests.chaos.traffic import Answered
+from tests.servers import free_port
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """`outage`: requests may meet the failure mode; `opens`: for so long that the breaker opens. `losses` of state."""
+
+    name: str
+    title: str
+    inject: Inject
+    outage: bool = True
+    losses: int = 0
+    opens: bool = True
+
+
+# -- what is done -----------------------------------------------------------------------------------------------------
+
+
+async def killed(lab: Lab) -> None:
+    lab.begin()
+    await asyncio.to_thread(lab.store.kill)
+    await lab.last()
+    await asyncio.to_thread(lab.store.start)
+    lab.end()
+
+
+async def stopped(lab: Lab) -> None:
+    lab.begin()
+    lab.store.pause()
+    await lab.last()
+    lab.store.resume()
+    lab.end()
+
+
+def through(fault: Callable[[Lab], None]) -> Inject:
+    """A fault of the proxy before the store, for the span."""
+
+    async def inject(lab: Lab) -> None:
+        lab.begin()
+        fault(lab)
+        await lab.last()
+        lab.proxy.heal()
+        lab.end()
+
+    return inject
+
+
+def black_hole(lab: Lab) -> None:
+    lab.proxy.fault = swallows
+
+
+def truncated(lab: Lab) -> None:
+    lab.proxy.fault = truncates
+
+
+def cut(lab: Lab) -> None:
+    lab.proxy.fault = cuts
+
+
+def garbled(lab: Lab) -> None:
+    lab.proxy.fault = garbles
+
+
+def repeated(lab: Lab) -> None:
+    lab.proxy.fault = repeats
+
+
+def mixed_up(lab: Lab) -> None:
+    lab.proxy.fault = MixesUp()
+
+
+def late(lab: Lab) -> None:
+    lab.proxy.delay = Delay(0.5 * lab.timeout_s, 0.25 * lab.timeout_s)
+
+
+def too_late(lab: Lab) -> None:
+    lab.proxy.delay = Delay(4 * lab.timeout_s)
+
+
+def every(part: float, act: Callable[[Lab], object]) -> Inject:
+    """An act that is repeated after each such part of the span."""
+
+    async def inject(lab: Lab) -> None:
+        lab.begin()
+        for _ in range(round(1 / part)):
+            await asyncio.sleep(lab.span_s * part)
+            act(lab)
+        lab.end()
+
+    return inject
+
+
+def flushed(lab: Lab) -> None:
+    lab.store.client.flushall()
+
+
+def script_flushed(lab: Lab) -> None:
+    lab.store.client.script_flush()
+
+
+def reset(lab: Lab) -> None:
+    lab.proxy.reset_all()
+
+
+def between(begin: Callable[[redis.Redis], object], end: Callable[[redis.Redis], object]) -> Inject:
+    """Two commands to the store, a span apart."""
+
+    async def inject(lab: Lab) -> None:
+        lab.begin()
+        begin(lab.store.client)
+        await lab.last()
+        end(lab.store.client)
+        lab.end()
+
+    return inject
+
+
+async def paused(lab: Lab) -> None:
+    lab.begin()
+    lab.store.client.client_pause(int(lab.span_s * 1000))
+    await lab.last()
+    lab.end()
+
+
+async def busy(lab: Lab) -> None:
+    """A script that runs for ever: nothing at first, then BUSY, until it is killed."""
+
+    def endless() -> None:
+        client = redis.Redis(unix_socket_path=str(lab.store.socket_path))
+        with client, contextlib.suppress(redis.ResponseError):  # killed
+            client.eval("while true do end", 0)
+
+    lab.store.client.config_set("busy-reply-threshold", "20")
+    lab.begin()
+    running = asyncio.get_running_loop().create_task(asyncio.to_thread(endless))
+    await lab.last()
+    lab.store.client.script_kill()
+    lab.end()
+    await running
+
+
+async def locked(lab: Lab) -> None:
+    """A password nobody told the sidecars of."""
+    client = lab.store.client
+    lab.begin()
+    client.config_set("requirepass", "new")
+    lab.proxy.reset_all()
+    await lab.last()
+    client.config_set("requirepass", "")
+    lab.end()
+
+
+async def crowded(lab: Lab) -> None:
+    """No room for a connection of theirs, MAXCLIENTS."""
+    client = lab.store.client
+    before = client.config_get("maxclients")["maxclients"] or "10000"
+    lab.begin()
+    client.config_set("maxclients", "1")
+    lab.proxy.reset_all()
+    await lab.last()
+    client.config_set("maxclients", before)
+    lab.end()
+
+
+SCENARIOS = [
+    Scenario("FA02", "kill -9, restart empty", killed, losses=1),
+    Scenario("FA03", "black hole", through(black_hole)),
+    Scenario("FA04", "SIGSTOP, SIGCONT", stopped),
+    Scenario("FA05", "answers late, but in time", through(late), outage=False),
+    Scenario("FA06", "answers later than store.timeout", through(too_late)),
+    Scenario("FA07", "FLUSHALL, four times", every(0.25, flushed), outage=False, losses=4),
+    Scenario("FA08", "SCRIPT FLUSH, often", every(0.04, script_flushed), outage=False),
+    Scenario(
+        "FA11",
+        "made a replica: READONLY",
+        between(lambda c: c.replicaof("127.0.0.1", str(free_port())), lambda c: c.replicaof("NO", "ONE")),
+    ),
+    Scenario(
+        "FA12",
+        "out of memory: OOM",
+        between(lambda c: c.config_set("maxmemory", "1"), lambda c: c.config_set("maxmemory", "0")),
+        opens=False,  # what only reads, a refusal, is answered still
+    ),
+    Scenario("FB01", "CLIENT PAUSE", paused),
+    Scenario("FB02", "an endless script: silence, BUSY", busy),
+    Scenario("FB03", "a password nobody told: NOAUTH", locked),
+    Scenario("FB04", "no connection left: MAXCLIENTS", crowded),
+    Scenario("FB05", "half of each reply, then silence", through(truncated)),
+    Scenario("FB06", "half of each reply, then the end", through(cut)),
+    Scenario("FB07", "replies of another protocol", through(garbled)),
+    Scenario("FB08", "each reply twice", through(repeated), opens=False),
+    Scenario("FB09", "replies in the wrong order", through(mixed_up), opens=False),
+    Scenario("FB10", "connections reset in mid-batch", every(0.1, reset), opens=False),
+]
+
+
+# -- what must hold ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What counts as too slow, in seconds. `quiet_p99_s`: of 99 in 100 requests while the breaker is open."""
+
+    until_open_s: float
+    quiet_p99_s: float
+    recovery_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """One scenario's outcome. `faults` is empty where all holds."""
+
+    scenario: Scenario
+    statuses: Counter[int]
+    slowest_s: float
+    quiet_p99_s: float | None
+    recovered_s: float | None
+    admitted: str
+    faults: list[str]
+
+
+async def run(scenario: Scenario, lab: Lab, rate_per_s: float, calm_s: float, after_s: float, bounds: Bounds) -> Report:
+    """Run one scenario and judge it."""
+    await lab.settled()
+    answers = await under_load(lab, rate_per_s, calm_s, after_s, scenario.inject)
+    opened = lab.first_moments("store_breaker_open")
+    faults = list(_wrong(scenario, lab, answers))
+    open_s = max(opened) if len(opened) >= len(lab.sidecars) else None
+    waiting = [each.took_s for each in answers if open_s is None or each.sent_s < open_s or each.sent_s > lab.ended_s]
+    quiet = sorted(
+        each.took_s for each in answers if open_s is not None and open_s + 0.1 < each.sent_s < lab.ended_s - 0.1
+    )
+    quiet_p99_s = quiet[int(0.99 * len(quiet))] if quiet else None
+    if scenario.opens and scenario.outage and open_s is None:
+        faults.append(f"the breaker opened on {len(opened)} of {len(lab.sidecars)} sidecars")
+    if max(waiting) > bounds.until_open_s:
+        faults.append(f"a request took {max(waiting) * 1000:.0f} ms")
+    if quiet_p99_s is not None and quiet_p99_s > bounds.quiet_p99_s:
+        faults.append(f"p99 {quiet_p99_s * 1000:.1f} ms with the breaker open")
+    denied = [each.sent_s for each in answers if each.status == 503 and each.sent_s > lab.ended_s]
+    recovered_s = max(denied) - lab.ended_s if denied else 0.0
+    if recovered_s > bounds.recovery_s:
+        faults.append(f"503 still {recovered_s:.2f} s after the fault")
+    admitted, over = _admitted(scenario, lab, answers)
+    statuses = Counter(each.status for each in answers)
+    return Report(scenario, statuses, max(waiting), quiet_p99_s, recovered_s, admitted, faults + over)
+
+
+def _wrong(scenario: Scenario, lab: Lab, answers: Sequence[Answered]) -> list[str]:
+    """Answers that must never be."""
+    faults = []
+    unknown = Counter(each.status for each in answers if each.status not in (200, 429, 503))
+    if unknown:
+        faults.append(f"answers {dict(unknown)}")
+    if wrong := sum(each.status == 200 and not each.echoed for each in answers):
+        faults.append(f"{wrong} answers of other requests")
+    failed = Counter(each.wanted.kind for each in answers if each.status == 503)
+    if not scenario.outage and failed:
+        faults.append(f"503 without an outage: {dict(failed)}")
+    if mistaken := failed["local"] + failed["open"]:
+        faults.append(f"{mistaken} times 503 where the policy lets pass")
+    if refused := sum(each.status == 429 and each.wanted.kind == "calm" for each in answers):
+        faults.append(f"{refused} refusals below the limit")
+    if scenario.outage and scenario.opens and not failed:
+        faults.append("no 503 though policies deny")
+    seen = lab.seen_by_the_app()
+    if leaked := sum(each.status in (429, 503) and seen[each.wanted.target] for each in answers):
+        faults.append(f"{leaked} refused requests at the application")
+    if twice := sum(seen[each.wanted.target] > 1 for each in answers):
+        faults.append(f"{twice} requests twice at the application")
+    return faults
+
+
+def _admitted(scenario: Scenario, lab: Lab, answers: Sequence[Answered]) -> tuple[str, list[str]]:
+    """Admitted against allowed for the key that came nearest to its bound, of each kind that is held to one."""
+    first_s = min(each.sent_s for each in answers)
+    seconds = max(each.sent_s + each.took_s for each in answers) - first_s
+    outage_s = seconds - (lab.begun_s - first_s) if scenario.outage else None
+    passed: dict[tuple[str, str], int] = defaultdict(int)
+    for each in answers:
+        passed[each.wanted.kind, each.wanted.user] += each.status == 200
+    texts, faults = [], []
+    for kind in ("tight", "local"):
+        bound = QUOTAS[kind].bound(seconds, scenario.losses, outage_s)
+        most = max(count for (name, _), count in passed.items() if name == kind)
+        texts.append(f"{most}/{bound}")
+        if most > bound:
+            faults.append(f"{most} of {bound} admitted under {kind}")
+    return "  ".join(texts), faults

@@ -1,0 +1,101 @@
+"""Scenarios with a shape of their own: a late store, one that evicts, callers that vanish, one key that all want."""
+
+import asyncio
+import contextlib
+import random
+import socket
+import struct
+from functools import partial
+
+from tests.chaos.lab import Lab
+from tests.chaos.traffic import Traffic, Wanted
+from tests.raw_client import get
+from tests.recorder import Recorder
+from tests.servers import StoreServer, free_port
+from tests.sidecar import Sidecar, configuration
+
+Outcome = tuple[str, list[str]]
+
+BURST = {"name": "burst", "match": {"path": ["/burst/**"]}, "key": "header:X-User-ID", "limit": "1/day", "burst": 100}
+
+
+async def started_without(down_s: float = 10.0) -> Outcome:
+    """A sidecar whose store does not run yet serves by its policies, and enforces once the store answers."""
+    recorder, port, faults = Recorder(), free_port(), []
+    config = configuration(f"redis://127.0.0.1:{port}", recorder.url, policies=[BURST], store={"timeout": "50ms"})
+    with Sidecar(config) as sidecar:
+        if (status := get(sidecar.port, "/burst/1", "X-User-ID: a").status) != 503:
+            faults.append(f"answers {status} without a store")
+        await asyncio.sleep(down_s)
+        server = StoreServer("--port", str(port))
+        loop = asyncio.get_running_loop()
+        up_s = loop.time()
+        try:
+            while get(sidecar.port, "/burst/1", "X-User-ID: a").status != 200:
+                await asyncio.sleep(0.01)
+            took_s = loop.time() - up_s
+        finally:
+            server.stop()
+    recorder.stop()
+    if took_s > 2:
+        faults.append(f"enforcing {took_s:.2f} s after the store answers")
+    return f"started {down_s:g} s before the store: 503, enforcing {took_s:.2f} s after it answers", faults
+
+
+async def shown_evicting() -> Outcome:
+    """A store that evicts is warned of."""
+    recorder, server = Recorder(), StoreServer("--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru")
+    try:
+        with Sidecar(configuration(server.url, recorder.url, policies=[BURST])) as sidecar:
+            (line,) = sidecar.wait_for_event("store_evicts")
+    finally:
+        server.stop()
+        recorder.stop()
+    faults = [] if line["maxmemory_policy"] == "allkeys-lru" else [f"warned of {line}"]
+    return "a store with maxmemory-policy allkeys-lru: warned of at start", faults
+
+
+async def abandoned(made: Lab, clients: int = 10_000) -> Outcome:
+    """Clients that send and reset after 1 to 20 ms make no connections to the store, and disturb nobody."""
+    await made.settled()
+    made.round += 1
+    before = made.proxy.accepted
+    traffic = Traffic([each.port for each in made.sidecars], 50, made.wanted)
+    steady = asyncio.get_running_loop().create_task(traffic.run())
+    for _ in range(clients // 50):
+        await asyncio.gather(*(vanish(random.choice(made.sidecars).port) for _ in range(50)))
+    traffic.stop()
+    await steady
+    connections = made.proxy.accepted - before
+    faults = [f"{connections} connections to the store"] if connections > 3 else []
+    if wrong := [
+        each for each in traffic.answers if each.status not in (200, 429) or (each.status == 200) != each.echoed
+    ]:
+        faults.append(f"{len(wrong)} wrong answers beside them")
+    return f"{clients} clients that send and reset: {connections} new connections to the store", faults
+
+
+async def exactly_the_burst(made: Lab, rounds: int = 20, requests: int = 1500) -> Outcome:
+    """As many requests at once for one key, over three sidecars: exactly its burst passes, each time."""
+    await made.settled()
+    ports = [each.port for each in made.sidecars]
+    counts = set()
+    for number in range(rounds):
+        wanted = Wanted("exact", f"one-{number}", f"/exact/{number}")
+        counts.add(await Traffic(ports, 0, partial(_always, wanted)).volley(requests))
+    faults = [] if counts == {100} else [f"admitted {sorted(counts)}"]
+    return f"{requests} requests at once for one key, {rounds} times: {sorted(counts)} admitted of 100", faults
+
+
+def _always(wanted: Wanted, _: int) -> Wanted:
+    return wanted
+
+
+async def vanish(port: int) -> None:
+    loop = asyncio.get_running_loop()
+    with contextlib.suppress(OSError), socket.socket() as client:
+        client.setblocking(False)
+        await loop.sock_connect(client, ("127.0.0.1", port))
+        await loop.sock_sendall(client, b"GET /calm/0/0 HTTP/1.1\r\nHost: app.test\r\nX-User-ID: storm\r\n\r\n")
+        await asyncio.sleep(random.uniform(0.001, 0.02))
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

@@ -1,0 +1,34 @@
+"""From policies as they are written to policies as they are applied: overrides name keys as requests show them."""
+
+import pytest
+from multidict import CIMultiDict
+
+from proxy.config import compile_policies, parse
+from proxy.decision.request import RequestFacts
+
+
+@pytest.mark.parametrize(
+    ("match", "key", "named", "target", "host"),
+    [
+        ("{}", "host", "api.example.com", "/", "API.Example.com:80"),
+        ("{path: /api/**, ignore_case: true}", "path", "/api/Data", "/API/data", "a.test"),
+        ("{path: /api/**, ignore_case: true}", "path:2", "Data", "/Api/DATA", "a.test"),
+        ("{path: /api/**}", "path:2", "Data", "/api/Data", "a.test"),
+        ("{}", "client_ip", "2001:db8::7", "/", "a.test"),
+    ],
+)
+def test_an_override_is_found_in_whichever_case_or_form_its_key_is_written(
+    match: str, key: str, named: str, target: str, host: str
+) -> None:
+    written = f"policies: [{{name: p, match: {match}, key: '{key}', limit: 1/s, overrides: [{{key: '{named}', exempt: true}}]}}]"
+    facts = RequestFacts("GET", target, CIMultiDict({"Host": host}), "2001:db8::9")
+    assert compile_policies(parse(written, "c.yaml", {})).applying(facts) == []
+
+
+@pytest.mark.parametrize("target", ["/api/data", "/api/DATA"])
+def test_where_case_counts_an_override_of_another_case_is_another_key(target: str) -> None:
+    written = (
+        "policies: [{name: p, match: {path: /api/**}, key: path:2, limit: 1/s, overrides: [{key: Data, exempt: true}]}]"
+    )
+    facts = RequestFacts("GET", target, CIMultiDict(), "192.0.2.1")
+    assert len(compile_policies(parse(written, "c.yaml", {})).applying(facts)) == 1

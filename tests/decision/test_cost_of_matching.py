@@ -1,0 +1,80 @@
+"""What matching one request costs: as many steps as there are policies that can match, however many others and overrides.
+
+Counted are the instructions of the interpreter, which are the same on every machine; what C code they call takes one step
+of a dictionary each.
+"""
+
+import sys
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+import pytest
+
+from proxy.config import compile_policies, parse
+from proxy.decision.policy import PolicySet
+from tests.decision.asked import facts
+
+ONE = "{name: p0, key: 'header:X-User-ID', limit: 10/minute, match: {path: /api/**}, overrides: [%s]}"
+LISTED = "{limit: 5/s, key: [%s]}"
+
+
+def instructions(call: Callable[[], object]) -> int:
+    """How many instructions a call executes."""
+    count = 0
+
+    def trace(frame: FrameType, event: str, _: Any) -> Any:
+        nonlocal count
+        frame.f_trace_opcodes = True
+        count += event == "opcode"
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        call()
+    finally:
+        sys.settrace(before)
+    return count
+
+
+def matching(policy_set: PolicySet, user: str) -> int:
+    """Instructions of matching a request whose path was seen before."""
+    request = facts(("X-User-ID", user), target="/api/data")
+    policy_set.applying(request)
+    return instructions(lambda: policy_set.applying(request))
+
+
+def compiled(*policies: str) -> PolicySet:
+    return compile_policies(parse(f"policies: [{', '.join(policies)}]", "c.yaml", {}))
+
+
+def with_overrides(number: int) -> PolicySet:
+    keys = LISTED % ", ".join(f"user-{n}" for n in range(number))
+    return compiled(ONE % keys)
+
+
+def also(name: str, path: str) -> str:
+    return f"{{name: {name}, key: 'header:X-User-ID', limit: 10/minute, match: {{path: {path}}}}}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("user", ["user-0", "somebody-else"])
+def test_ten_thousand_overrides_cost_a_request_no_step_more_than_one(user: str) -> None:
+    few, many = with_overrides(1), with_overrides(10_000)
+    assert len(many.policies[0].overrides) == 10_000
+    assert matching(many, user) == matching(few, user) > 0
+
+
+@pytest.mark.slow
+def test_policies_of_other_paths_cost_a_request_nothing() -> None:
+    alone = compiled(also("a", "/api/**"))
+    among = compiled(*(also(f"other-{n}", f"/other/{n}/**") for n in range(500)), also("a", "/api/**"))
+    assert matching(among, "alice") == matching(alone, "alice") > 0
+
+
+def test_each_policy_that_can_match_costs_the_same() -> None:
+    costs = [matching(compiled(*(also(f"p{n}", "/api/**") for n in range(number))), "alice") for number in (2, 3, 10)]
+    step = costs[1] - costs[0]
+    assert step > 0
+    assert costs[2] == costs[0] + 8 * step

@@ -1,0 +1,169 @@
+"""Whatever bytes come, from clients and from the application: nothing breaks, and only whole, clear messages leave.
+
+`make fuzz` searches with these same checks for a given time; what it finds is kept in `tests/edge/seeds` and tried first
+by every run of the tests.
+"""
+
+import asyncio
+import random
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.edge.headers import Forwarding, response_head
+from proxy.edge.tunnel import Frames
+from tests.edge.fuzz_bench import Edge, statuses_in, whole_request
+from tests.edge.mutations import CHANGES, hostile
+from tests.recorder import OK
+
+SEEDS = Path(__file__).parent / "seeds"
+# Ends a piece in a seed file.
+CUT = b"\n--cut--\n"
+
+Pieces = list[bytes]
+
+SECOND = b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nSECOND"
+ANSWERS = [
+    OK,
+    b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+    b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 204 No Content\r\n\r\n",
+    b"HTTP/1.0 200 OK\r\n\r\nhello",
+    b"HTTP/1.1 304 Not Modified\r\nContent-Length: 5\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\nX-A: b\r\n\r\n",
+    b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n\x81\x00",
+    b"HTTP/1.1 200 OK\r\nX-A: b\r\n c\r\nSet-Cookie: a\r\nContent-Length: 5\r\n\r\nhello",
+]
+
+
+def cut(raw: bytes, cuts: Iterable[int]) -> Pieces:
+    """The bytes in pieces that end at these places."""
+    ends = sorted({place % (len(raw) + 1) for place in cuts} | {len(raw)})
+    return [raw[start:end] for start, end in zip([0, *ends], ends, strict=False) if start < end]
+
+
+CUTS = st.lists(st.integers(0, 10_000), max_size=6)
+REQUESTS = st.builds(
+    lambda numbers, noise, cuts: cut(b"".join(hostile(n, random.Random(n)) for n in numbers) + noise, cuts),
+    st.lists(st.integers(0, 99_999), max_size=3),
+    st.binary(max_size=40),
+    CUTS,
+)
+ANSWER = st.builds(
+    lambda raw, changes, noise, cuts: cut(_changed(raw, changes) + noise, cuts),
+    st.sampled_from(ANSWERS),
+    st.lists(st.tuples(st.sampled_from(CHANGES), st.integers(0, 99)), max_size=3),
+    st.one_of(st.just(b""), st.binary(max_size=20)),
+    CUTS,
+)
+NAME = st.from_regex(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,20}", fullmatch=True)
+VALUE = st.from_regex(rb"[\t\x20-\x7e\x80-\xff]{0,30}", fullmatch=True).map(lambda value: value.strip(b" \t"))
+FIELDS = st.lists(st.tuples(NAME, VALUE), max_size=6)
+
+
+def _changed(raw: bytes, changes: Iterable[tuple[Callable[[bytes, random.Random], bytes], int]]) -> bytes:
+    for change, seed in changes:
+        raw = change(raw, random.Random(seed))
+    return raw
+
+
+# What must hold
+
+
+def check_client(pieces: Pieces) -> None:
+    """A client sends these pieces."""
+
+    async def run() -> None:
+        edge = Edge()
+        await edge.feed(pieces)
+        methods = [record.facts.method for record in edge.records if record.status != 499]
+        statuses = statuses_in(edge.client.written, methods)
+        # What has reached the application is clear (see whole_request), and each of it has been answered, once.
+        assert len(statuses) <= len(edge.records)
+        assert len(edge.requests) <= statuses.count(200)
+        await edge.close()
+
+    asyncio.run(run())
+
+
+def check_application(pieces: Pieces) -> None:
+    """The application answers the first request with these pieces; the next one gets an answer of its own."""
+
+    async def run(end: Pieces) -> None:
+        edge = Edge([[*pieces, *end]], default=SECOND)
+        await edge.feed([b"GET /first HTTP/1.1\r\nHost: a\r\n\r\n"])
+        first = edge.client.written
+        statuses = statuses_in(first, ["GET"])
+        assert len(statuses) <= 1
+        if statuses and not edge.client.is_closing():
+            await edge.feed([b"GET /second HTTP/1.1\r\nHost: a\r\n\r\n"])
+            second = edge.client.written.removeprefix(first)
+            assert second.endswith(b"\r\n\r\nSECOND"), second
+        await edge.close()
+
+    asyncio.run(run([]))
+    asyncio.run(run([b""]))
+
+
+def check_heads(fields: list[tuple[bytes, bytes]], target: bytes, named: list[str]) -> None:
+    """Heads are written from fields that the parser let through."""
+    forwarding = Forwarding("app:1", {"x-user-id"})
+    where = "/" + target.decode("utf-8", "surrogateescape")
+    head = forwarding.request_head("GET", where, fields, named, "127.0.0.1", False, b"Content-Length: 0\r\n")
+    if "Host" not in where:
+        assert whole_request(head) == len(head)
+    answer = response_head(200, "OK", fields, named, b"Content-Length: 0\r\n")
+    assert statuses_in(answer, ["GET"]) == [200]
+
+
+def check_frames(pieces: Pieces) -> None:
+    """Where frames end does not depend on how they are cut."""
+    whole, parts = Frames(), Frames()
+    _ = whole.feed(b"".join(pieces))
+    assert sum(parts.feed(piece) for piece in pieces) == len(b"".join(pieces))
+    assert whole.between == parts.between
+
+
+# The usual run
+
+
+@given(REQUESTS)
+def test_whatever_a_client_sends(pieces: Pieces) -> None:
+    check_client(pieces)
+
+
+@given(ANSWER)
+def test_whatever_the_application_answers(pieces: Pieces) -> None:
+    check_application(pieces)
+
+
+TARGETS = st.from_regex(rb"[!-\"$-~\x80-\xff]{0,20}", fullmatch=True)
+NAMED = st.lists(st.text(st.characters(codec="latin-1"), max_size=20), max_size=2)
+
+
+@given(FIELDS, TARGETS, NAMED)
+def test_whatever_a_head_holds(fields: list[tuple[bytes, bytes]], target: bytes, named: list[str]) -> None:
+    check_heads(fields, target, named)
+
+
+FRAMES = st.builds(cut, st.binary(max_size=400), CUTS)
+
+
+@given(FRAMES)
+def test_whatever_a_websocket_carries(pieces: Pieces) -> None:
+    check_frames(pieces)
+
+
+CHECKS: dict[str, Callable[[Pieces], None]] = {
+    "client": check_client,
+    "application": check_application,
+    "frames": check_frames,
+}
+
+
+# Named after the check that they are for: `client-….raw`, `application-….raw`, `frames-….raw`.
+@pytest.mark.parametrize("seed", sorted(SEEDS.glob("*.raw")), ids=lambda seed: seed.stem)
+def test_what_was_found_once(seed: Path) -> None:
+    CHECKS[seed.name.partition("-")[0]](seed.read_bytes().removesuffix(CUT).split(CUT))

@@ -1,0 +1,130 @@
+"""docs/cookbook.md: every recipe is a configuration without a fault, and does to its requests what the page says."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from multidict import CIMultiDict
+
+from proxy.commands.log_entry import Entry, LoggedFields
+from proxy.commands.replay import Replay
+from proxy.config import compile_policies
+from proxy.config.load import parse
+from proxy.config.own_pages import own_pages
+from proxy.config.units import duration_us
+from proxy.decision.policy import PolicySet
+from proxy.decision.request import BadRequest, RequestFacts
+from proxy.decision.verdict import Answer, Outcome, Verdict, outcome_of, store_failed
+
+PAGE = Path(__file__).parents[1] / "docs/cookbook.md"
+START_US = 1_772_438_400_000_000
+
+_RECIPE = re.compile(r"^## (?P<title>.+)\n(?P<text>(?:(?!^## ).*\n?)*)", re.MULTILINE)
+_BLOCK = re.compile(r"^```(?P<language>\w*)\n(?P<content>.*?)^```$", re.MULTILINE | re.DOTALL)
+_REQUEST = re.compile(r"(?:(?P<times>\d+) x +)?(?P<method>[A-Z]+) (?P<target>/\S*)(?P<more>.*?) +→ (?P<outcome>.+)")
+
+
+class Recipe(NamedTuple):
+    """A section of the page: a configuration, and the lines that say what it does."""
+
+    title: str
+    config: str
+    lines: list[str]
+
+
+def recipes() -> Iterator[Recipe]:
+    for section in _RECIPE.finditer(PAGE.read_text("utf-8")):
+        blocks = [(block["language"], block["content"]) for block in _BLOCK.finditer(section["text"])]
+        (_, config), (_, lines) = blocks
+        assert [language for language, _ in blocks] == ["yaml", ""], section["title"]
+        yield Recipe(section["title"], config, lines.splitlines())
+
+
+RECIPES = list(recipes())
+
+
+class Kitchen:
+    """A recipe at work, on a clock that its own lines move."""
+
+    def __init__(self, config: str) -> None:
+        settings = parse(config, "cookbook.md", {})
+        self._policies: PolicySet = compile_policies(settings)
+        self._replay = Replay(self._policies, own_pages(settings))
+        self._now_us = START_US
+        self._store_is_down = False
+
+    def run(self, line: str) -> Iterator[tuple[str, str]]:
+        """What each request of a line should become, and what becomes of it."""
+        if line == "the store is down":
+            self._store_is_down = True
+        elif line.startswith("after "):
+            self._now_us += duration_us(line.removeprefix("after "))
+        else:
+            asked = _REQUEST.fullmatch(line)
+            assert asked is not None, f"not a line of the cookbook: {line}"
+            facts = _facts(asked["method"], asked["target"], re.split(r" {2,}", asked["more"].strip()))
+            for _ in range(int(asked["times"] or 1)):
+                yield asked["outcome"], self._outcome(facts)
+
+    def _outcome(self, facts: RequestFacts) -> str:
+        try:
+            verdict = self._verdict(facts)
+        except BadRequest:
+            return "400"
+        if verdict is None:
+            return "200"
+        return f"{_STATUS[verdict.answer]} {' and '.join(verdict.refusing)}".strip() + "".join(
+            f", {entry.policy.name} would refuse"
+            for entry, level in zip(verdict.applied, verdict.levels, strict=True)
+            if outcome_of(verdict, entry, level) is Outcome.SHADOW_REFUSED
+        )
+
+    def _verdict(self, facts: RequestFacts) -> Verdict | None:
+        applied = self._policies.applying(facts)
+        if self._store_is_down:
+            return store_failed(applied, "connect")
+        return self._replay.take(Entry(self._now_us, True, facts, LoggedFields({}), 200))
+
+
+_STATUS = {Answer.PASS: "200", Answer.REFUSE: "429", Answer.UNAVAILABLE: "503"}
+
+
+def _facts(method: str, target: str, more: list[str]) -> RequestFacts:
+    fields, peer = CIMultiDict[str](), "192.0.2.1"
+    for each in filter(None, more):
+        if each.startswith("from "):
+            peer = each.removeprefix("from ")
+        else:
+            name, _, value = each.partition(": ")
+            fields.add(name, value)
+    return RequestFacts(method, target, fields, peer)
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.title)
+def test_a_recipe_does_what_the_page_says(recipe: Recipe) -> None:
+    kitchen = Kitchen(recipe.config)
+    for line in recipe.lines:
+        for promised, became in kitchen.run(line):
+            assert became == promised, line
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.title)
+def test_every_policy_of_a_recipe_is_seen_at_work(recipe: Recipe) -> None:
+    """Each refuses, would refuse, exempts, or denies, in some line: none stands there untried."""
+    told = " ".join(recipe.lines)
+    for policy in compile_policies(parse(recipe.config, "cookbook.md", {})).policies:
+        assert policy.exempt or policy.name in told or "503" in told
+
+
+def test_there_are_recipes_enough_and_each_has_a_name_of_its_own() -> None:
+    titles = [recipe.title for recipe in RECIPES]
+    assert len(titles) >= 12
+    assert len(set(titles)) == len(titles)
+
+
+def test_a_recipe_that_promised_too_much_would_be_found() -> None:
+    kitchen = Kitchen("policies: [{name: one, key: client_ip, limit: 1/s}]")
+    assert list(kitchen.run("2 x GET /   → 200")) == [("200", "200"), ("200", "429 one")]
+    assert list(kitchen.run("GET /   from 192.0.2.2   → 429 one")) == [("429 one", "200")]
