@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+from redis.asyncio import RedisCluster
 from redis.exceptions import RedisError
 
 from proxy.config import StoreSettings
@@ -34,6 +35,12 @@ class Buckets:
         names: list[bytes] = []
         position = int(cursor or 0)
         async with self._turn():
+            if isinstance(self._client, RedisCluster):  # each node has a cursor of its own: no going on from one
+                async for name in self._client.scan_iter(match=pattern, count=NAMES_A_STEP):
+                    names.append(name)
+                    if len(names) >= most:
+                        break
+                return Found(await self._read(names), "")
             for _ in range(STEPS):
                 position, found = await self._client.scan(position, match=pattern, count=min(NAMES_A_STEP, most * 10))
                 names += found
@@ -54,7 +61,7 @@ class Buckets:
 
     async def close(self) -> None:
         """Close the connections."""
-        await self._client.aclose(close_connection_pool=True)
+        await self._client.aclose()
 
     @asynccontextmanager
     async def _turn(self) -> AsyncIterator[None]:

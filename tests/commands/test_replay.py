@@ -113,8 +113,12 @@ def as_a_sidecar(policy_set: PolicySet, store: VirtualTimeStore, facts: RequestF
     except BadRequest:
         return None
     verdicts: list[Verdict] = []
-    if applied:
+
+    async def decide() -> None:
         Limiter(store, DenyCache()).decide(applied, verdicts.append)
+
+    if applied:
+        asyncio.run(decide())
     return verdicts[0] if verdicts else None
 
 

@@ -13,6 +13,7 @@ from proxy.config import StoreSettings
 from proxy.decision.bucket import Bucket, Charge, Limit, Rate, decide, passed
 from proxy.decision.verdict import Answer, DecidedBy, Verdict
 from proxy.store.client import client
+from proxy.store.inspect import Buckets
 from proxy.store.slots import slot_of
 from tests.recorder import eventually
 from tests.servers import StoreServer
@@ -339,3 +340,17 @@ async def test_a_client_goes_through_the_keys_of_all_nodes(cluster: ClusterTrio)
             assert await found.delete(key) == 1
     finally:
         await found.aclose()
+
+
+async def test_the_admin_pages_find_read_and_reset_buckets_of_all_nodes(cluster: ClusterTrio) -> None:
+    names = {f"example:p:{number}" for number in range(20)}
+    async with sidecar(cluster.url) as proxy:
+        await all_of([proxy.ask(asking(name)) for name in names])
+    found = Buckets(StoreSettings.model_validate({"url": cluster.url}))
+    try:
+        assert {each.name for each in (await found.find("example:p:", "", "", 100)).buckets} == names
+        assert len((await found.find("example:p:", "", "", 5)).buckets) == 5
+        assert await found.reset("example:p:7")
+        assert await found.read("example:p:7") is None
+    finally:
+        await found.close()
