@@ -201,6 +201,7 @@ async def test_a_debt_whose_fate_is_unknown_is_not_charged_again() -> None:
         verdicts = [await proxy.ask(asking("k", limit, on_store_failure=LOCAL))]
         assert answers(verdicts) == {(Answer.PASS, DecidedBy.LOCAL): 1}
         assert proxy.limiter.local.owes
+        await proxy.until(connected=False)
         await proxy.until(connected=True)
         fake.says = [*fake.says * len(fake.asked), ONE_LEFT, SILENCE, ONE_LEFT]
         await proxy.ask(asking("other"))  # an answer: the debt is sent, and never heard of again
