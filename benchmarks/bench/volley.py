@@ -21,8 +21,11 @@ def expect_only(status: int, port: int, path: str, connections: int) -> None:
 
 
 def statuses(port: int, path: str, connections: int, requests: int) -> Counter[int]:
-    """Send `requests` on each of `connections` at once; how often each status came."""
-    return asyncio.run(_volley(port, path, connections, requests))
+    """Send `requests` on each of `connections` at once; how often each status came. Raises WrongAnswers."""
+    try:
+        return asyncio.run(_volley(port, path, connections, requests))
+    except (OSError, EOFError, TimeoutError) as error:
+        raise WrongAnswers(f"a connection ended without its answer: {error or type(error).__name__}") from error
 
 
 async def _volley(port: int, path: str, connections: int, requests: int) -> Counter[int]:
