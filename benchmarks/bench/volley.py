@@ -25,7 +25,7 @@ def statuses(port: int, path: str, connections: int, requests: int) -> Counter[i
     try:
         return asyncio.run(_volley(port, path, connections, requests))
     except (OSError, EOFError, TimeoutError) as error:
-        raise WrongAnswers(f"a connection ended without its answer: {error or type(error).__name__}") from error
+        raise WrongAnswers(f"a connection ended without its answer: {error!r}") from error
 
 
 async def _volley(port: int, path: str, connections: int, requests: int) -> Counter[int]:
