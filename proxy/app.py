@@ -24,6 +24,7 @@ from proxy.decision.verdict import Answer, DecidedBy, Verdict
 from proxy.edge.forward import Gateway
 from proxy.edge.headers import Forwarding, RateLimitFields
 from proxy.edge.pool import Pool
+from proxy.edge.request_id import RequestIds
 from proxy.edge.server import Server
 from proxy.edge.wire import ensure_compiled
 from proxy.ops.admin import Admin, Pages
@@ -91,6 +92,7 @@ class App:
             spawn=self.spawn,
             listen=settings.listen,
             upstream=settings.upstream,
+            request_ids=RequestIds(name) if (name := settings.listen.request_id_header) else None,
         )
         health = Health(
             settings.upstream,

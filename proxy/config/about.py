@@ -30,6 +30,7 @@ ABOUT: Mapping[str, Mapping[str, str]] = {
         "max_header_bytes": "The largest head of a request; larger ones are answered 431.",
         "max_body_bytes": "The largest body of a request; larger ones are answered 413. Without it any size is taken.",
         "drain_timeout": "How long SIGTERM leaves requests to finish.",
+        "request_id_header": "The field of request ids, e.g. X-Request-ID; empty: requests get none.",
     },
     "AdminSettings": {
         "host": "The address of the admin listener.",

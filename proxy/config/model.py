@@ -52,6 +52,14 @@ def _host(value: object) -> str:
     return text
 
 
+def _id_header(value: object) -> str:
+    text = text_of(value)
+    # By its ending: no field that means anything to HTTP or to the sidecar is called so.
+    if text and not re.fullmatch(r"[A-Za-z0-9-]{1,60}-id", text, re.IGNORECASE):
+        raise ValueError(f"{shown(text)} is not a field for ids; expected e.g. X-Request-ID, X-Correlation-ID")
+    return text
+
+
 def _prefix(value: object) -> str:
     text = text_of(value)
     if not _PREFIX.fullmatch(text):
@@ -97,6 +105,7 @@ class ListenSettings(Section):
     write_timeout_s: Timeout = Field(60.0, alias="write_timeout")
     websocket_idle_timeout_s: Timeout = Field(600.0, alias="websocket_idle_timeout")
     drain_timeout_s: Patience = Field(20.0, alias="drain_timeout")
+    request_id_header: Annotated[str, BeforeValidator(_id_header)] = ""
 
     @field_validator("status_path")
     @classmethod

@@ -198,6 +198,8 @@ class RequestLog:
             "decision_ms": round(record.decision_s * 1000, 3),
             "total_ms": round(record.total_s * 1000, 3),
         }
+        if record.request_id:
+            line["request_id"] = record.request_id
         if record.error:
             line["error"] = record.error
         if verdict is not None and verdict.applied:
