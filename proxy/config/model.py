@@ -60,6 +60,19 @@ def _id_header(value: object) -> str:
     return text
 
 
+def _endpoint(value: object) -> str:
+    text = text_of(value)
+    if text and not re.fullmatch(rf"https?://{addresses.HOST}{addresses.PORT}/[!-~]*", text):
+        raise ValueError(f"{shown(text)} is not an endpoint; expected e.g. http://127.0.0.1:4318/v1/traces")
+    return text
+
+
+def _share(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+        raise ValueError(f"{shown(value)} is not a share; expected a number from 0 to 1")
+    return float(value)
+
+
 def _prefix(value: object) -> str:
     text = text_of(value)
     if not _PREFIX.fullmatch(text):
@@ -254,6 +267,13 @@ class LogSettings(Section):
     requests: Annotated[str, BeforeValidator(one_of("none", "refused", "all"))] = "refused"
 
 
+class TracingSettings(Section):
+    """Where spans are sent to, and of which share of the traces that begin here. Without an endpoint there are none."""
+
+    endpoint: Annotated[str, BeforeValidator(_endpoint)] = ""
+    sample: Annotated[float, BeforeValidator(_share)] = 1.0
+
+
 class Settings(Section):
     """The whole configuration."""
 
@@ -264,6 +284,7 @@ class Settings(Section):
     client_ip: ClientIpSettings = ClientIpSettings()
     responses: ResponseSettings = ResponseSettings()
     log: LogSettings = LogSettings()
+    tracing: TracingSettings = TracingSettings()
     policies: Many[PolicySettings] = ()
 
     @field_validator("admin")
