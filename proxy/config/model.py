@@ -19,6 +19,7 @@ from proxy.config.fields import (
     Port,
     Secret,
     Section,
+    Share,
     Text,
     Timeout,
     Workers,
@@ -65,12 +66,6 @@ def _endpoint(value: object) -> str:
     if text and not re.fullmatch(rf"https?://{addresses.HOST}{addresses.PORT}/[!-~]*", text):
         raise ValueError(f"{shown(text)} is not an endpoint; expected e.g. http://127.0.0.1:4318/v1/traces")
     return text
-
-
-def _share(value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
-        raise ValueError(f"{shown(value)} is not a share; expected a number from 0 to 1")
-    return float(value)
 
 
 def _prefix(value: object) -> str:
@@ -271,7 +266,7 @@ class TracingSettings(Section):
     """Where spans are sent to, and of which share of the traces that begin here. Without an endpoint there are none."""
 
     endpoint: Annotated[str, BeforeValidator(_endpoint)] = ""
-    sample: Annotated[float, BeforeValidator(_share)] = 1.0
+    sample: Share = 1.0
 
 
 class Settings(Section):
