@@ -9,7 +9,7 @@ import socket
 from collections.abc import Coroutine, Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import uvloop
 
@@ -24,6 +24,7 @@ from proxy.decision.verdict import Answer, DecidedBy, Verdict
 from proxy.edge.forward import Gateway
 from proxy.edge.headers import Forwarding, RateLimitFields
 from proxy.edge.pool import Pool
+from proxy.edge.request_id import RequestIds
 from proxy.edge.server import Server
 from proxy.edge.wire import ensure_compiled
 from proxy.ops.admin import Admin, Pages
@@ -51,6 +52,9 @@ from proxy.store.watch import Watch
 from proxy.workers.channel import Channel, Message, open_channel
 from proxy.workers.place import Place
 
+if TYPE_CHECKING:  # its packages are an extra
+    from proxy.ops.tracing import Tracing
+
 logger = logging.getLogger(__name__)
 
 
@@ -72,7 +76,9 @@ class App:
 
         self._reloader = Reloader(path, os.environ, in_file, self._take_over)
         self._metrics = Metrics(self._readings(writer))
-        self._store = open_store(settings.store, self._store_changed, observe=self._metrics.count_call)
+        self._tracing = tracing = self._open_tracing()
+        count_call = self._metrics.count_call if tracing is None else tracing.store_calls(self._metrics.count_call)
+        self._store = open_store(settings.store, self._store_changed, observe=count_call)
         self._deny_cache = DenyCache()
         prefix = settings.store.key_prefix
         self._replicas = Replicas(self._store, prefix, self._fixed_replicas(settings))
@@ -84,13 +90,14 @@ class App:
         self._gateway = Gateway(
             policies=policies,
             decide=limiter.decide,
-            observe=self._observe,
+            observe=self._observe if tracing is None else tracing.requests(self._observe),
             pool=self._pool,
             forwarding=_forwarding(settings, policies),
             rate_limit_fields=_rate_limit_fields(settings),
             spawn=self.spawn,
             listen=settings.listen,
             upstream=settings.upstream,
+            request_ids=RequestIds(name) if (name := settings.listen.request_id_header) else None,
         )
         health = Health(
             settings.upstream,
@@ -278,6 +285,15 @@ class App:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._tracing is not None:
+            await asyncio.to_thread(self._tracing.close)
+
+    def _open_tracing(self) -> "Tracing | None":
+        if not self._settings.tracing.endpoint:
+            return None
+        from proxy.ops.tracing import Tracing  # noqa: PLC0415  (its packages are an extra)
+
+        return Tracing(self._settings.tracing, lambda: self._gateway.policies)
 
     async def _tick(self) -> None:
         while True:

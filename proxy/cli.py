@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 import proxy
@@ -13,6 +14,7 @@ from proxy.commands.arguments import add_explain, add_simulate
 from proxy.commands.check import add_check, add_schema
 from proxy.config import ConfigError, Settings, load
 
+_EXPORTER = "opentelemetry.exporter.otlp.proto.http.trace_exporter"
 DEFAULT_CONFIG = "config.yaml"
 _INTERRUPTED = 128 + signal.SIGINT  # as a shell has it
 
@@ -38,6 +40,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(settings: Settings, options: argparse.Namespace) -> int:
     from proxy.workers.place import place_in, worker_count
 
+    if settings.tracing.endpoint and not _can_trace():
+        print("sidegate: cannot start: tracing needs more packages: pip install 'sidegate[otel]'", file=sys.stderr)
+        return 1
     place, path = place_in(os.environ), Path(options.config)
     try:
         if place is None and (count := worker_count(settings.listen.workers)) > 1:
@@ -51,6 +56,13 @@ def _run(settings: Settings, options: argparse.Namespace) -> int:
         print(f"sidegate: cannot start: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def _can_trace() -> bool:
+    try:
+        return find_spec("opentelemetry.sdk.trace") is not None and find_spec(_EXPORTER) is not None
+    except ModuleNotFoundError:
+        return False
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -25,6 +25,7 @@ _LIVE: Mapping[str, frozenset[str]] = {
     "listen": frozenset({"max_body_bytes", "body_timeout_s", "min_body_bytes_per_s", "websocket_idle_timeout_s"}),
     "admin": frozenset(),
     "upstream": frozenset({"response_timeout_s", "between_bytes_timeout_s", "total_timeout_s"}),
+    "tracing": frozenset(),
     "store": frozenset({"on_failure", "key_prefix", "replicas", "warn_at_buckets"}) | CREDENTIALS,
 }
 

@@ -11,6 +11,7 @@ from proxy.config.model import (
     LogSettings,
     Settings,
     StoreSettings,
+    TracingSettings,
     UpstreamSettings,
 )
 
@@ -24,6 +25,7 @@ __all__ = [
     "LogSettings",
     "Settings",
     "StoreSettings",
+    "TracingSettings",
     "UpstreamSettings",
     "compile_policies",
     "digest",

@@ -12,6 +12,7 @@ ABOUT: Mapping[str, Mapping[str, str]] = {
         "client_ip": "How a client's address is found.",
         "responses": "Which fields an answer carries.",
         "log": "What is logged.",
+        "tracing": "Where spans of requests and store calls are sent; needs sidegate[otel].",
         "policies": "Who is limited, on what, by how much. Every policy that matches applies.",
     },
     "ListenSettings": {
@@ -30,6 +31,7 @@ ABOUT: Mapping[str, Mapping[str, str]] = {
         "max_header_bytes": "The largest head of a request; larger ones are answered 431.",
         "max_body_bytes": "The largest body of a request; larger ones are answered 413. Without it any size is taken.",
         "drain_timeout": "How long SIGTERM leaves requests to finish.",
+        "request_id_header": "The field of request ids, e.g. X-Request-ID; empty: requests get none.",
     },
     "AdminSettings": {
         "host": "The address of the admin listener.",
@@ -68,6 +70,10 @@ ABOUT: Mapping[str, Mapping[str, str]] = {
     },
     "ResponseSettings": {"headers": "RateLimit and RateLimit-Policy; X-RateLimit-*."},
     "LogSettings": {"level": "The least level that is logged.", "requests": "Which requests are logged."},
+    "TracingSettings": {
+        "endpoint": "An OTLP/HTTP collector, e.g. http://127.0.0.1:4318/v1/traces; empty: no spans.",
+        "sample": "The share of traces that are sent, where the caller has not decided it (traceparent).",
+    },
     "PolicySettings": {
         "name": "Names the policy's buckets, metrics and headers; a new name starts new buckets.",
         "match": "Which requests the policy concerns: all of these conditions; every request where there are none.",

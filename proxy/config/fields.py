@@ -116,6 +116,16 @@ def whole(least: int, most: int, name: str = "") -> Callable[[object], int]:
     return told_as(read, {"type": "integer", "minimum": least, "maximum": most})
 
 
+def share_of(value: object) -> float:
+    """A number from 0 to 1."""
+    number = value
+    if isinstance(value, Substituted) and re.fullmatch(r"[01](?:\.[0-9]{1,15})?", value):
+        number = float(value)
+    if not isinstance(number, int | float) or isinstance(number, bool) or not 0 <= number <= 1:
+        raise ValueError(f"{shown(value)} is not a share; expected a number from 0 to 1")
+    return float(number)
+
+
 def workers_of(value: object) -> int | str:
     """A number of processes, or `auto`."""
     if value == "auto":
@@ -235,6 +245,7 @@ FileName = Annotated[str | None, BeforeValidator(no_empty_text), _schema("string
 Flag = Annotated[bool, BeforeValidator(flag_of)]
 Port = Annotated[int, BeforeValidator(whole(0, 65535, "a port"))]
 Connections = Annotated[int, BeforeValidator(whole(1, 1_000_000))]
+Share = Annotated[float, BeforeValidator(told_as(share_of, {"type": "number", "minimum": 0, "maximum": 1}))]
 Workers = Annotated[int | Literal["auto"], BeforeValidator(workers_of)]
 Timeout = Annotated[float, BeforeValidator(seconds(_SHORTEST_US, _DAY_US)), _AS_SECONDS]
 Patience = Annotated[float, BeforeValidator(seconds(0, _DAY_US)), _AS_SECONDS]

@@ -19,6 +19,7 @@ from proxy.config.fields import (
     Port,
     Secret,
     Section,
+    Share,
     Text,
     Timeout,
     Workers,
@@ -49,6 +50,21 @@ def _host(value: object) -> str:
     text = text_of(value)
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*|[0-9A-Fa-f:.]+", text):
         raise ValueError(f"{shown(text)} is not a host to listen on; expected e.g. 0.0.0.0, 127.0.0.1, ::1")
+    return text
+
+
+def _id_header(value: object) -> str:
+    text = text_of(value)
+    # By its ending: no field that means anything to HTTP or to the sidecar is called so.
+    if text and not re.fullmatch(r"[A-Za-z0-9-]{1,60}-id", text, re.IGNORECASE):
+        raise ValueError(f"{shown(text)} is not a field for ids; expected e.g. X-Request-ID, X-Correlation-ID")
+    return text
+
+
+def _endpoint(value: object) -> str:
+    text = text_of(value)
+    if text and not re.fullmatch(rf"https?://{addresses.HOST}{addresses.PORT}/[!-~]*", text):
+        raise ValueError(f"{shown(text)} is not an endpoint; expected e.g. http://127.0.0.1:4318/v1/traces")
     return text
 
 
@@ -97,6 +113,7 @@ class ListenSettings(Section):
     write_timeout_s: Timeout = Field(60.0, alias="write_timeout")
     websocket_idle_timeout_s: Timeout = Field(600.0, alias="websocket_idle_timeout")
     drain_timeout_s: Patience = Field(20.0, alias="drain_timeout")
+    request_id_header: Annotated[str, BeforeValidator(_id_header)] = ""
 
     @field_validator("status_path")
     @classmethod
@@ -245,6 +262,13 @@ class LogSettings(Section):
     requests: Annotated[str, BeforeValidator(one_of("none", "refused", "all"))] = "refused"
 
 
+class TracingSettings(Section):
+    """Where spans are sent to, and of which share of the traces that begin here. Without an endpoint there are none."""
+
+    endpoint: Annotated[str, BeforeValidator(_endpoint)] = ""
+    sample: Share = 1.0
+
+
 class Settings(Section):
     """The whole configuration."""
 
@@ -255,6 +279,7 @@ class Settings(Section):
     client_ip: ClientIpSettings = ClientIpSettings()
     responses: ResponseSettings = ResponseSettings()
     log: LogSettings = LogSettings()
+    tracing: TracingSettings = TracingSettings()
     policies: Many[PolicySettings] = ()
 
     @field_validator("admin")

@@ -13,7 +13,7 @@ class Record(NamedTuple):
     `status` is that of the answer sent, 499 where the client left before it. `verdict` is None where nothing was
     decided, since the request was no valid one. `error` is the reason of an answer that is ours for a fault
     (edge/replies), else empty. Times are in seconds: `total_s` from the head's arrival to the end of the answer,
-    `decision_s` the part of it spent deciding.
+    `decision_s` the part of it spent deciding. `request_id` is empty where requests have none.
     """
 
     facts: RequestFacts
@@ -22,6 +22,7 @@ class Record(NamedTuple):
     error: str
     decision_s: float
     total_s: float
+    request_id: str = ""
 
 
 Observe = Callable[[Record], None]

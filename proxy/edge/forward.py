@@ -30,6 +30,7 @@ from proxy.edge.hops import COUNTED_METHODS, hops_left, one_hop_less
 from proxy.edge.patience import BodyPatience
 from proxy.edge.pool import Pool, Spawn
 from proxy.edge.replies import KEEPS_CONNECTION, Fault, fault_reply
+from proxy.edge.request_id import RequestId, RequestIds
 from proxy.edge.upstream import (
     BrokenReply,
     Busy,
@@ -78,10 +79,11 @@ class Gateway:
     spawn: Spawn
     listen: ListenSettings
     upstream: UpstreamSettings
+    request_ids: RequestIds | None = None  # None: the ids of requests are passed on like any field
 
 
 class Request(NamedTuple):
-    """A request under way: as parsed, as the decision saw it, and when it came and was decided (time.perf_counter)."""
+    """A request under way: as parsed, as the decision saw it, when it came and was decided (perf_counter), its id."""
 
     message: RequestMessage
     body: Body
@@ -89,18 +91,25 @@ class Request(NamedTuple):
     verdict: Verdict | None
     arrived_s: float
     decided_s: float
+    request_id: RequestId | None  # once it is decided, where the configuration wants one
 
     def record(self, status: int, error: str = "") -> Record:
         """What is told of it when it ends, which is now."""
         now_s = time.perf_counter()
         decision_s = (self.decided_s or now_s) - self.arrived_s
-        return Record(self.facts, status, self.verdict, error, decision_s, now_s - self.arrived_s)
+        request_id = self.request_id.value if self.request_id else ""
+        return Record(self.facts, status, self.verdict, error, decision_s, now_s - self.arrived_s, request_id)
 
-    def connection_line(self, *, closing: bool) -> bytes:
-        """The Connection line of an answer to it: whether the client may send another request behind it."""
+    @property
+    def id_line(self) -> bytes:
+        """The line of its id, to either side; empty where it has none."""
+        return self.request_id.line if self.request_id else b""
+
+    def last_lines(self, *, closing: bool) -> bytes:
+        """What every answer to it ends with: its id, and whether the client may send another request behind it."""
         if closing or self.message.should_close or not self.body.is_eof():
-            return CLOSE
-        return KEEP_ALIVE if self.message.version.minor == 0 else b""
+            return self.id_line + CLOSE
+        return self.id_line + KEEP_ALIVE if self.message.version.minor == 0 else self.id_line
 
 
 class Client(Protocol):
@@ -197,11 +206,11 @@ class Exchange:
         head = gateway.forwarding.request_head(
             message.method,
             message.path,
-            self._fields_less_a_hop() if message.method in COUNTED_METHODS else message.raw_headers,
+            self._without_ids(self._fields_less_a_hop() if message.method in COUNTED_METHODS else message.raw_headers),
             message.headers.getall(CONNECTION, ()),
             self._request.facts.peer,
             gateway.policies.identity.trusts(self._request.facts.peer),
-            framing,
+            self._request.id_line + framing,
         )
         self._data = head + body
         self._acquire()
@@ -209,6 +218,11 @@ class Exchange:
     def _fields_less_a_hop(self) -> Fields:
         fields, hops = self._message.raw_headers, hops_left(self._message)
         return fields if hops is None else one_hop_less(fields, hops)
+
+    def _without_ids(self, fields: Fields) -> Fields:
+        """What is passed on beside the request's own id: everything, or everything but other ids of it."""
+        ids = self._gateway.request_ids
+        return fields if ids is None else ids.without(fields)
 
     def _acquire(self, *, fresh: bool = False) -> None:
         self._gateway.pool.acquire(self, fresh=fresh, sure=not self._repeatable)
@@ -278,9 +292,9 @@ class Exchange:
         complete = bodyless or body.is_eof()
         data = b"" if bodyless else body.read_nowait()
         framing, chunked = self._answer_framing(message, bodyless=bodyless, length=len(data) if complete else None)
-        ours = self._rate_limit_lines() + framing + self._connection_line()
+        ours = self._rate_limit_lines() + framing + self._last_lines()
         named = message.headers.getall(CONNECTION, ())
-        head = response_head(message.code, message.reason, message.raw_headers, named, ours)
+        head = response_head(message.code, message.reason, self._without_ids(message.raw_headers), named, ours)
         if complete:
             self._client.write(head + data)
             self._finish()
@@ -303,8 +317,9 @@ class Exchange:
         assert connection is not None  # noqa: S101  (its answer is being told)
         self._status = message.code
         named = message.headers.getall(CONNECTION, ())
-        ours = self._rate_limit_lines() + UPGRADE
-        self._client.open_tunnel(response_head(101, message.reason, message.raw_headers, named, ours), connection)
+        ours = self._rate_limit_lines() + self._request.id_line + UPGRADE
+        head = response_head(101, message.reason, self._without_ids(message.raw_headers), named, ours)
+        self._client.open_tunnel(head, connection)
         self._end(message.code)
 
     def _rate_limit_lines(self) -> bytes:
@@ -407,7 +422,7 @@ class Exchange:
             self._end(self._status, error=fault.reason)
             return
         self._keep = fault in KEEPS_CONNECTION
-        self._client.write(fault_reply(fault, head_only=self._head_only, connection=self._connection_line()))
+        self._client.write(fault_reply(fault, head_only=self._head_only, connection=self._last_lines()))
         self._end(fault.status, error=fault.reason)
 
     def _end(self, status: int, error: str = "") -> None:
@@ -418,8 +433,8 @@ class Exchange:
             self._gateway.observe(self._request.record(status, error))
             self._client.request_ended(keep=self._keep)
 
-    def _connection_line(self) -> bytes:
-        return self._request.connection_line(closing=self._client.closing or not self._keep)
+    def _last_lines(self) -> bytes:
+        return self._request.last_lines(closing=self._client.closing or not self._keep)
 
     @property
     def _head_only(self) -> bool:

@@ -300,7 +300,7 @@ class ClientConnection(BaseProtocol):
 
     def _begin(self, message: RequestMessage, body: Body, *, oversized: bool) -> None:
         facts = RequestFacts(message.method, message.path, message.headers, self.peer)
-        request = self._request = Request(message, body, facts, None, time.perf_counter(), 0.0)
+        request = self._request = Request(message, body, facts, None, time.perf_counter(), 0.0, None)
         fault = _fault_in(message)
         if oversized and _head_size(message) > self._server.settings.max_header_bytes:
             fault = Fault.HEAD_TOO_LARGE
@@ -325,8 +325,11 @@ class ClientConnection(BaseProtocol):
     def _on_verdict(self, verdict: Verdict) -> None:
         if self._request is None:
             return  # failed meanwhile
-        message, body, facts, _, arrived_s, _ = self._request
-        request = self._request = Request(message, body, facts, verdict, arrived_s, time.perf_counter())
+        message, body, facts, _, arrived_s, _, _ = self._request
+        ids = self._server.gateway.request_ids
+        request_id = None if ids is None else ids.of(message)
+        decided_s = time.perf_counter()
+        request = self._request = Request(message, body, facts, verdict, arrived_s, decided_s, request_id)
         try:
             self._follow(request, verdict)
         except Exception:  # the boundary of one request, as above: nothing may leave a client waiting
@@ -348,7 +351,7 @@ class ClientConnection(BaseProtocol):
             self._exchange.forward()
         elif verdict.answer is Answer.REFUSE:
             fields = self._server.gateway.rate_limit_fields.of(verdict)
-            connection = request.connection_line(closing=self.closing)
+            connection = request.last_lines(closing=self.closing)
             self.write(refusal(verdict, fields, head_only=request.message.method == "HEAD", connection=connection))
             self._server.gateway.observe(request.record(429))
             self.request_ended(keep=True)
@@ -358,14 +361,14 @@ class ClientConnection(BaseProtocol):
     def _answer_here(self, request: Request, verdict: Verdict) -> None:
         """Answer a TRACE or OPTIONS that may pass no more intermediaries, in the application's place."""
         fields = self._server.gateway.rate_limit_fields.of(verdict) if verdict.applied else b""
-        self.write(last_hop_answer(request.message, fields, request.connection_line(closing=self.closing)))
+        self.write(last_hop_answer(request.message, fields, request.last_lines(closing=self.closing)))
         self._server.gateway.observe(request.record(200))
         self.request_ended(keep=True)
 
     def _fail(self, request: Request, fault: Fault) -> None:
         """Answer a request that gets nowhere."""
         keep = fault in KEEPS_CONNECTION
-        connection = request.connection_line(closing=self.closing or not keep)
+        connection = request.last_lines(closing=self.closing or not keep)
         self.write(fault_reply(fault, head_only=request.message.method == "HEAD", connection=connection))
         self._server.gateway.observe(request.record(fault.status, fault.reason))
         self.request_ended(keep=keep)
@@ -401,7 +404,7 @@ class ClientConnection(BaseProtocol):
             logger.exception("a page could not be made")
             self._fail(request, Fault.INTERNAL)
         else:
-            connection = request.connection_line(closing=self.closing)
+            connection = request.last_lines(closing=self.closing)
             self.write(page(status, content, head_only=request.message.method == "HEAD", connection=connection))
             self.request_ended(keep=True)
 

@@ -193,11 +193,13 @@ class RequestLog:
             "event": _event(verdict),
             "client": policies.identity.client_group(facts),
             "method": facts.method[:LONGEST_METHOD_CHARS],
-            "path": _printable(path_part(facts.target)[:LONGEST_PATH_CHARS]),
+            "path": printable(path_part(facts.target)[:LONGEST_PATH_CHARS]),
             "status": record.status,
             "decision_ms": round(record.decision_s * 1000, 3),
             "total_ms": round(record.total_s * 1000, 3),
         }
+        if record.request_id:
+            line["request_id"] = record.request_id
         if record.error:
             line["error"] = record.error
         if verdict is not None and verdict.applied:
@@ -230,5 +232,6 @@ def _unchecked(verdict: Verdict) -> bool:
     return verdict.decided_by is DecidedBy.STORE_FAILURE and verdict.answer is Answer.PASS
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
+    """The text with bytes that are no UTF-8 as escapes."""
     return text.encode("utf-8", "backslashreplace").decode()

@@ -72,7 +72,7 @@ class Metrics(Collector):
 
     def count(self, record: Record) -> None:
         """Count one request."""
-        _, status, verdict, error, decision_s, total_s = record
+        _, status, verdict, error, decision_s, total_s, _ = record
         self._classes[status // 100] += 1
         self._request.note(total_s)
         self._unsettled += 1

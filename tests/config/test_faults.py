@@ -82,6 +82,12 @@ def test_all_faults_are_named_at_once_in_the_order_of_the_document() -> None:
             "c.yaml:1:28: store.sentinel_password: takes effect only with a store url of redis+sen",
         ),
         ("store: {ca_file: /x}", "c.yaml:1:18: store.ca_file: takes effect only with a store url of rediss://"),
+        (
+            "tracing: {endpoint: a:4318}",
+            "c.yaml:1:21: tracing.endpoint: 'a:4318' is not an endpoint; expected e.g. http:",
+        ),
+        ("tracing: {sample: 2}", "c.yaml:1:19: tracing.sample: 2 is not a share; expected a number from 0 to 1"),
+        ("listen: {request_id_header: Host}", "c.yaml:1:29: listen.request_id_header: 'Host' is not a field for ids"),
         ("listen: {health_path: /a, status_path: /a}", "c.yaml:1:40: listen.status_path: '/a' is the health page"),
         (
             "policies: [{name: a, key: client_ip, limit: 1/s, burst: 0}]",

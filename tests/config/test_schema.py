@@ -58,6 +58,7 @@ RIGHT = [
     "",
     "listen:\npolicies: []",
     "listen: {port: '${PORT:-8080}', max_header_bytes: 16KiB, drain_timeout: 0s}",
+    "tracing: {endpoint: 'http://c:4318/v1/traces', sample: '${S:-0.5}'}\nlisten: {request_id_header: x-correlation-id}",
     "log: {level: '${LEVEL:-info}'}\nstore: {timeout: 1h30m, on_failure: allow}",
     "policies: [{name: a, exempt: true, match: {client_ip: 10.0.0.0/8}}]",
     "policies: [{name: a, key: client_ip, limit: 1/2.5s}]",
