@@ -199,8 +199,7 @@ class PolicySet:
 
     def bucket_of(self, policy: Policy, facts: RequestFacts) -> str:
         """The name of a policy's bucket for a request that it applied to, also where its key is blocked."""
-        rule = next(rule for rule in self._rules if rule.policy is policy)
-        return rule.bucket(facts)
+        return self.bucket_named(policy, self.key_of(policy, facts))
 
     def key_in(self, bucket: str, policy: Policy) -> str:
         """The key's part of one of the policy's bucket names."""
@@ -258,9 +257,6 @@ class _Rule:
         if self._methods and facts.method not in self._methods:
             return False
         return self._only_path or self.policy.match.takes_rest(facts, self._identity)
-
-    def bucket(self, facts: RequestFacts) -> str:
-        return self._bucket + self.key_of(facts)
 
     def alone(self, facts: RequestFacts) -> tuple[Applied, ...]:
         """What applies where no other rule does. A caller seen before is known by the plain value of its field."""
