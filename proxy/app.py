@@ -35,11 +35,10 @@ from proxy.ops.explained import as_json, levels_by_policy
 from proxy.ops.health import Health
 from proxy.ops.live import Live
 from proxy.ops.logs import LineWriter, RequestLog, start_logging
-from proxy.ops.merge import Snapshot, exposition_of, families, merged, snapshot
 from proxy.ops.metrics import Metrics, Readings
 from proxy.ops.refusals import Refusals
 from proxy.ops.status import CallerStatus
-from proxy.ops.timeline import Timeline
+from proxy.ops.together import Together
 from proxy.reload import Reloader
 from proxy.store.deny_cache import DenyCache
 from proxy.store.inspect import Buckets
@@ -67,7 +66,6 @@ class App:
     def __init__(self, settings: Settings, path: Path, writer: LineWriter, place: Place | None = None) -> None:
         self._place = place
         self._parent: Channel | None = None
-        self._others: Snapshot = []  # the metrics of the other workers
         in_file, settings = settings, place.share_of(settings) if place else settings
         self._settings = settings
         self._loop = asyncio.get_running_loop()
@@ -115,7 +113,8 @@ class App:
         self._server = Server(settings.listen, self._gateway, pages)
         self._log = RequestLog(settings.log, writer, lambda: self._gateway.policies)
         self._refusals = Refusals(lambda: self._gateway.policies)
-        self._timeline = Timeline(self._metrics)
+        numbers = (place.number, place.count) if place else ()
+        self._together = Together(self._metrics, self._refusals, self._state, *numbers)
         self._buckets = Buckets(settings.store)
         self._admin = Admin(settings.admin, self._pages(health))
 
@@ -209,16 +208,20 @@ class App:
     def _pages(self, health: Health) -> Pages:
         return Pages(
             health=health.page,
-            exposition=self._exposition,
-            config=lambda: config_page(self._in_force, self._about_config(), self._reloader.needing_restart),
-            policies=lambda: policies_page(self._in_force, self._gateway.policies, self._metrics.outcomes()),
-            top=self._refusals.page,
+            exposition=self._together.exposition,
+            config=self._config_page,
+            policies=lambda: policies_page(self._in_force, self._gateway.policies, self._together.outcomes()),
+            top=self._together.top,
             explain=self._explain,
             buckets=BucketPages(
                 lambda: self._gateway.policies, self._buckets, self._limiter.look, self._deny_cache.forget
             ),
-            live=Live(self._timeline, self._state),
+            live=Live(self._together.timeline, self._together.state),
         )
+
+    def _config_page(self) -> dict[str, object]:
+        page = config_page(self._in_force, self._about_config(), self._reloader.needing_restart)
+        return page | ({"workers": configs} if (configs := self._together.configs()) else {})
 
     def _state(self) -> dict[str, object]:
         failure = self._store.failure
@@ -228,7 +231,6 @@ class App:
             "connections": len(self._server.connections),
             "draining": self._server.draining,
             "config": {**self._about_config(), "hash": digest(self._in_force)},
-            **self._refusals.page(10),
         }
 
     async def _explain(self, ask: Ask) -> dict[str, object]:
@@ -256,26 +258,21 @@ class App:
         return {"status": "stale", "since": stale.since, "loaded": self._reloader.loaded_at, "faults": stale.faults}
 
     async def _report_to_parent(self, place: Place, stop: asyncio.Event) -> None:
-        """Send this worker's metrics each second, at once for a start; end when the parent has ended."""
+        """Report each second, at once for a start; end when the parent has ended."""
         self._parent = await open_channel(socket.socket(fileno=place.channel))
         try:
-            self._send_metrics()
+            self._report()
             await self._parent.listen(self._hear_of_others)
             stop.set()
         finally:
             await self._parent.close()
 
-    def _send_metrics(self) -> None:
+    def _report(self) -> None:
         if self._parent is not None:
-            self._parent.send({"metrics": snapshot(self._metrics.families())})
+            self._parent.send(self._together.report())
 
     def _hear_of_others(self, message: Message) -> None:
-        self._others = message["others"]
-
-    def _exposition(self) -> bytes:
-        if self._place is None:
-            return self._metrics.exposition()
-        return exposition_of(families(merged([snapshot(self._metrics.families()), self._others])))
+        self._together.hear(message["others"], message["reports"])
 
     async def _close(self) -> None:
         self._pool.close()
@@ -300,8 +297,8 @@ class App:
             await asyncio.sleep(1)
             self._log.each_second()
             self._refusals.each_second()
-            self._timeline.tick()
-            self._send_metrics()
+            self._together.timeline.tick()
+            self._report()
 
     def _fixed_replicas(self, settings: Settings) -> int | None:
         """Each worker of a sidecar holds a share of its own."""

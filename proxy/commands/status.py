@@ -12,6 +12,8 @@ from proxy.commands.sidecars import Reply, ask_all
 from proxy.commands.traffic import Traffic, traffic_of
 
 RECENT_S = 10
+# Workers report once a second, and are told of within another.
+SILENT_S = 5
 _TITLES = (
     *("sidecar", "status", "app", "store", "configuration", "hash"),
     *("in flight", "decided/s", "refused/s", "why"),
@@ -23,7 +25,7 @@ def run(options: argparse.Namespace) -> int:
     health = ask_all(options.admin, "/readyz")
     timelines = ask_all(options.admin, f"/timeline?seconds={RECENT_S}")
     rows = [_row(*pair) for pair in zip(health, timelines, strict=True)]
-    hashes = {row["hash"] for row in rows if row["hash"]}
+    hashes = {each for row in rows for each in row["hashes"]}
     alike = len(hashes) <= 1
     if options.json:
         write_json({"alike": alike, "sidecars": rows})
@@ -45,6 +47,8 @@ def _row(health: Reply, timeline: Reply) -> dict[str, Any]:
         reasons = [health.fault]
     elif timeline.fault:
         reasons.append(timeline.fault)
+    workers: Sequence[Mapping[str, Any]] = state.get("workers", ())
+    reasons += _about_workers(workers, config.get("hash"))
     return {
         "sidecar": health.name,
         "status": content.get("status", "unreachable") if isinstance(content.get("status"), str) else "unreachable",
@@ -52,6 +56,7 @@ def _row(health: Reply, timeline: Reply) -> dict[str, Any]:
         "store": parts[1].get("status"),
         "config": parts[2].get("status"),
         "hash": config.get("hash"),
+        "hashes": sorted({each["hash"] for each in (config, *workers) if each.get("hash")}),
         "loaded": parts[2].get("loaded"),
         "in_flight": state.get("in_flight"),
         "decided_per_s": round(traffic.total / RECENT_S, 1),
@@ -60,20 +65,23 @@ def _row(health: Reply, timeline: Reply) -> dict[str, Any]:
     }
 
 
+def _about_workers(workers: Sequence[Mapping[str, Any]], usual: str | None) -> list[str]:
+    """What is odd about single workers of a sidecar."""
+    found = []
+    for each in workers:
+        if each["heard_s"] is None:
+            found.append(f"worker {each['worker']} is not there")
+            continue
+        if each["heard_s"] > SILENT_S:
+            found.append(f"worker {each['worker']} was last heard {each['heard_s']:.0f} s ago")
+        if each["hash"] != usual:
+            found.append(f"worker {each['worker']} has another configuration: {each['hash']}")
+    return found
+
+
 def _table(rows: Sequence[Mapping[str, Any]]) -> Table:
     table = Table(box=None, padding=(0, 3, 0, 0), header_style="dim")
-    for title in (
-        "sidecar",
-        "status",
-        "app",
-        "store",
-        "configuration",
-        "hash",
-        "in flight",
-        "decided/s",
-        "refused/s",
-        "why",
-    ):
+    for title in _TITLES:
         table.add_column(title, overflow="fold")
     for row in rows:
         loaded = f"{row['config']}, read {row['loaded']}" if row["config"] else "-"

@@ -49,7 +49,7 @@ def json_answer(content: object, status: int = 200) -> web.Response:
     try:
         body = orjson.dumps(content)
     except TypeError:
-        body = orjson.dumps(_escaped(content))
+        body = orjson.dumps(escaped(content))
     return web.Response(body=body + b"\n", status=status, content_type="application/json")
 
 
@@ -127,9 +127,10 @@ async def _add_security_fields(_: web.Request, response: web.StreamResponse) -> 
         response.headers.setdefault(name, value)
 
 
-def _escaped(content: object) -> object:
+def escaped(content: object) -> object:
+    """The same with lone surrogates escaped, so that it can be written as UTF-8."""
     if isinstance(content, str):
         return content.encode("utf-8", "backslashreplace").decode()
     if isinstance(content, dict):
-        return {_escaped(key): _escaped(value) for key, value in content.items()}
-    return [_escaped(each) for each in content] if isinstance(content, list | tuple) else content
+        return {escaped(key): escaped(value) for key, value in content.items()}
+    return [escaped(each) for each in content] if isinstance(content, list | tuple) else content

@@ -64,7 +64,7 @@ class Metrics(Collector):
         self._decision = Histogram(DURATIONS_S)
         self._upstream = Histogram(DURATIONS_S)
         self._request = Histogram(DURATIONS_S)
-        self.round_trip = Histogram(DURATIONS_S)
+        self._round_trip = Histogram(DURATIONS_S)
         self._batch_size = Histogram(BATCH_SIZES)
         self._registry = CollectorRegistry()
         self._registry.register(self)
@@ -105,7 +105,7 @@ class Metrics(Collector):
         if failure:
             self._store_failures[failure] = self._store_failures.get(failure, 0) + 1
         else:
-            self.round_trip.note(took_s)
+            self._round_trip.note(took_s)
         self._unsettled += 1
         if self._unsettled >= MOST_UNSETTLED:
             self._settle()
@@ -118,9 +118,13 @@ class Metrics(Collector):
                 found[policy, str(outcome)] += counted.count
         return found
 
+    def round_trips(self) -> tuple[int, float]:
+        """How many calls the store has answered, and the seconds that this took it in all."""
+        return sum(self._round_trip.counts()), self._round_trip.total
+
     def _settle(self) -> None:
         self._unsettled = 0
-        for histogram in (self._decision, self._upstream, self._request, self.round_trip, self._batch_size):
+        for histogram in (self._decision, self._upstream, self._request, self._round_trip, self._batch_size):
             histogram.settle()
 
     def exposition(self) -> bytes:
@@ -167,7 +171,7 @@ class Metrics(Collector):
             ("request_duration_seconds", "From a request's head to the end of its answer.", self._request),
             ("decision_duration_seconds", "From a request's head to its verdict.", self._decision),
             ("upstream_duration_seconds", "From the verdict to the end of the application's answer.", self._upstream),
-            ("store_round_trip_seconds", "From a call of the store to its reply.", self.round_trip),
+            ("store_round_trip_seconds", "From a call of the store to its reply.", self._round_trip),
             ("store_batch_requests", "Requests decided in one call of the store.", self._batch_size),
         ):
             yield HistogramMetricFamily(f"sidegate_{name}", text, histogram.cumulative(), histogram.total)

@@ -53,6 +53,7 @@ _LEVEL = _object(
 )
 _SECOND = _object("time policies store_calls store_ms", time=_NUMBER, store_calls=_COUNT, store_ms=_MAYBE_NUMBER)
 _REFUSED = _object("policy key bucket count error", policy=_TEXT, key=_TEXT, bucket=_TEXT, count=_COUNT, error=_COUNT)
+_WORKER_CONFIG = _object("worker status loaded hash", worker=_COUNT, status=_TEXT, loaded=_TEXT, hash=_TEXT)
 _ASK: Schema = {
     **_object(
         "url",
@@ -120,6 +121,7 @@ PATHS: Mapping[str, Schema] = {
                     since=_TEXT,
                     faults=_TEXTS,
                     needs_restart=_TEXTS,
+                    workers={"type": "array", "items": _WORKER_CONFIG},
                     settings={"type": "object"},
                 ),
                 "Secrets are masked.",

@@ -1,13 +1,15 @@
 """Which keys are refused most: what a person on call asks first."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from proxy.decision.policy import PolicySet
 from proxy.decision.record import Record
 from proxy.ops.outcomes import refused_buckets
-from proxy.ops.sketch import WINDOWS, Most
+from proxy.ops.sketch import WINDOWS, Most, Summary, joined
 
 WINDOW_S = 60
+
+Refused = Summary[tuple[str, str]]
 
 
 class Refusals:
@@ -29,8 +31,12 @@ class Refusals:
         if self._seconds % WINDOW_S == 0:
             self._most.next_window()
 
-    def page(self, count: int) -> dict[str, object]:
-        """The most refused, the first first."""
+    def summary(self) -> Refused:
+        """Policies and buckets with how often they refused."""
+        return self._most.summary()
+
+    def page(self, count: int, others: Sequence[Refused] = ()) -> dict[str, object]:
+        """The most refused, the first first; `others` were counted elsewhere, over minutes of their own."""
         prefix = self._policies().key_prefix
         refused = [
             {
@@ -40,6 +46,6 @@ class Refusals:
                 "count": entry.times,
                 "error": entry.error,
             }
-            for entry in self._most.most(count)
+            for entry in joined([self.summary(), *others]).first(count).entries
         ]
         return {"minutes": WINDOWS, "refused": refused}

@@ -7,7 +7,7 @@ that occurred is surely held.
 
 import heapq
 from collections import deque
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from typing import Generic, NamedTuple, TypeVar
 
 K = TypeVar("K", bound=Hashable)
@@ -22,6 +22,30 @@ class Entry(NamedTuple, Generic[K]):
     key: K
     times: int
     error: int
+
+
+class Summary(NamedTuple, Generic[K]):
+    """Keys, each once, and how often any other may have occurred at most."""
+
+    entries: Sequence[Entry[K]]
+    missed: int
+
+    def first(self, count: int) -> "Summary[K]":
+        """At most `count` keys, the most frequent first."""
+        ordered = sorted(self.entries, key=lambda entry: (entry.error - entry.times, -entry.times))
+        return Summary(ordered[:count], max([self.missed, *(entry.times for entry in ordered[count:])]))
+
+
+def joined(summaries: Sequence[Summary[K]]) -> Summary[K]:
+    """One summary of what several count apart: no count is too low, and none too high by more than its error."""
+    held = [{entry.key: entry for entry in each.entries} for each in summaries]
+    found = []
+    for key in {key for known in held for key in known}:
+        entries = [
+            known.get(key) or Entry(key, each.missed, each.missed) for known, each in zip(held, summaries, strict=True)
+        ]
+        found.append(Entry(key, sum(each.times for each in entries), sum(each.error for each in entries)))
+    return Summary(found, sum(each.missed for each in summaries))
 
 
 class Sketch(Generic[K]):
@@ -82,12 +106,6 @@ class Most(Generic[K]):
         self._windows.append(Sketch())
         self.add = self._windows[-1].add
 
-    def most(self, count: int) -> list[Entry[K]]:
-        """At most `count` keys, the most frequent first."""
-        windows = [({entry.key: entry for entry in window.entries()}, window.missed) for window in self._windows]
-        keys = {key for held, _ in windows for key in held}
-        found = []
-        for key in keys:
-            entries = [held.get(key, Entry(key, missed, missed)) for held, missed in windows]
-            found.append(Entry(key, sum(each.times for each in entries), sum(each.error for each in entries)))
-        return heapq.nlargest(count, found, key=lambda entry: (entry.times - entry.error, entry.times))
+    def summary(self) -> Summary[K]:
+        """All that is held."""
+        return joined([Summary(window.entries(), window.missed) for window in self._windows])

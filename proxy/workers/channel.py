@@ -12,6 +12,8 @@ Message = dict[str, Any]
 
 # Bounds one message: a worker's metrics take about 100 bytes a series.
 _LARGEST_MESSAGE_BYTES = 16 * 2**20
+# Bounds what waits for a process that hangs.
+_MOST_UNTAKEN_BYTES = 2**20
 
 
 class Channel:
@@ -22,8 +24,8 @@ class Channel:
         self._writer = writer
 
     def send(self, message: Message) -> None:
-        """Send, without waiting; lost where the other side has gone."""
-        if not self._writer.is_closing():
+        """Send, without waiting; lost where the other side has gone, or has stopped taking what it is sent."""
+        if not self._writer.is_closing() and self._writer.transport.get_write_buffer_size() < _MOST_UNTAKEN_BYTES:
             self._writer.write(orjson.dumps(message, option=orjson.OPT_APPEND_NEWLINE))
 
     async def listen(self, heard: Callable[[Message], None]) -> None:

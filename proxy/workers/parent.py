@@ -4,9 +4,10 @@ It serves nothing itself. Each worker is a whole sidecar in a process of its own
 (SO_REUSEPORT: the kernel spreads new connections over them). The parent holds the port, bound but not listening, so
 that it is the same for every worker, also for one that is started again.
 
-Metrics. Each worker sends its figures once a second; the parent adds up those of all but the first and sends the sum to
-the first, whose admin listener adds its own. Counters of a worker that died stay in the sum, so that no counter falls
-back.
+Figures. Each worker reports once a second: its metrics, and a word on its state. When the first one does, the parent
+sends it what the others said: their metrics added up, and the word of each. It has the admin listener and tells of all
+of them (ops/together). Counters of a worker that died stay in the sum, so that no counter falls back; its word goes.
+The first message to a first worker holds what was counted before it was there.
 """
 
 import asyncio
@@ -77,6 +78,7 @@ class Parent:
         self._channels: dict[int, Channel] = {}
         self._ready: set[int] = set()
         self._snapshots: dict[int, Snapshot] = {}
+        self._reports: dict[int, object] = {}
         self._retired: Snapshot = []
 
     async def run(self) -> int:
@@ -149,19 +151,26 @@ class Parent:
         if self._stop.is_set():  # it came too late for the signal that went to the others
             process.send_signal(signal.SIGTERM)
         channel = self._channels[number] = await open_channel(ours)
+        if number == 0:
+            self._tell_leading()
         await channel.listen(lambda message: self._heard(number, message))
         status = await process.wait()
         await channel.close()
         del self._running[number], self._channels[number]
         self._retired = merged([self._retired, without_gauges(self._snapshots.pop(number, []))])
+        self._reports.pop(number, None)
         return status
 
     def _heard(self, number: int, message: Message) -> None:
-        self._snapshots[number] = message["metrics"]
+        self._snapshots[number], self._reports[number] = message["metrics"], message["report"]
         if number not in self._ready:
             self._ready.add(number)
             if len(self._ready) == self._count:
                 logger.info("workers_ready", extra={"fields": {"workers": self._count, "port": self._port}})
-        if (leading := self._channels.get(0)) is not None:
-            others = [snapshot for each, snapshot in self._snapshots.items() if each != 0]
-            leading.send({"others": merged([self._retired, *others])})
+        if number == 0:
+            self._tell_leading()
+
+    def _tell_leading(self) -> None:
+        others = [taken for each, taken in self._snapshots.items() if each != 0]
+        reports = [report for each, report in self._reports.items() if each != 0]
+        self._channels[0].send({"others": merged([self._retired, *others]), "reports": reports})

@@ -5,7 +5,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.ops.sketch import CAPACITY, WINDOWS, Most, Sketch
+from proxy.ops.sketch import CAPACITY, WINDOWS, Most, Sketch, Summary, joined
 
 
 @given(st.lists(st.integers(0, 30), max_size=400), st.integers(1, 8))
@@ -26,7 +26,7 @@ def test_a_flood_of_keys_that_come_once_does_not_hide_the_one_that_comes_often()
         most.add(f"once-{number}")
         if number % 10 == 0:
             most.add("often")
-    first = most.most(3)[0]
+    first = most.summary().first(3).entries[0]
     assert first.key == "often"
     assert first.times - first.error <= 500 <= first.times
 
@@ -36,9 +36,9 @@ def test_what_lies_back_longer_than_the_windows_is_forgotten() -> None:
     most.add("old")
     for _ in range(WINDOWS - 1):
         most.next_window()
-    assert [entry.key for entry in most.most(5)] == ["old"]
+    assert [entry.key for entry in most.summary().entries] == ["old"]
     most.next_window()
-    assert most.most(5) == []
+    assert most.summary().entries == []
 
 
 def test_counts_of_several_windows_are_added() -> None:
@@ -47,4 +47,23 @@ def test_counts_of_several_windows_are_added() -> None:
         most.add("a")
         most.next_window()
     most.add("b")
-    assert [(entry.key, entry.times, entry.error) for entry in most.most(CAPACITY)] == [("a", 3, 0), ("b", 1, 0)]
+    assert most.summary().first(CAPACITY).entries == [("a", 3, 0), ("b", 1, 0)]
+
+
+@given(st.lists(st.lists(st.integers(0, 30), max_size=200), min_size=1, max_size=4), st.integers(1, 8))
+def test_summaries_of_several_are_joined_and_cut_without_a_count_too_low_or_an_error_too_small(
+    parts: list[list[int]], kept: int
+) -> None:
+    summaries = []
+    for keys in parts:
+        sketch: Sketch[int] = Sketch(8)
+        for key in keys:
+            sketch.add(key)
+        summaries.append(Summary(sketch.entries(), sketch.missed).first(kept))
+    real = Counter(key for keys in parts for key in keys)
+    found = joined(summaries)
+    assert all(real[each.key] <= each.times <= real[each.key] + each.error for each in found.entries)
+    held = {each.key for each in found.entries}
+    assert all(count <= found.missed for key, count in real.items() if key not in held)
+    counts = [each.times - each.error for each in found.first(kept).entries]
+    assert counts == sorted(counts, reverse=True)

@@ -1,0 +1,131 @@
+"""The admin listener of a sidecar of several workers tells of all of them, and waits for none."""
+
+import json
+import os
+import signal
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.ops.admin_client import ask
+from tests.raw_client import RawClient, get
+from tests.recorder import Recorder, eventually
+from tests.servers import StoreServer, free_port
+from tests.sidecar import Sidecar, configuration, run_command
+
+pytestmark = pytest.mark.slow
+
+REQUESTS = 40  # each on a connection of its own, which the kernel gives to one of two
+
+
+@pytest.fixture
+def pair(store_server: StoreServer) -> Iterator[Sidecar]:
+    recorder = Recorder()
+    config = configuration(store_server.url, recorder.url, listen={"port": free_port(), "workers": 2})
+    with Sidecar(config) as sidecar:
+        sidecar.wait_for_event("workers_ready")
+        yield sidecar
+    recorder.stop()
+
+
+def pid_of(sidecar: Sidecar, worker: int) -> int:
+    found: int = [line["pid"] for line in sidecar.events("started") if line["worker"] == worker][-1]
+    return found
+
+
+def spend(sidecar: Sidecar, user: str, count: int = REQUESTS) -> Counter[int]:
+    return Counter(get(sidecar.port, "/tight/a", f"X-User-ID: {user}").status for _ in range(count))
+
+
+def outcomes(sidecar: Sidecar) -> dict[str, int]:
+    policies = {each["name"]: each["outcomes"] for each in ask(sidecar, "/policies")[2]["policies"]}
+    found: dict[str, int] = policies["tight"]
+    return found
+
+
+def drawn(sidecar: Sidecar) -> Counter[str]:
+    found: Counter[str] = Counter()
+    for second in ask(sidecar, "/timeline?seconds=900")[2]["seconds"]:
+        found.update(second["policies"].get("tight", {}))
+    return found
+
+
+def state(sidecar: Sidecar) -> dict[str, Any]:
+    found: dict[str, Any] = ask(sidecar, "/timeline?seconds=1")[2]["state"]
+    return found
+
+
+def test_policies_timeline_top_and_events_count_what_all_workers_did(pair: Sidecar) -> None:
+    assert spend(pair, "ann") == {200: 2, 429: REQUESTS - 2}
+    wanted = {"allowed": 2, "refused": REQUESTS - 2}
+    eventually(lambda: outcomes(pair) == wanted, "both workers' counts under /policies")
+    eventually(lambda: drawn(pair) == wanted, "the same in the timeline")
+    (key,) = ask(pair, "/top")[2]["refused"]
+    assert (key["key"], key["count"], key["error"]) == ("ann", REQUESTS - 2, 0)
+    with RawClient(pair.admin_port) as client:
+        client.send(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert client.head().status == 200
+        received = b""
+        while b"\n\n" not in received:
+            received += client.read(1)
+    history = json.loads(received.partition(b"data: ")[2].partition(b"\n")[0])
+    assert sum(second["policies"].get("tight", {}).get("refused", 0) for second in history["seconds"]) == REQUESTS - 2
+    assert history["state"]["refused"][0]["count"] == REQUESTS - 2
+
+
+def test_connections_of_all_workers_are_added_and_each_worker_is_told_of(pair: Sidecar) -> None:
+    with ExitStack() as stack:
+        for _ in range(12):
+            client = stack.enter_context(RawClient(pair.port))
+            assert client.get("/a", "X-User-ID: ann").status == 200
+        eventually(lambda: state(pair)["connections"] == 12, "the connections of both")
+        first, second = state(pair)["workers"]
+        assert (first["pid"], second["pid"]) == (pid_of(pair, 0), pid_of(pair, 1))
+        assert first["connections"] + second["connections"] == 12
+        assert first["hash"] == second["hash"] == ask(pair, "/config")[2]["hash"]
+
+
+def test_what_a_dead_worker_counted_stays_and_a_new_first_worker_does_not_count_it_as_new(pair: Sidecar) -> None:
+    pair.may_complain = True  # worker_died is an error
+    spend(pair, "ann")
+    wanted = {"allowed": 2, "refused": REQUESTS - 2}
+    eventually(lambda: outcomes(pair) == wanted, "both workers' counts")
+    os.kill(pid_of(pair, 1), signal.SIGKILL)
+    pair.wait_for_event("started", 3)
+    eventually(lambda: state(pair)["workers"][1].get("pid") == pid_of(pair, 1), "the new one's word")
+    assert outcomes(pair) == drawn(pair) == wanted
+    os.kill(pid_of(pair, 0), signal.SIGKILL)  # the admin listener's own
+    pair.wait_for_event("started", 4)
+    eventually(lambda: outcomes(pair) == wanted, "the parent to tell the new one of what was")
+    spend(pair, "bob")
+    eventually(lambda: outcomes(pair)["refused"] == 2 * (REQUESTS - 2), "what came since")
+    eventually(lambda: drawn(pair)["refused"] == REQUESTS - 2, "a timeline that begins with the new one")
+
+
+def test_no_page_waits_for_a_worker_that_hangs_and_its_silence_is_told(pair: Sidecar) -> None:
+    spend(pair, "ann")
+    eventually(lambda: outcomes(pair).get("refused") == REQUESTS - 2, "both workers' counts")
+    hung = pid_of(pair, 1)
+    before = ask(pair, "/config")[2]["hash"]
+    os.kill(hung, signal.SIGSTOP)
+    try:
+        pair.config_file.write_text(yaml.safe_dump({**pair.config, "policies": pair.config["policies"][:1]}))
+        eventually(lambda: ask(pair, "/config")[2]["hash"] != before, "the first worker to take the edit over")
+        for path in ("/policies", "/top", "/timeline", "/metrics", "/config", "/livez", "/readyz"):
+            assert ask(pair, path)[0] == 200  # within the client's 10 s, and nothing ends the silence before
+        eventually(lambda: (state(pair)["workers"][1]["heard_s"] or 0) > 5, "the silence to be told")
+        assert [each["hash"] == before for each in ask(pair, "/config")[2]["workers"]] == [False, True]
+        shown = run_command("status", "--admin", f"http://127.0.0.1:{pair.admin_port}")
+        assert shown.returncode == 1
+        told = " ".join(shown.stdout.split())
+        assert "do not decide alike" in told
+        assert f"{before}" in told
+    finally:
+        os.kill(hung, signal.SIGCONT)
+    eventually(
+        lambda: len({each["hash"] for each in ask(pair, "/config")[2]["workers"]}) == 1, "both to be alike again"
+    )
