@@ -355,10 +355,10 @@ def _faults_in(request: Received) -> list[str]:
     return faults + [f"hop-by-hop field {name}" for name, _ in request.fields if name in forbidden]
 
 
-def eventually(condition: Callable[[], object], what: str) -> None:
-    """Wait until a condition holds; fails where it does not come to hold."""
+def eventually(condition: Callable[[], object], what: str, state: Callable[[], str] = str) -> None:
+    """Wait until a condition holds; fails where it does not come to hold, telling the state."""
     deadline = time.monotonic() + PATIENCE_S
     while not condition():
         if time.monotonic() > deadline:
-            raise AssertionError(f"waited {PATIENCE_S:g} s in vain for {what}")
+            raise AssertionError(f"waited {PATIENCE_S:g} s in vain for {what}\n{state()}".rstrip())
         time.sleep(0.003)

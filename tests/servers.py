@@ -57,6 +57,11 @@ class StoreServer:
     def url(self) -> str:
         return f"redis://127.0.0.1:{self.port}"
 
+    @property
+    def runs(self) -> bool:
+        """Whether it was started and not ended."""
+        return self._process is not None
+
     def start(self) -> None:
         """Start it, empty; on the port it had before, if it ran before. Returns when it answers."""
         for _ in range(5):  # another process may take the free port before the server does
@@ -89,6 +94,11 @@ class StoreServer:
         """The server's clock."""
         seconds, us = self.client.time()
         return int(seconds) * 1_000_000 + int(us)
+
+    def log(self, lines: int = 40) -> str:
+        """The end of what it has said."""
+        text = (self._folder / "log").read_text("utf-8", "replace")
+        return "\n".join(text.splitlines()[-lines:])
 
     def calls(self, command: str) -> int:
         """How often a command ran since the statistics were reset."""

@@ -69,13 +69,20 @@ class SentinelTrio:
 
     def stop(self) -> None:
         for each in (*self.sentinels, *self.servers):
+            print(f"-- the server at {each.port}\n{each.log()}")  # noqa: T201  (pytest shows it with a test that fails)
             each.stop()
 
     def _ready(self) -> bool:
         states = [self._state(each) for each in self.sentinels]
         if not all(state["num-other-sentinels"] == 2 and state["num-slaves"] == 1 for state in states):
             return False
-        return str(self.servers[1].client.info("replication")["master_link_status"]) == "up"
+        # Until it has heard from the replica, a Sentinel would not make a master of it.
+        return all(self._replica_as_seen_by(each)["master-link-status"] == "ok" for each in self.sentinels)
+
+    def _replica_as_seen_by(self, sentinel: StoreServer) -> dict[str, Any]:
+        (replica,) = sentinel.client.sentinel_slaves(SERVICE)
+        found: dict[str, Any] = replica
+        return found
 
     def _state(self, sentinel: StoreServer) -> dict[str, Any]:
         state: Any = sentinel.client.sentinel_master(SERVICE)
@@ -100,7 +107,9 @@ class ClusterTrio:
     """A Cluster of masters with the slots in equal parts. `stop` when done."""
 
     def __init__(self, *options: str, nodes: int = 3) -> None:
-        more = ("--cluster-enabled", "yes", "--repl-diskless-sync-delay", "0", *options)
+        # However long a busy machine takes to find a node dead, its replica is not too old to take over.
+        fresh = ("--repl-diskless-sync-delay", "0", "--cluster-replica-validity-factor", "0")
+        more = ("--cluster-enabled", "yes", *fresh, *options)
         self._options = more
         self.nodes: list[StoreServer] = []
         starting = [threading.Thread(target=lambda: self.nodes.append(StoreServer(*more))) for _ in range(nodes)]
@@ -114,7 +123,7 @@ class ClusterTrio:
             self.call(node, "ADDSLOTSRANGE", bounds[number], bounds[number + 1] - 1)
             for other in self.nodes[:number]:
                 self.call(node, "MEET", "127.0.0.1", other.port)
-        eventually(lambda: all(self._is_whole(node) for node in self.nodes), "the Cluster is whole")
+        eventually(lambda: all(self._is_whole(node) for node in self.nodes), "the Cluster is whole", self.state)
 
     @property
     def url(self) -> str:
@@ -137,14 +146,18 @@ class ClusterTrio:
         """A node more, which follows a master; `nodes` has it last."""
         replica = StoreServer(*self._options)
         self.nodes.append(replica)
-        self.call(replica, "MEET", "127.0.0.1", master.port)
-        client: Any = replica.client
-        eventually(lambda: self.id_of(master) in str(client.execute_command("CLUSTER NODES")), "they know each other")
+        # All of them: what tells it of the others may be the node that is about to die.
+        for node in self.nodes[:-1]:
+            self.call(replica, "MEET", "127.0.0.1", node.port)
+        eventually(lambda: all(self._knows_all(node) for node in self.nodes), "they know each other", self.state)
         self.call(replica, "REPLICATE", self.id_of(master))
-        eventually(lambda: client.info("replication")["master_link_status"] == "up", "the replica is in step")
-        known = self.id_of(replica)
-        others: Any = [node.client for node in self.nodes]
-        eventually(lambda: all(known in str(each.execute_command("CLUSTER NODES")) for each in others), "all know it")
+        client: Any = replica.client
+        in_step = "the replica is in step"
+        eventually(lambda: client.info("replication")["master_link_status"] == "up", in_step, self.state)
+        # Who does not know whom it follows would not vote for it.
+        known = [self.id_of(replica), self.id_of(master)]
+        others = self.nodes[:-1]
+        eventually(lambda: all(known in self._follows(node) for node in others), "all know whom it follows", self.state)
         return replica
 
     def begin_to_move(self, slot: int, target: StoreServer) -> StoreServer:
@@ -174,18 +187,42 @@ class ClusterTrio:
         for node in self.nodes:
             node.client.flushall()
 
+    def state(self) -> str:
+        """What each node makes of the Cluster, and what it has logged: to be printed when a test fails."""
+        told = []
+        for node in self.nodes:
+            nodes = self._seen_by(node) if node.runs else ""
+            told.append(f"-- the node at {node.port}\n{nodes}{node.log()}")
+        return "\n".join(told)
+
     def stop(self) -> None:
+        print(self.state())  # noqa: T201  (pytest shows it with a test that fails)
         for node in self.nodes:
             node.stop()
 
     def _is_whole(self, node: StoreServer) -> bool:
         return self.call(node, "INFO")["cluster_state"] == "ok" and len(self._slots(node)) == len(self.nodes)
 
+    def _knows_all(self, node: StoreServer) -> bool:
+        seen = self._seen_by(node)
+        return seen.count("\n") == len(self.nodes) == seen.count(" connected") and "handshake" not in seen
+
+    def _follows(self, node: StoreServer) -> list[list[str]]:
+        """Each replica that a node knows of, and its master."""
+        lines = [line.split(" ") for line in self._seen_by(node).splitlines()]
+        return [[line[0], line[3]] for line in lines if "slave" in line[2].split(",")]
+
+    def _seen_by(self, node: StoreServer) -> str:
+        return str(self.raw(node, "CLUSTER NODES"), "ascii")
+
     def _slots(self, node: StoreServer) -> Any:
-        """CLUSTER SLOTS as it came: redis-py's parser hides what is not whole."""
+        return self.raw(node, "CLUSTER SLOTS")
+
+    def raw(self, node: StoreServer, command: str) -> Any:
+        """A reply as it came: redis-py's parsers hide what is not whole."""
         connection: Any = node.client.connection_pool.get_connection()
         try:
-            connection.send_command("CLUSTER SLOTS")
+            connection.send_command(command)
             return connection.read_response()
         finally:
             node.client.connection_pool.release(connection)
