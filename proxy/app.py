@@ -226,12 +226,21 @@ class App:
     def _state(self) -> dict[str, object]:
         failure = self._store.failure
         return {
-            "store": {"up": failure is None, "reason": failure.reason if failure else None},
+            "store": {
+                "up": failure is None,
+                "reason": failure.reason if failure else None,
+                "breakers": self._breakers(),
+            },
             "in_flight": self._server.in_flight,
             "connections": len(self._server.connections),
             "draining": self._server.draining,
             "config": {**self._about_config(), "hash": digest(self._in_force)},
         }
+
+    def _breakers(self) -> list[dict[str, object]]:
+        """What stands between the requests and each node of the store; `node` is its name where there are several."""
+        guard = self._limiter.guard
+        return [{"node": None, "state": guard.state.name.lower(), "reason": None if guard.closed else guard.reason}]
 
     async def _explain(self, ask: Ask) -> dict[str, object]:
         policies, settings, facts = self._gateway.policies, self._in_force, ask.facts

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from proxy.commands.output import printable, write_json, write_text
 from proxy.commands.sidecars import Reply, ask_all
-from proxy.commands.traffic import Traffic, traffic_of
+from proxy.commands.traffic import WITHOUT_STORE, Traffic, not_closed, traffic_of
 
 RECENT_S = 10
 # Workers report once a second, and are told of within another.
@@ -42,13 +42,10 @@ def _row(health: Reply, timeline: Reply) -> dict[str, Any]:
     state: Mapping[str, Any] = timeline.content.get("state", {})
     config = state.get("config", {})
     traffic: Traffic = traffic_of([timeline.content])
-    reasons = [part["reason"] for part in parts if part.get("reason")] + list(config.get("faults", ()))
-    if health.fault and not content.get("status"):
-        reasons = [health.fault]
-    elif timeline.fault:
-        reasons.append(timeline.fault)
     workers: Sequence[Mapping[str, Any]] = state.get("workers", ())
-    reasons += _about_workers(workers, config.get("hash"))
+    sums = traffic.sums
+    without = {outcome: round(sums[outcome] / RECENT_S, 1) for outcome in WITHOUT_STORE if sums[outcome]}
+    reachable = bool(content.get("status"))
     return {
         "sidecar": health.name,
         "status": content.get("status", "unreachable") if isinstance(content.get("status"), str) else "unreachable",
@@ -61,8 +58,26 @@ def _row(health: Reply, timeline: Reply) -> dict[str, Any]:
         "in_flight": state.get("in_flight"),
         "decided_per_s": round(traffic.total / RECENT_S, 1),
         "refused_per_s": round(traffic.refused / RECENT_S, 1),
-        "reasons": reasons,
+        "without_store_per_s": without,
+        "breakers": state.get("store", {}).get("breakers", []),
+        "reasons": _reasons(parts, state, without, timeline.fault) if reachable else [health.fault],
     }
+
+
+def _reasons(
+    parts: Sequence[Mapping[str, Any]], state: Mapping[str, Any], without: Mapping[str, float], fault: str
+) -> list[str]:
+    """All that is not as it should be, in words."""
+    config = state.get("config", {})
+    found = [part["reason"] for part in parts if part.get("reason")]
+    if not parts[1].get("reason"):  # else it says the same
+        found += not_closed(state.get("store", {}))
+    found += config.get("faults", ())
+    if without:
+        told = ", ".join(f"{rate}/s {outcome.replace('_', ' ')}" for outcome, rate in without.items())
+        found.append(f"decided without the store: {told}")
+    found += _about_workers(state.get("workers", ()), config.get("hash"))
+    return [*found, fault] if fault else found
 
 
 def _about_workers(workers: Sequence[Mapping[str, Any]], usual: str | None) -> list[str]:

@@ -3,7 +3,8 @@
 import argparse
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -12,12 +13,11 @@ from rich.text import Text
 
 from proxy.commands.output import complain, printable, write_json, write_text
 from proxy.commands.sidecars import Reply, ask_all
-from proxy.commands.traffic import Traffic, sparkline, traffic_of
+from proxy.commands.traffic import ALWAYS_TOLD, OUTCOMES, Traffic, not_closed, sparkline, traffic_of
 
 SHOWN_S = 60
 MOST_KEYS = 10
 SPARKLINE_CHARS = 30
-_OUTCOMES = ("allowed", "refused", "shadow_refused")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -66,7 +66,7 @@ def _sidecars(replies: Sequence[Reply]) -> Table:
         store, config = state["store"], state["config"]
         table.add_row(
             reply.name,
-            Text("up", "green") if store["up"] else Text(f"down: {store['reason']}", "red"),
+            _store(store),
             f"{sum(times) / len(times):.2f} ms" if times else "-",
             str(state["in_flight"]),
             Text(f"{config['hash']} {config['status']}", "" if config["status"] == "ok" else "red"),
@@ -74,13 +74,20 @@ def _sidecars(replies: Sequence[Reply]) -> Table:
     return table
 
 
+def _store(store: Mapping[str, Any]) -> Text:
+    open_ones = not_closed(store)
+    if not store["up"]:
+        return Text(printable("; ".join([f"down: {store['reason']}", *open_ones])), "red")
+    return Text(printable("; ".join(open_ones)), "red") if open_ones else Text("up", "green")
+
+
 def _policies(traffic: Traffic) -> Table:
-    table = _table("policy", *(f"{name.replace('_', ' ')}/s" for name in _OUTCOMES), "no store/s", "last minute")
+    """A column for each outcome that occurred."""
+    shown = [outcome for outcome in OUTCOMES if outcome in ALWAYS_TOLD or traffic.sums[outcome]]
+    table = _table("policy", *(f"{name.replace('_', ' ')}/s" for name in shown), "last minute")
     for name in traffic.policies():
-        counts = traffic.outcomes[name]
-        others = sum(counts.values()) - sum(counts[outcome] for outcome in _OUTCOMES)
-        rates = [_rate(counts[outcome], traffic) for outcome in _OUTCOMES]
-        table.add_row(name, *rates, _rate(others, traffic), sparkline(traffic.by_second[name], SPARKLINE_CHARS))
+        rates = [_rate(traffic.outcomes[name][outcome], traffic) for outcome in shown]
+        table.add_row(name, *rates, sparkline(traffic.by_second[name], SPARKLINE_CHARS))
     if not traffic.outcomes:
         table.add_row("nothing was decided")
     return table

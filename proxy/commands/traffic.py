@@ -5,6 +5,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+# Always told of; the others once they have occurred.
+ALWAYS_TOLD = ("allowed", "refused")
+WITHOUT_STORE = ("local_allowed", "local_refused", "store_allowed", "store_denied")
+OUTCOMES = (*ALWAYS_TOLD, "shadow_refused", *WITHOUT_STORE)
+_TURNED_AWAY = ("refused", "local_refused", "store_denied")
+
 _BARS = "▁▂▃▄▅▆▇█"
 
 
@@ -24,15 +30,33 @@ class Traffic:
 
     @property
     def refused(self) -> int:
-        """Those that refused."""
-        return sum(counts["refused"] for counts in self.outcomes.values())
+        """Those that turned the request away, also for want of the store."""
+        return sum(map(_turned_away, self.outcomes.values()))
+
+    @property
+    def sums(self) -> Counter[str]:
+        """By outcome."""
+        return sum(self.outcomes.values(), Counter())
 
     def policies(self) -> list[str]:
         """Names, those that refused most first, then the busiest."""
         return sorted(
             self.outcomes,
-            key=lambda name: (-self.outcomes[name]["refused"], -sum(self.outcomes[name].values()), name),
+            key=lambda name: (-_turned_away(self.outcomes[name]), -sum(self.outcomes[name].values()), name),
         )
+
+
+def _turned_away(counts: Counter[str]) -> int:
+    return sum(counts[outcome] for outcome in _TURNED_AWAY)
+
+
+def not_closed(store: Mapping[str, Any]) -> list[str]:
+    """What keeps questions from the store, as `/timeline` tells it: breakers that are not closed, by node."""
+    return [
+        f"{'breaker' if each['node'] is None else each['node'] + ' breaker'} {each['state']}: {each['reason']}"
+        for each in store.get("breakers", ())
+        if each["state"] != "closed"
+    ]
 
 
 def traffic_of(timelines: Iterable[Mapping[str, Any]]) -> Traffic:

@@ -147,11 +147,15 @@ def combined(reports: Sequence[Report], mine: Report) -> dict[str, Any]:
     stale = [state["config"] for state in states if state["config"]["status"] != "ok"]
     return {
         **mine["state"],
-        "store": max((state["store"] for state in states), key=lambda store: not store["up"]),
+        "store": max((state["store"] for state in states), key=_trouble),
         "in_flight": sum(state["in_flight"] for state in states),
         "connections": sum(state["connections"] for state in states),
         "config": max(stale, key=lambda config: config["since"]) if stale else mine["state"]["config"],
     }
+
+
+def _trouble(store: Mapping[str, Any]) -> tuple[bool, int]:
+    return not store["up"], sum(each["state"] != "closed" for each in store["breakers"])
 
 
 def _in_short(number: int, report: Report | None) -> Page:

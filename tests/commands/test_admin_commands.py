@@ -81,6 +81,36 @@ def test_top_adds_up_what_all_sidecars_decided(pair: tuple[Sidecar, Sidecar], st
 
 
 @pytest.mark.slow
+def test_an_outage_of_the_store_is_told_by_breaker_and_by_the_outcomes_it_brings(store_server: StoreServer) -> None:
+    recorder = Recorder()
+    policies = [{**POLICIES[0], "on_store_failure": "local"}]
+    with Sidecar(
+        configuration(store_server.url, recorder.url, policies=policies, store={"timeout": "50ms"})
+    ) as sidecar:
+        store_server.pause()  # it stays connected, so only the breaker tells
+
+        def told() -> str:
+            spend(sidecar, "alice", 3)
+            return run_command("top", "--once", *admins(sidecar)).stdout
+
+        eventually(lambda: "breaker" in told(), "the breaker")
+        eventually(lambda: "local refused/s" in told(), "what was decided without the store")
+        assert "local allowed/s" in told()
+        assert "store denied/s" not in told()
+        shown = run_command("status", *admins(sidecar))
+        words = " ".join(shown.stdout.split())
+        assert shown.returncode == 1
+        assert "degraded" in words
+        assert "decided without the store:" in words
+        (row,) = json.loads(run_command("status", "--json", *admins(sidecar)).stdout)["sidecars"]
+        assert row["breakers"][0]["state"] in ("open", "probing")
+        assert row["without_store_per_s"]["local_refused"] > 0
+        store_server.resume()
+        eventually(lambda: "breaker" not in told(), "the end of the outage")
+    recorder.stop()
+
+
+@pytest.mark.slow
 def test_buckets_are_listed_shown_and_reset_in_all_sidecars_at_once(
     pair: tuple[Sidecar, Sidecar], store_server: StoreServer
 ) -> None:

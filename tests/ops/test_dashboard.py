@@ -84,7 +84,7 @@ def test_it_draws_live_traffic_inspects_resets_and_explains(browser: Any, config
         spend(sidecar, "alice", 8)
         page.wait("document.querySelectorAll('#traffic rect.refused').length > 0")
         page.wait("document.querySelectorAll('#traffic rect.allowed').length > 0")
-        page.wait("document.querySelectorAll('#traffic rect.shadow').length > 0")
+        page.wait("document.querySelectorAll('#traffic rect.shadow_refused').length > 0")
         assert "5 refused" in page.page.get_attribute("#traffic", "aria-label")
         assert "users" in page.text("#totals")
         page.wait("document.getElementById('most-refused').textContent.includes('alice')")
@@ -131,6 +131,64 @@ def test_it_goes_on_after_a_restart_of_the_sidecar(browser: Any, config: Config)
         # The browser itself reports the tries that found nobody; the page reports nothing.
         assert all("net::ERR_" in fault for fault in page.faults), page.faults
         page.context.close()
+
+
+def test_an_outage_of_the_store_is_told_by_breaker_and_outcome_until_it_is_over(
+    browser: Any, config: Config, store_server: StoreServer, tmp_path: Path
+) -> None:
+    failing = {"on_store_failure": "local"}, {"on_store_failure": "allow"}, {"on_store_failure": "deny"}
+    config["policies"] = [
+        {
+            "name": name,
+            "match": {"path": [f"/{name}/**"]},
+            "key": "header:X-User-ID",
+            "limit": "1/day",
+            "burst": 3,
+            **mode,
+        }
+        for name, mode in zip(("ours", "lax", "strict"), failing, strict=True)
+    ]
+    config["listen"]["workers"] = 2
+    with Sidecar(config) as sidecar:
+        sidecar.wait_for_event("workers_ready")
+        pages = [
+            Page(browser, sidecar.admin_port, viewport={"width": width, "height": 900}, color_scheme=colours)
+            for width, colours in ((1200, "light"), (1200, "dark"), (375, "light"))
+        ]
+        page = pages[0]
+        page.wait("document.getElementById('breaker-word').textContent === 'closed'")
+        assert page.text("#legend").split() == ["allowed", "refused"], (
+            "what an outage brings is not told of without one"
+        )
+        store_server.kill()
+
+        def spend_again() -> bool:
+            for path in ("/ours/a", "/lax/a", "/strict/a"):
+                for _ in range(6):
+                    get(sidecar.port, path, "X-User-ID: alice")
+            return "local refused" in page.text("#legend") and "breaker" not in page.text("#breaker-word")
+
+        eventually(spend_again, "the outcomes of the outage by name")
+        for name in ("local allowed", "local refused", "store allowed", "store denied"):
+            page.wait(f"document.getElementById('legend').textContent.includes('{name}')")
+            assert name in page.text("#totals-head").lower()
+            assert name in page.page.get_attribute("#traffic", "aria-label")
+        page.wait("/open|probing/.test(document.getElementById('breaker-word').textContent)")
+        page.wait("document.getElementById('store-up').classList.contains('bad')")
+        page.wait("document.querySelectorAll('#traffic rect.store_denied').length > 0")
+        assert page.page.evaluate("document.querySelectorAll('#workers tr').length") == 2
+        for number, each in enumerate(pages):
+            each.wait("document.getElementById('legend').textContent.includes('store denied')")
+            each.page.screenshot(path=str(tmp_path / f"outage-{number}.png"), full_page=True)
+            assert each.page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+
+        store_server.start()
+        page.wait("document.getElementById('breaker-word').textContent === 'closed'")
+        page.wait("document.getElementById('store-up').textContent === 'up'")
+        page.wait("document.getElementById('without-store').textContent === 'none'")  # no more of the last ten seconds
+        for each in pages:
+            assert each.faults == []
+            each.context.close()
 
 
 def test_with_a_token_it_asks_for_it_and_a_narrow_dark_screen_shows_all_of_it(browser: Any, config: Config) -> None:

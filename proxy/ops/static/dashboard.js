@@ -3,12 +3,17 @@
 
 const KEPT_S = 900;
 const BAR_S = 10;
-const GROUPS = ["allowed", "refused", "shadow", "store"];
-const GROUP_OF = { allowed: "allowed", refused: "refused", shadow_refused: "shadow" };
+// Workers report once a second, and are told of within another.
+const SILENT_S = 5;
+const ALWAYS_TOLD = ["allowed", "refused"]; // the others once they have occurred
+const WITHOUT_STORE = ["local_allowed", "local_refused", "store_allowed", "store_denied"];
+const OUTCOMES = [...ALWAYS_TOLD, "shadow_refused", ...WITHOUT_STORE];
+const TURNED_AWAY = ["refused", "local_refused", "store_denied"];
 const SVG = "http://www.w3.org/2000/svg";
 
 const at = (id) => document.getElementById(id);
-const groupOf = (outcome) => GROUP_OF[outcome] || "store";
+const words = (outcome) => outcome.replaceAll("_", " ");
+const total = (counts, outcomes = OUTCOMES) => outcomes.reduce((sum, outcome) => sum + counts[outcome], 0);
 
 let seconds = [];
 let state = null;
@@ -38,6 +43,10 @@ function duration(s) {
   if (s < 120) return `${Math.round(s)} s`;
   if (s < 7200) return `${Math.round(s / 60)} min`;
   return s < 172800 ? `${Math.round(s / 3600)} h` : `${Math.round(s / 86400)} days`;
+}
+
+function capital(text) {
+  return text[0].toUpperCase() + text.slice(1);
 }
 
 function cell(content, kind = "") {
@@ -133,30 +142,36 @@ function connection(kind, words) {
 // -- drawing ---------------------------------------------------------------------------------------------------------
 
 function draw() {
+  const all = sums(seconds);
+  const shown = OUTCOMES.filter((outcome) => ALWAYS_TOLD.includes(outcome) || all[outcome]);
   drawFigures();
   drawTraffic();
-  drawTotals();
+  drawLegend(shown);
+  drawTotals(shown);
   drawRefused();
   drawStore();
+  drawWorkers();
   drawConfig();
 }
 
 function sums(list, policy = "") {
-  const found = { allowed: 0, refused: 0, shadow: 0, store: 0 };
+  const found = Object.fromEntries(OUTCOMES.map((outcome) => [outcome, 0]));
   for (const second of list)
     for (const [name, outcomes] of Object.entries(second.policies))
       if (!policy || name === policy)
-        for (const [outcome, count] of Object.entries(outcomes)) found[groupOf(outcome)] += count;
+        for (const [outcome, count] of Object.entries(outcomes)) found[outcome] += count;
   return found;
 }
 
 function drawFigures() {
   const last = sums(seconds.slice(-BAR_S));
-  const all = GROUPS.reduce((sum, group) => sum + last[group], 0);
+  const all = total(last);
   at("rate").textContent = number(all / Math.min(BAR_S, seconds.length || 1));
-  at("refused-share").textContent = all ? `${number((last.refused / all) * 100)} %` : "–";
+  at("refused-share").textContent = all ? `${number((total(last, TURNED_AWAY) / all) * 100)} %` : "–";
   at("in-flight").textContent = number(state.in_flight);
-  word("store-up", state.store.up ? "up" : "down", state.store.up);
+  const { up } = state.store;
+  const open = notClosed(state.store).length > 0;
+  word("store-up", up ? (open ? "breaker open" : "up") : "down", up && !open);
   const stale = state.config.status !== "ok";
   word("config-word", state.draining ? "draining" : stale ? "edit refused" : "in force", !stale && !state.draining);
 }
@@ -176,35 +191,45 @@ function bars(read) {
 function drawTraffic() {
   const policy = at("traffic-policy").value;
   const values = bars((list) => sums(list, policy));
-  const most = Math.max(1, ...values.map((each) => GROUPS.reduce((sum, group) => sum + each[group], 0)));
+  const most = Math.max(1, ...values.map((each) => total(each)));
   const rects = [];
   values.forEach((each, index) => {
     let top = 180;
-    for (const group of GROUPS) {
-      const height = (each[group] / most) * 170;
+    for (const outcome of OUTCOMES) {
+      const height = (each[outcome] / most) * 170;
       if (!height) continue;
       top -= height;
       const x = 900 - (values.length - index) * 10;
-      rects.push(shape("rect", { class: group, x, y: top, width: 9, height }));
+      rects.push(shape("rect", { class: outcome, x, y: top, width: 9, height }));
     }
   });
   at("traffic").replaceChildren(...rects);
   at("traffic-most").textContent = `${number(most / BAR_S)} /s`;
   const all = sums(seconds, policy);
+  const told = OUTCOMES.filter((outcome) => all[outcome]).map((outcome) => `${all[outcome]} ${words(outcome)}`);
   at("traffic").setAttribute(
     "aria-label",
-    `${policy || "All policies"}, last 15 minutes: ${all.allowed} allowed, ${all.refused} refused, ` +
-      `${all.shadow} refused by shadow policies, ${all.store} decided without the store.`,
+    `${policy || "All policies"}, last 15 minutes: ${told.join(", ") || "nothing decided"}.`,
   );
 }
 
-function drawTotals() {
+function drawLegend(shown) {
+  const known = at("legend").children;
+  if (known.length === shown.length && shown.every((outcome, index) => known[index].className === outcome)) return;
+  at("legend").replaceChildren(...shown.map((outcome) => make("li", { className: outcome }, words(outcome))));
+}
+
+function drawTotals(shown) {
   const names = new Set(seconds.flatMap((second) => Object.keys(second.policies)));
   const rows = [...names].sort().map((name) => {
     const found = sums(seconds, name);
-    return make("tr", {}, cell(name), ...GROUPS.map((group) => cell(number(found[group]))));
+    return make("tr", {}, cell(name), ...shown.map((outcome) => cell(number(found[outcome]), "number")));
   });
-  at("totals").replaceChildren(...(rows.length ? rows : [make("tr", {}, make("td", { colSpan: 5 }, "Nothing yet."))]));
+  const titles = ["policy", ...shown.map(words)];
+  const head = titles.map((text, index) => make("th", { scope: "col", className: index ? "number" : "" }, capital(text)));
+  at("totals-head").replaceChildren(...head);
+  const none = make("tr", {}, make("td", { colSpan: titles.length }, "Nothing yet."));
+  at("totals").replaceChildren(...(rows.length ? rows : [none]));
   const select = at("traffic-policy");
   const known = new Set([...select.options].map((option) => option.value));
   for (const name of [...names].sort()) if (!known.has(name)) select.append(make("option", { value: name }, name));
@@ -218,15 +243,35 @@ function drawRefused() {
     show.setAttribute("aria-label", `Show the bucket ${entry.bucket}`);
     show.addEventListener("click", () => showBucket(entry.policy, entry.key));
     const count = entry.error ? `${number(entry.count - entry.error)}–${number(entry.count)}` : number(entry.count);
-    return make("tr", {}, cell(make("code", {}, entry.key)), cell(entry.policy), cell(count), cell(show));
+    return make("tr", {}, cell(make("code", {}, entry.key)), cell(entry.policy), cell(count, "number"), cell(show));
   });
   body.replaceChildren(...(rows.length ? rows : [make("tr", {}, make("td", { colSpan: 4 }, "None."))]));
 }
 
+// The breakers that keep questions from the store: one, or one a node.
+const notClosed = (store) => (store.breakers || []).filter((each) => each.state !== "closed");
+
+function breakerWords(store) {
+  const open = notClosed(store);
+  if (!open.length) return "closed";
+  return open
+    .map((each) => `${each.node ? `${each.node}: ` : ""}${each.state}${each.reason ? ` (${words(each.reason)})` : ""}`)
+    .join("; ");
+}
+
 function drawStore() {
-  word("store-word", state.store.up ? "up" : "down", state.store.up);
-  const calls = seconds.slice(-BAR_S).reduce((sum, each) => sum + each.store_calls, 0);
-  at("store-detail").textContent = state.store.reason || `${number(calls / BAR_S)} calls a second`;
+  const { store } = state;
+  word("store-word", store.up ? "up" : "down", store.up);
+  if (!store.up) at("store-word").textContent += store.reason ? ` (${words(store.reason)})` : "";
+  word("breaker-word", breakerWords(store), !notClosed(store).length);
+  const recent = seconds.slice(-BAR_S);
+  const over = Math.min(BAR_S, recent.length || 1);
+  const calls = recent.reduce((sum, each) => sum + each.store_calls, 0);
+  at("store-calls").textContent = `${number(calls / over)} /s`;
+  const last = sums(recent);
+  const without = WITHOUT_STORE.filter((outcome) => last[outcome]);
+  at("without-store").textContent =
+    without.map((outcome) => `${number(last[outcome] / over)}\u00a0/s ${words(outcome)}`).join(", ") || "none";
   const values = bars((list) => {
     const told = list.map((each) => each.store_ms).filter((each) => each !== null);
     return told.length ? told.reduce((sum, each) => sum + each, 0) / told.length : null;
@@ -240,6 +285,28 @@ function drawStore() {
   at("store").replaceChildren(shape("polyline", { points: points.join(" ") }));
   at("store-most").textContent = `${number(most)} ms`;
   at("store").setAttribute("aria-label", `Round trip of the store, at most ${number(most)} ms in the last 15 minutes.`);
+}
+
+function drawWorkers() {
+  const workers = state.workers || [];
+  at("workers-panel").hidden = !workers.length;
+  const rows = workers.map((each) => {
+    if (each.heard_s === null) return make("tr", {}, cell(each.worker), make("td", { colSpan: 5, className: "bad" }, "not there"));
+    const late = each.heard_s > SILENT_S;
+    const well = each.store.up && !notClosed(each.store).length;
+    const store = each.store.up ? `up, breaker ${breakerWords(each.store)}` : `down (${words(each.store.reason || "unknown")})`;
+    const odd = each.config !== "ok" || each.hash !== state.config.hash;
+    return make(
+      "tr", {},
+      cell(each.worker),
+      cell(late ? `silent for ${duration(each.heard_s)}` : "running", late ? "bad" : ""),
+      cell(store, well ? "" : "bad"),
+      cell(number(each.in_flight), "number"),
+      cell(number(each.connections), "number"),
+      cell(make("code", { className: odd ? "bad" : "" }, `${each.hash}${each.config === "ok" ? "" : ", edit refused"}`)),
+    );
+  });
+  at("workers").replaceChildren(...rows);
 }
 
 function drawConfig() {
