@@ -21,9 +21,10 @@ from proxy.decision.policy import PolicySet
 from proxy.decision.record import Record
 from proxy.decision.request import RequestFacts
 from proxy.decision.verdict import Answer, DecidedBy, Verdict
-from proxy.edge.forward import Gateway
+from proxy.edge.gateway import Gateway
 from proxy.edge.headers import Forwarding, RateLimitFields
 from proxy.edge.pool import Pool
+from proxy.edge.replies import RefusalReplies
 from proxy.edge.request_id import RequestIds
 from proxy.edge.server import Server
 from proxy.edge.wire import ensure_compiled
@@ -53,6 +54,8 @@ from proxy.workers.place import Place
 
 if TYPE_CHECKING:  # its packages are an extra
     from proxy.ops.tracing import Tracing
+
+_REFUSE = Answer.REFUSE
 
 logger = logging.getLogger(__name__)
 
@@ -91,7 +94,8 @@ class App:
             observe=self._observe if tracing is None else tracing.requests(self._observe),
             pool=self._pool,
             forwarding=_forwarding(settings, policies),
-            rate_limit_fields=_rate_limit_fields(settings),
+            rate_limit_fields=(fields := _rate_limit_fields(settings)),
+            refusals=RefusalReplies(fields),
             spawn=self.spawn,
             listen=settings.listen,
             upstream=settings.upstream,
@@ -163,7 +167,8 @@ class App:
         gateway = self._gateway
         gateway.policies = policies
         gateway.forwarding = _forwarding(self._settings, policies)
-        gateway.rate_limit_fields = _rate_limit_fields(settings)
+        gateway.rate_limit_fields = fields = _rate_limit_fields(settings)
+        gateway.refusals = RefusalReplies(fields)
         gateway.listen, gateway.upstream = settings.listen, settings.upstream
         self._store.use(settings.store)
         self._deny_cache.clear()
@@ -337,7 +342,7 @@ class App:
         self._metrics.count(record)
         self._log.note(record)
         verdict = record.verdict
-        if verdict is not None and verdict.answer is Answer.REFUSE:
+        if verdict is not None and verdict.answer is _REFUSE:
             self._refusals.note(record)
 
     def _ended(self, task: asyncio.Task[Any]) -> None:

@@ -12,5 +12,5 @@ def own_pages(settings: Settings) -> frozenset[str]:
 
 
 def is_own_page(facts: RequestFacts, pages: Collection[str]) -> bool:
-    """Whether the sidecar answers the request itself, as edge/server decides it."""
+    """Whether the sidecar answers the request itself, as edge/client decides it."""
     return path_part(facts.target) in pages and facts.method in {"GET", "HEAD"}

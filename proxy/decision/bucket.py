@@ -17,6 +17,7 @@ The bound that follows, for any interval of length T: admitted cost <= burst + r
 from collections.abc import Iterable, MutableMapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from math import ceil
 from typing import NamedTuple
 
@@ -114,6 +115,10 @@ class Level(NamedTuple):
     tokens: int
     age_us: int
     enough: bool
+
+
+# Makes one of a tuple of all its members: a third of what naming them costs, for those that are made for each request.
+leveled = partial(tuple.__new__, Level)
 
 
 def settle(bucket: Bucket | None, limit: Limit, now_us: int) -> Bucket:

@@ -1,6 +1,7 @@
 """One request's record, made when it ends: metrics and the log line both come from it, so they never disagree."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 from proxy.decision.request import RequestFacts
@@ -24,6 +25,9 @@ class Record(NamedTuple):
     total_s: float
     request_id: str = ""
 
+
+# Makes one of a tuple of all its members: a third of what naming them costs, for the one place that does so each time.
+recorded = partial(tuple.__new__, Record)
 
 Observe = Callable[[Record], None]
 

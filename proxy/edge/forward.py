@@ -17,21 +17,16 @@ only where a reused connection turned out to be closed before any byte of an ans
 
 import asyncio
 import time
-from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
-from proxy.config import ListenSettings, UpstreamSettings
-from proxy.decision.policy import PolicySet
-from proxy.decision.record import Observe, Record
-from proxy.decision.request import RequestFacts
-from proxy.decision.verdict import Decide, Verdict
-from proxy.edge.headers import Fields, Forwarding, RateLimitFields, response_head
+from proxy.edge.gateway import Gateway
+from proxy.edge.headers import END_OF_ANSWER_HEAD, Fields, passed_on, response_head
 from proxy.edge.hops import COUNTED_METHODS, hops_left, one_hop_less
 from proxy.edge.patience import BodyPatience
-from proxy.edge.pool import Pool, Spawn
 from proxy.edge.replies import KEEPS_CONNECTION, Fault, fault_reply
-from proxy.edge.request_id import RequestId, RequestIds
+from proxy.edge.request import Request
 from proxy.edge.upstream import (
+    AnswerHead,
     BrokenReply,
     Busy,
     ConnectFailed,
@@ -46,9 +41,9 @@ from proxy.edge.wire import (
     BROKEN_BODY,
     CONNECTION,
     CONTENT_LENGTH,
+    EMPTY_BODY,
     EXPECT,
     Body,
-    RequestMessage,
     ResponseMessage,
 )
 
@@ -56,60 +51,11 @@ from proxy.edge.wire import (
 IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
 CLIENT_LEFT = 499  # nginx's number for a request whose client did not wait; never sent
 
-CLOSE = b"Connection: close\r\n"
-KEEP_ALIVE = b"Connection: keep-alive\r\n"
 CHUNKED = b"Transfer-Encoding: chunked\r\n"
+CONTENT_LENGTH_0 = b"Content-Length: 0\r\n"
 LAST_CHUNK = b"0\r\n\r\n"
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 UPGRADE = b"Connection: Upgrade\r\nUpgrade: websocket\r\n"
-
-
-@dataclass(slots=True)
-class Gateway:
-    """What all connections of a sidecar share. Policies and settings are replaced as a whole when the configuration
-    changes.
-    """
-
-    policies: PolicySet
-    decide: Decide
-    observe: Observe
-    pool: Pool
-    forwarding: Forwarding
-    rate_limit_fields: RateLimitFields
-    spawn: Spawn
-    listen: ListenSettings
-    upstream: UpstreamSettings
-    request_ids: RequestIds | None = None  # None: the ids of requests are passed on like any field
-
-
-class Request(NamedTuple):
-    """A request under way: as parsed, as the decision saw it, when it came and was decided (perf_counter), its id."""
-
-    message: RequestMessage
-    body: Body
-    facts: RequestFacts
-    verdict: Verdict | None
-    arrived_s: float
-    decided_s: float
-    request_id: RequestId | None  # once it is decided, where the configuration wants one
-
-    def record(self, status: int, error: str = "") -> Record:
-        """What is told of it when it ends, which is now."""
-        now_s = time.perf_counter()
-        decision_s = (self.decided_s or now_s) - self.arrived_s
-        request_id = self.request_id.value if self.request_id else ""
-        return Record(self.facts, status, self.verdict, error, decision_s, now_s - self.arrived_s, request_id)
-
-    @property
-    def id_line(self) -> bytes:
-        """The line of its id, to either side; empty where it has none."""
-        return self.request_id.line if self.request_id else b""
-
-    def last_lines(self, *, closing: bool) -> bytes:
-        """What every answer to it ends with: its id, and whether the client may send another request behind it."""
-        if closing or self.message.should_close or not self.body.is_eof():
-            return self.id_line + CLOSE
-        return self.id_line + KEEP_ALIVE if self.message.version.minor == 0 else self.id_line
 
 
 class Client(Protocol):
@@ -142,78 +88,72 @@ class _BadBody(Exception):
 
 
 class Exchange:
-    """See the module's text."""
+    """See the module's text.
 
-    __slots__ = (
-        "_alarm",
-        "_body",
-        "_client",
-        "_connection",
-        "_data",
-        "_ended",
-        "_gateway",
-        "_keep",
-        "_message",
-        "_relay_task",
-        "_request",
-        "_retried",
-        "_status",
-        "_streaming",
-        "_upgrade",
-        "_upload_task",
-    )
+    What stands in the class is what most exchanges never change: it costs them nothing.
+    """
+
+    _connection: UpstreamConnection | None = None
+    _data = b""
+    _status = 0
+    _keep = True
+    _ended = False
+    _retried = False
+    _alarm: asyncio.TimerHandle | None = None
+    _upload_task: asyncio.Task[None] | None = None
+    _relay_task: asyncio.Task[None] | None = None
 
     def __init__(self, gateway: Gateway, client: Client, request: Request) -> None:
         self._gateway = gateway
         self._client = client
         self._request = request
-        self._message = request.message
-        self._body = request.body
-        self._keep = True
-        self._connection: UpstreamConnection | None = None
-        self._data = b""
+        self._message = message = request.message
+        self._body = body = request.body
         # Decided once: the rest of the body may arrive while the request waits for a connection.
-        self._streaming = not request.body.is_eof()
-        self._retried = False
-        self._upload_task: asyncio.Task[None] | None = None
-        self._relay_task: asyncio.Task[None] | None = None
-        self._status = 0
-        self._ended = False
-        self._upgrade = request.message.upgrade and _asks_for_websocket(request)
-        self._alarm: asyncio.TimerHandle | None = None
+        self._streaming = body is not EMPTY_BODY and not body.is_eof()
+        self._upgrade = message.upgrade and _asks_for_websocket(request)
 
     # To the application
 
     def forward(self) -> None:
         """Send the request on. Not to be called for a request that was not let pass."""
-        gateway, message, body = self._gateway, self._message, b""
-        framing = b""
-        if not self._streaming:
-            if message.chunked or CONTENT_LENGTH in message.headers:
-                body = self._body.read_nowait()
-                framing = b"Content-Length: %d\r\n" % len(body)
-                if self._is_too_large(len(body)):
-                    self._fail(Fault.BODY_TOO_LARGE)
-                    return
-        else:
-            framing = CHUNKED if message.chunked else b"Content-Length: %d\r\n" % int(message.headers[CONTENT_LENGTH])
-            if EXPECT in message.headers and not self._is_http_1_0:
-                self._client.write(CONTINUE)
-        if self._upgrade:
-            framing = UPGRADE
+        gateway, request = self._gateway, self._request
         if (total_s := gateway.upstream.total_timeout_s) is not None:
             self._alarm = asyncio.get_running_loop().call_later(total_s, self._give_up, Fault.TOTAL_TIMEOUT)
-        head = gateway.forwarding.request_head(
+        if request.forwarding is gateway.forwarding:
+            self._data = request.forwarded
+        elif self._body is EMPTY_BODY:
+            self._data = self._head(CONTENT_LENGTH_0 if CONTENT_LENGTH in self._message.headers else b"")
+            if gateway.request_ids is None:
+                request.forwarding, request.forwarded = gateway.forwarding, self._data
+        elif self._streaming:
+            self._data = self._head(self._streaming_framing())
+        else:
+            body = self._body.read_nowait()
+            if self._is_too_large(len(body)):
+                self._fail(Fault.BODY_TOO_LARGE)
+                return
+            self._data = self._head(b"Content-Length: %d\r\n" % len(body)) + body
+        self._acquire()
+
+    def _streaming_framing(self) -> bytes:
+        message = self._message
+        if EXPECT in message.headers and not self._is_http_1_0:
+            self._client.write(CONTINUE)
+        return CHUNKED if message.chunked else b"Content-Length: %d\r\n" % int(message.headers[CONTENT_LENGTH])
+
+    def _head(self, framing: bytes) -> bytes:
+        """The head that goes to the application."""
+        gateway, message, peer = self._gateway, self._message, self._request.facts.peer
+        return gateway.forwarding.request_head(
             message.method,
             message.path,
             self._without_ids(self._fields_less_a_hop() if message.method in COUNTED_METHODS else message.raw_headers),
             message.headers.getall(CONNECTION, ()),
-            self._request.facts.peer,
-            gateway.policies.identity.trusts(self._request.facts.peer),
-            self._request.id_line + framing,
+            peer,
+            gateway.policies.identity.trusts(peer),
+            self._request.id_line + (UPGRADE if self._upgrade else framing),
         )
-        self._data = head + body
-        self._acquire()
 
     def _fields_less_a_hop(self) -> Fields:
         fields, hops = self._message.raw_headers, hops_left(self._message)
@@ -234,7 +174,7 @@ class Exchange:
         connection.send(
             self,
             self._data,
-            head_only=self._head_only,
+            head_only=self._message.method == "HEAD",
             timeout_s=0.0 if self._streaming else settings.response_timeout_s,
             between_s=settings.between_bytes_timeout_s,
         )
@@ -292,7 +232,7 @@ class Exchange:
         complete = bodyless or body.is_eof()
         data = b"" if bodyless else body.read_nowait()
         framing, chunked = self._answer_framing(message, bodyless=bodyless, length=len(data) if complete else None)
-        ours = self._rate_limit_lines() + framing + self._last_lines()
+        ours = framing + self._rate_limit_lines() + self._last_lines()
         named = message.headers.getall(CONNECTION, ())
         head = response_head(message.code, message.reason, self._without_ids(message.raw_headers), named, ours)
         if complete:
@@ -301,6 +241,24 @@ class Exchange:
         else:
             self._client.write(head + (_chunk(data) if chunked and data else data))
             self._relay_task = self._gateway.spawn(self._relay(body, chunked=chunked))
+
+    def on_whole_answer(self, head: AnswerHead, body: bytes) -> None:
+        """The same in one step, for a whole answer whose head was parsed once before (see upstream.Using)."""
+        self._status = head.message.code
+        if self._gateway.request_ids is not None:
+            kept = self._kept_of(head)
+        elif not (kept := head.kept):
+            kept = head.kept = self._kept_of(head)
+        lines, last = self._rate_limit_lines(), self._last_lines()
+        self._client.write(b"%b%b%b%b%b" % (kept, lines, last, END_OF_ANSWER_HEAD, body))
+        self._finish()
+
+    def _kept_of(self, head: AnswerHead) -> bytes:
+        """What of an answer's head goes on to every client, with its framing."""
+        message = head.message
+        named = message.headers.getall(CONNECTION, ())
+        fields = self._without_ids(message.raw_headers)
+        return passed_on(message.code, message.reason, fields, named) + b"Content-Length: %d\r\n" % head.body_bytes
 
     def _on_interim(self, message: ResponseMessage) -> None:
         if message.code == 101:

@@ -17,6 +17,7 @@ from proxy.decision.verdict import Verdict
 Fields = Iterable[tuple[bytes, bytes]]
 
 VIA = b"Via: 1.1 sidegate\r\n"
+END_OF_ANSWER_HEAD = VIA + b"\r\n"
 
 # Never passed on. Content-Length stands here because we frame every message ourselves.
 _HOP_BY_HOP = frozenset(
@@ -94,6 +95,11 @@ class Forwarding:
 
 def response_head(status: int, reason: str, fields: Fields, connection: Sequence[str], added: bytes) -> bytes:
     """The head of the answer to the client. `connection` as above; `added` holds our own lines, whole."""
+    return b"%b%b%b" % (passed_on(status, reason, fields, connection), added, END_OF_ANSWER_HEAD)
+
+
+def passed_on(status: int, reason: str, fields: Fields, connection: Sequence[str]) -> bytes:
+    """The status line of an answer, and those of its fields that go on to the client."""
     dropped: Collection[bytes] = _HOP_BY_HOP
     if connection:
         dropped = _HOP_BY_HOP | (named_in(connection) - _NEVER_NAMED_AWAY)
@@ -101,7 +107,6 @@ def response_head(status: int, reason: str, fields: Fields, connection: Sequence
     for name, value in fields:
         if name.lower() not in dropped:
             lines += (name, b": ", value, b"\r\n")
-    lines += (added, VIA, b"\r\n")
     return b"".join(lines)
 
 

@@ -103,7 +103,9 @@ class Pool:
             self._idle.pop().abort()
 
     def _hand_out(self, connection: UpstreamConnection) -> None:
-        if self._waiting and not (connection.reused and self._wanting_fresh):
+        if not self._waiting:
+            self._idle.append(connection)
+        elif not (connection.reused and self._wanting_fresh):
             self._next_waiting().on_connection(connection)
         else:
             self._hand_out_used(connection)

@@ -10,8 +10,9 @@ from functools import lru_cache
 from http import HTTPStatus
 from typing import NamedTuple
 
+from proxy.decision.bucket import Level
 from proxy.decision.verdict import Verdict
-from proxy.edge.headers import status_line
+from proxy.edge.headers import RateLimitFields, status_line
 
 _TYPES = "https://iana.org/assignments/http-problem-types"
 QUOTA_EXCEEDED = f"{_TYPES}#quota-exceeded"
@@ -20,6 +21,8 @@ REDUCED_CAPACITY = f"{_TYPES}#temporary-reduced-capacity"
 # A 503 says when to come back. An outage's end is not known; a second spares the store a stampede and the client a
 # wait.
 UNAVAILABLE_RETRY_S = 1
+# Buckets whose last refusal is kept, as bytes.
+MOST_MADE = 4096
 # A blocked key is refused for as long as the configuration says so; this keeps polite clients away for an hour.
 BLOCKED_RETRY_S = 3600
 
@@ -90,11 +93,38 @@ def fault_reply(fault: Fault, *, head_only: bool, connection: bytes) -> bytes:
     return _joined(head, connection, body, head_only)
 
 
-def refusal(verdict: Verdict, rate_limit_fields: bytes, *, head_only: bool, connection: bytes) -> bytes:
-    """429 for a refused request: which policies refused, and when to come back."""
-    head, body = _refusal_parts(verdict.refusing)
-    ending = b"" if head_only else body
-    return b"%b%bRetry-After: %d\r\n%b\r\n%b" % (head, rate_limit_fields, retry_after_s(verdict), connection, ending)
+class RefusalReplies:
+    """429 for refused requests: which policies refused, and when to come back.
+
+    The deny cache answers a flood with one level for some milliseconds; the answer is then made once as well.
+    """
+
+    def __init__(self, rate_limit_fields: RateLimitFields) -> None:
+        self._rate_limit_fields = rate_limit_fields
+        self._made: dict[str, tuple[Level, bytes, bytes]] = {}
+
+    def of(self, verdict: Verdict, *, head_only: bool, connection: bytes) -> bytes:
+        """The answer. `connection` is its last lines."""
+        head, body = self._parts(verdict)
+        return b"%b%b\r\n%b" % (head, connection, b"" if head_only else body)
+
+    def _parts(self, verdict: Verdict) -> tuple[bytes, bytes]:
+        applied = verdict.applied
+        if len(applied) != 1 or (charge := applied[0].charge) is None or (level := verdict.levels[0]) is None:
+            return self._make(verdict)
+        made = self._made.get(charge.key)
+        if made is not None and made[0] is level:
+            return made[1], made[2]
+        if made is None and len(self._made) >= MOST_MADE:
+            self._made.clear()
+        head, body = self._make(verdict)
+        self._made[charge.key] = level, head, body
+        return head, body
+
+    def _make(self, verdict: Verdict) -> tuple[bytes, bytes]:
+        head, body = _refusal_parts(verdict.refusing)
+        fields = self._rate_limit_fields.of(verdict)
+        return b"%b%bRetry-After: %d\r\n" % (head, fields, retry_after_s(verdict)), body
 
 
 def retry_after_s(verdict: Verdict) -> int:

@@ -17,6 +17,7 @@ from proxy.edge.deadline import Deadline
 from proxy.edge.wire import (
     BROKEN_BODY,
     CONTENT_LENGTH,
+    EMPTY_BODY,
     BaseProtocol,
     Body,
     ResponseMessage,
@@ -27,7 +28,8 @@ from proxy.edge.wire import (
 
 # The application's answer head may be at most this long; more is a fault of its own.
 LARGEST_HEAD_BYTES = 256 * 1024
-
+# The longest head that a connection keeps in mind to know it again.
+_KNOWN_BYTES = 4096
 
 logger = logging.getLogger(__name__)
 
@@ -64,8 +66,29 @@ class BrokenReply(UpstreamError):
     """The connection ended before the answer did, or what came was not valid HTTP."""
 
 
+class AnswerHead:
+    """The head of an answer that a connection has seen.
+
+    A later answer that begins with the same bytes, and is as long as they say, is whole and need not be parsed again.
+
+    `kept` is for the user's own use: what it has worked out of the head.
+    """
+
+    __slots__ = ("body_bytes", "kept", "message", "raw", "size")
+
+    def __init__(self, raw: bytes, message: ResponseMessage, body_bytes: int) -> None:
+        self.raw = raw
+        self.message = message
+        self.body_bytes = body_bytes
+        self.size = len(raw) + body_bytes  # of the whole answer
+        self.kept = b""
+
+
 class Using(Protocol):
     """Whoever uses the connection at the moment."""
+
+    def on_whole_answer(self, head: AnswerHead, body: bytes) -> None:
+        """A final answer has come, whole; what `on_response` tells of another one."""
 
     def on_response(self, message: ResponseMessage, body: Body) -> None:
         """The head of an answer (also an interim one) has come, with as much of its body as came along."""
@@ -83,6 +106,9 @@ class _Ending(Enum):
     COUNTED = "counted"
     CHUNKED = "chunked"
     UNKNOWN = "unknown"
+
+
+_COUNTED, _UNKNOWN = _Ending.COUNTED, _Ending.UNKNOWN
 
 
 class UpstreamConnection(BaseProtocol):
@@ -103,6 +129,7 @@ class UpstreamConnection(BaseProtocol):
         self._deadline = Deadline(loop, self._timed_out)
         self._timeout_s = 0.0
         self._between_s = 0.0
+        self._known: AnswerHead | None = None
         self._reset()
         self.reused = False
 
@@ -110,7 +137,7 @@ class UpstreamConnection(BaseProtocol):
         self.answered = False
         self._head = b""
         self._received = 0
-        self._ending = _Ending.UNKNOWN
+        self._ending = _UNKNOWN
         self._expected = 0
         self._last_bytes = b""
         self._body: Body | None = None
@@ -129,8 +156,9 @@ class UpstreamConnection(BaseProtocol):
         # The parser is told at birth whether answers have bodies; answers to HEAD get one of their own.
         self._parser = response_parser(self, self._loop, bodyless=True) if head_only else self._normal_parser
         self.expect_answer(timeout_s)
-        assert self.transport is not None  # noqa: S101  (the pool hands out living connections)
-        self.transport.write(data)
+        transport = self.transport
+        assert transport is not None  # noqa: S101  (the pool hands out living connections)
+        transport.write(data)
 
     def expect_answer(self, timeout_s: float) -> None:
         """From now on, `timeout_s` without the answer's head is a failure; 0: for no time at all."""
@@ -159,7 +187,7 @@ class UpstreamConnection(BaseProtocol):
         """Whether the finished answer left the connection at a message boundary, to the byte."""
         if self._spent or not self.usable:
             return False
-        if self._ending is _Ending.COUNTED:
+        if self._ending is _COUNTED:
             return self._received == self._expected
         return self._ending is _Ending.CHUNKED and ends_clean(self._last_bytes)
 
@@ -206,6 +234,13 @@ class UpstreamConnection(BaseProtocol):
             self._deadline.set(self._between_s)
 
     def data_received(self, data: bytes) -> None:
+        known = self._known
+        if known is not None and len(data) == known.size and data.startswith(known.raw) and self._awaits_known():
+            self.answered = True
+            self._ending, self._received, self._expected = _COUNTED, known.size, known.size
+            self._body = EMPTY_BODY
+            self._tell_whole(known, data[len(known.raw) :])
+            return
         if self._user is None:
             self.abort()
             return
@@ -229,6 +264,10 @@ class UpstreamConnection(BaseProtocol):
             self._last_bytes = (self._last_bytes + data)[-7:]
         if self._body is not None and not self._body.is_eof():
             self._await_more()
+
+    def _awaits_known(self) -> bool:
+        """Whether what comes now is the beginning of an answer to a request other than HEAD."""
+        return self._user is not None and not self.answered and self._parser is self._normal_parser
 
     def _on_messages(self, messages: list[tuple[ResponseMessage, Body]], received: bytes) -> None:
         if self._body is not None:
@@ -256,11 +295,13 @@ class UpstreamConnection(BaseProtocol):
         if message.should_close or head_ends < 4:
             self._spent = True
         elif self._parser is not self._normal_parser or message.code in (204, 304):
-            self._ending, self._expected = _Ending.COUNTED, head_ends
+            self._ending, self._expected = _COUNTED, head_ends
         elif message.chunked:
             self._ending, self._last_bytes = _Ending.CHUNKED, received[-7:]
         elif (length := message.headers.get(CONTENT_LENGTH)) is not None:
-            self._ending, self._expected = _Ending.COUNTED, head_ends + int(length)
+            self._ending, self._expected = _COUNTED, head_ends + int(length)
+            if self._expected == self._received == len(received) and not self._spent and head_ends <= _KNOWN_BYTES:
+                self._known = AnswerHead(received[:head_ends], message, int(length))
 
     def _tell(self, message: ResponseMessage, body: Body) -> None:
         user = self._user
@@ -269,6 +310,15 @@ class UpstreamConnection(BaseProtocol):
         try:
             user.on_response(message, body)
         except Exception:  # the boundary of one request: nothing may leave its client waiting
+            logger.exception("an answer could not be passed on")
+            user.fail_internally()
+
+    def _tell_whole(self, head: AnswerHead, body: bytes) -> None:
+        user = self._user
+        assert user is not None  # noqa: S101  (`_awaits_known` looked)
+        try:
+            user.on_whole_answer(head, body)
+        except Exception:  # the boundary of one request, as above
             logger.exception("an answer could not be passed on")
             user.fail_internally()
 

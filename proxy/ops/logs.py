@@ -32,6 +32,8 @@ MOST_FOLDED = 1_000
 LONGEST_PATH_CHARS = 512
 LONGEST_METHOD_CHARS = 32
 
+_PASS, _STORE_FAILURE = Answer.PASS, DecidedBy.STORE_FAILURE
+
 # What a request is called that passes only because nobody could check it (`on_failure: allow`), and many of them.
 _UNCHECKED = "passed_unchecked"
 _AGAIN = {_UNCHECKED: "passed_again"}
@@ -140,11 +142,11 @@ class RequestLog:
 
     def note(self, record: Record) -> None:
         """Log the record, fold it, or pass over it."""
-        if self.wanted == "all":
+        wanted, verdict = self.wanted, record.verdict
+        if wanted == "all":
             self._write(record)
-        elif self.wanted == "refused" and (
-            record.error
-            or (record.verdict and (record.verdict.answer is not Answer.PASS or _unchecked(record.verdict)))
+        elif wanted == "refused" and (
+            record.error or (verdict is not None and (verdict.answer is not _PASS or _unchecked(verdict)))
         ):
             self._fold(record)
 
@@ -229,7 +231,7 @@ def _event(verdict: Verdict | None) -> str:
 
 def _unchecked(verdict: Verdict) -> bool:
     """Whether a request passes only because the store does not answer and nothing else checks it."""
-    return verdict.decided_by is DecidedBy.STORE_FAILURE and verdict.answer is Answer.PASS
+    return verdict.decided_by is _STORE_FAILURE and verdict.answer is _PASS
 
 
 def printable(text: str) -> str:

@@ -24,6 +24,8 @@ from proxy.decision.verdict import Answer, Verdict
 from proxy.ops.histogram import BATCH_SIZES, DURATIONS_S, Histogram
 from proxy.ops.outcomes import policy_outcomes
 
+_PASS = Answer.PASS
+
 # Bounds the lists of values that histograms have noted; sorting so many at once takes less than a millisecond.
 MOST_UNSETTLED = 4096
 
@@ -80,7 +82,7 @@ class Metrics(Collector):
             self._settle()
         if verdict is not None:
             answer, decided_by, applied, levels, _ = verdict
-            passes = answer is Answer.PASS
+            passes = answer is _PASS
             self._decision.note(decision_s)
             if passes:
                 self._upstream.note(total_s - decision_s)

@@ -4,6 +4,7 @@ from proxy.decision.policy import PolicySet
 from proxy.decision.record import Record
 from proxy.decision.verdict import REFUSALS, Answer, Outcome, Verdict, outcome_of
 
+_REFUSE = Answer.REFUSE
 _NONE = [("none", Outcome.ALLOWED)]
 
 
@@ -26,7 +27,7 @@ def refused_buckets(record: Record, policies: PolicySet) -> list[tuple[str, str]
     `policies` may have been replaced since the verdict: a policy that it no longer has is named without a bucket.
     """
     verdict = record.verdict
-    if verdict is None or verdict.answer is not Answer.REFUSE:
+    if verdict is None or verdict.answer is not _REFUSE:
         return []
     applied = verdict.applied
     if len(applied) == 1 and (charge := applied[0].charge) is not None:

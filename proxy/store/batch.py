@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Generic, TypeVar
 
-from proxy.decision.bucket import Charge, Level, Limit
+import orjson
+
+from proxy.decision.bucket import Charge, Level, Limit, leveled
 
 # A script call occupies the store alone while it runs; a longer queue is sent as several calls. 256 requests of one
 # bucket take it about half a millisecond.
@@ -35,7 +37,7 @@ class Batch(Generic[Waiter]):
         # By identity, which is cheaper than by value; the limit is kept so that its identity stays its own.
         self._limits: dict[int, tuple[int, Limit]] = {}
         self._texts: list[str] = []
-        self._asked: list[str] = []
+        self._asked: list[int] = []
         self._waiting: list[tuple[int, Waiter]] = []
         self._charges = 0
         self._tag = next(_tags)
@@ -46,13 +48,13 @@ class Batch(Generic[Waiter]):
     def add(self, charges: Sequence[Charge], waiter: Waiter) -> int:
         """Add one request; returns how many there are now."""
         keys, limits, asked = self._keys, self._limits, self._asked
-        asked.append(str(len(charges)))
+        asked.append(len(charges))
         for key, limit, cost, shadow, debit in charges:
             number = keys.get(key)
             if number is None:
                 number = keys[key] = len(keys) + 1
             known = limits.get(id(limit)) or self._new_limit(limit)
-            asked.append(f"{number},{known[0]},{cost},{2 if debit else 1 if shadow else 0}")
+            asked += (number, known[0], cost, 2 if debit else 1 if shadow else 0)
         self._waiting.append((len(charges), waiter))
         self._charges += len(charges)
         return len(self._waiting)
@@ -60,7 +62,7 @@ class Batch(Generic[Waiter]):
     def arguments(self) -> tuple[str | int, ...]:
         """What follows the script in EVALSHA and EVAL: number of keys, keys, limits, requests, tag."""
         keys = self._keys
-        return (len(keys), *keys, f"[{','.join(self._texts)}]", f"[{','.join(self._asked)}]", self._tag)
+        return (len(keys), *keys, f"[{','.join(self._texts)}]", orjson.dumps(self._asked).decode(), self._tag)
 
     def deliver(self, reply: object) -> list[tuple[Waiter, tuple[Level | None, ...]]]:
         """Pair each waiter with its levels, in order; None for a bucket that cannot be read.
@@ -68,7 +70,7 @@ class Batch(Generic[Waiter]):
         Raises BadReply, and pairs nobody, where the reply is not what the script returns for this batch.
         """
         numbers = 2 * self._charges + 1
-        if not isinstance(reply, list) or len(reply) != numbers or not all(type(n) is int for n in reply):
+        if not isinstance(reply, list) or len(reply) != numbers or set(map(type, reply)) != {int}:
             raise BadReply(f"the script's reply is not {numbers} integers")
         if reply[-1] != self._tag:
             raise BadReply("the script's reply is another call's")
@@ -105,4 +107,4 @@ def _levels(numbers: list[int], position: int, end: int) -> tuple[Level | None, 
 def _level(tokens: int, age_us: int) -> Level | None:
     if age_us < 0:
         return None
-    return Level(tokens, age_us, True) if tokens >= 0 else Level(-1 - tokens, age_us, False)
+    return leveled((tokens, age_us, True) if tokens >= 0 else (-1 - tokens, age_us, False))

@@ -7,20 +7,29 @@ puts tokens back sooner; MEMORY_S bounds how long that goes unnoticed.
 Pure: `now_s` is the loop's clock, in seconds.
 """
 
-from typing import NamedTuple
-
 from proxy.decision.bucket import Charge, Level, Limit
 
 MEMORY_S = 1.0
+# A level is told again for so long: whoever makes an answer of it can then make it once. Waits seem longer by that much
+# at most, and nothing more is admitted.
+STEADY_S = 0.01
 # Bounds the memory that an attacker with many identities can claim: about 25 MB.
 MOST_ENTRIES = 65_536
 
 
-class _Seen(NamedTuple):
-    level: Level
-    limit: Limit
-    asked_s: float
-    until_s: float
+class _Seen:
+    """A bucket's `level` when it was seen; and what was last told of it, to a charge of which cost, until when."""
+
+    __slots__ = ("asked_s", "level", "limit", "told", "told_cost", "told_until_s", "until_s")
+
+    def __init__(self, level: Level, limit: Limit, asked_s: float, until_s: float) -> None:
+        self.level = level
+        self.limit = limit
+        self.asked_s = asked_s
+        self.until_s = until_s
+        self.told: Level | None = None
+        self.told_cost = 0
+        self.told_until_s = 0.0
 
 
 class DenyCache:
@@ -48,6 +57,8 @@ class DenyCache:
         seen = self._seen.get(charge.key)
         if seen is None:
             return None
+        if now_s < seen.told_until_s and seen.told_cost == charge.cost and seen.limit is charge.limit:
+            return seen.told
         if now_s >= seen.until_s or seen.limit is not charge.limit:
             del self._seen[charge.key]
             return None
@@ -56,7 +67,12 @@ class DenyCache:
         grown = age_us * rate.tokens // rate.period_us
         if seen.level.tokens + grown >= charge.cost:
             return None
-        return Level(seen.level.tokens + grown, age_us - grown * rate.period_us // rate.tokens, False)
+        seen.told = Level(seen.level.tokens + grown, age_us - grown * rate.period_us // rate.tokens, False)
+        seen.told_cost = charge.cost
+        # Never beyond the moment at which the level may suffice.
+        wait_s = charge.limit.wait_us(charge.cost - seen.told.tokens, seen.told.age_us) / 1e6
+        seen.told_until_s = min(seen.until_s, now_s + min(STEADY_S, wait_s))
+        return seen.told
 
     def forget(self, key: str) -> None:
         """Drop what is known of one bucket (it was reset)."""

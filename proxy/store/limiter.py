@@ -22,7 +22,7 @@ from functools import partial
 
 from proxy.decision.bucket import Charge, Level
 from proxy.decision.policy import Applied
-from proxy.decision.verdict import UNLIMITED, Answer, DecidedBy, Verdict, decided_locally, store_failed
+from proxy.decision.verdict import UNLIMITED, Answer, DecidedBy, Verdict, decided_locally, judged, store_failed
 from proxy.store.deny_cache import DenyCache
 from proxy.store.guard import Guard
 from proxy.store.local_store import LocalStore
@@ -31,6 +31,9 @@ from proxy.store.settlement import Settlement
 
 # More requests than this waiting for the store at once are not asked about: memory stays bounded whatever arrives.
 MOST_UNDECIDED = 16_384
+
+_PASS, _REFUSE = Answer.PASS, Answer.REFUSE
+_STORE, _DENY_CACHE = DecidedBy.STORE, DecidedBy.DENY_CACHE
 
 
 class Limiter:
@@ -59,13 +62,10 @@ class Limiter:
         """Charge the request on all its buckets or on none, and call `then` with the verdict."""
         if not applied:
             then(UNLIMITED)
-            return
-        known = self._known(applied)
-        if known is not None:
-            then(known)
-            return
-        if len(applied) == 1 and (charge := applied[0].charge) is not None:
+        elif len(applied) == 1 and (charge := applied[0].charge) is not None and not self._deny_cache.knows(charge.key):
             self._ask(applied, (charge,), then)
+        elif (known := self._known(applied)) is not None:
+            then(known)
         else:
             self._ask(applied, [entry.charge for entry in applied if entry.charge is not None], then)
 
@@ -81,8 +81,6 @@ class Limiter:
     def _known(self, applied: Sequence[Applied]) -> Verdict | None:
         """The verdict where it needs no question: a blocked key, or a bucket that surely lacks tokens."""
         cache = self._deny_cache
-        if len(applied) == 1 and (charge := applied[0].charge) is not None and not cache.knows(charge.key):
-            return None
         levels: list[Level | None] | None = None
         for position, (policy, charge) in enumerate(applied):
             if policy.shadow:
@@ -92,7 +90,7 @@ class Limiter:
             if cache.knows(charge.key) and (level := cache.lacking(charge, time.monotonic())) is not None:
                 levels = levels or [None] * len(applied)
                 levels[position] = level
-        return None if levels is None else Verdict(Answer.REFUSE, DecidedBy.DENY_CACHE, applied, levels)
+        return None if levels is None else judged((_REFUSE, _DENY_CACHE, applied, levels, ""))
 
     def _ask(self, applied: Sequence[Applied], charges: Sequence[Charge], then: Callable[[Verdict], None]) -> None:
         if not charges:  # shadows of blocked keys only: nothing to ask
@@ -127,9 +125,9 @@ class Limiter:
             charge = applied[0].charge
             if charge is not None and level.tokens < charge.cost:
                 self._deny_cache.remember(charge, level, asked_s)
-            return Verdict(Answer.PASS, DecidedBy.STORE, applied, levels)
+            return judged((_PASS, _STORE, applied, levels, ""))
         known: list[Level | None] = []
-        answer, following, unreadable = Answer.PASS, iter(levels), False
+        answer, following, unreadable = _PASS, iter(levels), False
         for policy, charge in applied:
             if charge is None:
                 known.append(None)

@@ -13,10 +13,12 @@ from typing import Any
 from proxy.config import Settings, compile_policies
 from proxy.decision.record import Record
 from proxy.decision.verdict import Answer, DecidedBy, Verdict
-from proxy.edge.forward import Gateway
+from proxy.edge.client import ClientConnection
+from proxy.edge.gateway import Gateway
 from proxy.edge.headers import Forwarding, RateLimitFields
 from proxy.edge.pool import Pool
-from proxy.edge.server import ClientConnection, Server
+from proxy.edge.replies import RefusalReplies
+from proxy.edge.server import Server
 from proxy.edge.upstream import UpstreamConnection
 from tests.recorder import OK
 
@@ -115,7 +117,8 @@ class Edge:
             observe=self.records.append,
             pool=self._pool,
             forwarding=Forwarding("app:1", policies.fields),
-            rate_limit_fields=RateLimitFields(standard=True, legacy=True),
+            rate_limit_fields=(fields := RateLimitFields(standard=True, legacy=True)),
+            refusals=RefusalReplies(fields),
             spawn=self._spawn,
             listen=SETTINGS.listen,
             upstream=SETTINGS.upstream,

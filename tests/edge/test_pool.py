@@ -11,7 +11,15 @@ import pytest
 
 from proxy.config import UpstreamSettings
 from proxy.edge.pool import Pool
-from proxy.edge.upstream import Busy, ConnectFailed, ConnectTimedOut, QueueFull, UpstreamConnection, UpstreamError
+from proxy.edge.upstream import (
+    AnswerHead,
+    Busy,
+    ConnectFailed,
+    ConnectTimedOut,
+    QueueFull,
+    UpstreamConnection,
+    UpstreamError,
+)
 from proxy.edge.wire import Body, ResponseMessage
 from tests.recorder import OK
 from tests.servers import free_port
@@ -70,6 +78,9 @@ class Request:
 
     def on_response(self, message: ResponseMessage, body: Body) -> None:
         body.read_nowait()
+        self._answered.set()
+
+    def on_whole_answer(self, head: AnswerHead, body: bytes) -> None:
         self._answered.set()
 
     def fail_internally(self) -> None:

@@ -8,7 +8,8 @@ import pytest
 from proxy.decision.bucket import Charge, Level, Limit, Rate
 from proxy.decision.policy import Applied, Policy
 from proxy.decision.verdict import Answer, DecidedBy, Verdict
-from proxy.edge.replies import KEEPS_CONNECTION, Fault, fault_reply, page, refusal, retry_after_s
+from proxy.edge.headers import RateLimitFields
+from proxy.edge.replies import KEEPS_CONNECTION, MOST_MADE, Fault, RefusalReplies, fault_reply, page, retry_after_s
 
 LIMIT = Limit(Rate(1, 6_000_000), 15, 10, 3_600_000)
 IDENTITY = "alice-the-secret"
@@ -36,17 +37,21 @@ def refused(*levels: Level | None, cost: int = 1, blocked: bool = False, shadow:
 
 # Refusals
 
+REPLIES = RefusalReplies(RateLimitFields(standard=True, legacy=False))
+
 
 def test_a_refusal_says_which_policies_refused_and_when_to_come_back() -> None:
     verdict = refused(Level(0, 1_500_000, False), Level(3, 0, True), Level(0, 0, False))
-    line, fields, body = parsed(refusal(verdict, b"RateLimit: x\r\n", head_only=False, connection=b""))
+    line, fields, body = parsed(REPLIES.of(verdict, head_only=False, connection=b"X: y\r\n"))
     assert line == "HTTP/1.1 429 Too Many Requests"
     assert fields == {
         "Content-Type": "application/problem+json",
         "Content-Length": str(len(body)),
         "Cache-Control": "no-store",
-        "RateLimit": "x",
+        "RateLimit-Policy": fields["RateLimit-Policy"],
+        "RateLimit": fields["RateLimit"],
         "Retry-After": "6",
+        "X": "y",
     }
     problem = json.loads(body)
     assert problem["type"] == "https://iana.org/assignments/http-problem-types#quota-exceeded"
@@ -56,9 +61,30 @@ def test_a_refusal_says_which_policies_refused_and_when_to_come_back() -> None:
 
 
 def test_a_refusal_echoes_nothing_of_the_request_and_is_short() -> None:
-    reply = refusal(refused(Level(0, 0, False)), b"", head_only=False, connection=b"")
+    reply = REPLIES.of(refused(Level(0, 0, False)), head_only=False, connection=b"")
     assert IDENTITY.encode() not in reply
     assert len(reply) < 700
+
+
+def test_a_refusal_of_the_same_bucket_tells_of_its_present_level() -> None:
+    replies = RefusalReplies(RateLimitFields(standard=True, legacy=False))
+    level = Level(0, 0, False)
+    early = replies.of(refused(level), head_only=False, connection=b"")
+    assert replies.of(refused(level), head_only=False, connection=b"") == early
+    late = replies.of(refused(Level(0, 4_000_000, False)), head_only=False, connection=b"")
+    assert (b"Retry-After: 6\r\n" in early, b"Retry-After: 2\r\n" in late) == (True, True)
+    closing = replies.of(refused(level), head_only=True, connection=b"Connection: close\r\n")
+    assert closing.endswith(b"Connection: close\r\n\r\n")
+
+
+def test_the_refusals_kept_are_bounded() -> None:
+    replies = RefusalReplies(RateLimitFields(standard=True, legacy=False))
+    policy = Policy("p", limit=LIMIT)
+    for number in range(2 * MOST_MADE + 10):
+        applied = [Applied(policy, Charge(f"example:p:{number}", LIMIT, 1))]
+        verdict = Verdict(Answer.REFUSE, DecidedBy.STORE, applied, [Level(0, 0, False)])
+        assert b" 429 " in replies.of(verdict, head_only=False, connection=b"")
+        assert len(replies._made) <= MOST_MADE
 
 
 @pytest.mark.parametrize(
@@ -154,8 +180,8 @@ def test_an_answer_to_head_has_the_length_and_not_the_body() -> None:
     verdict = refused(Level(0, 0, False))
     replies: list[tuple[bytes, bytes]] = [
         (
-            refusal(verdict, b"", head_only=True, connection=b""),
-            refusal(verdict, b"", head_only=False, connection=b""),
+            REPLIES.of(verdict, head_only=True, connection=b""),
+            REPLIES.of(verdict, head_only=False, connection=b""),
         ),
         (
             fault_reply(Fault.UPSTREAM_CONNECT, head_only=True, connection=b""),

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.decision.bucket import Bucket, Charge, Level, Limit, Rate, decide, passed
-from proxy.store.deny_cache import MEMORY_S, DenyCache
+from proxy.store.deny_cache import MEMORY_S, STEADY_S, DenyCache
 
 SECOND = 1_000_000
 TENTHS = Limit(Rate(1, 100_000), 5, 5, 1)
@@ -177,3 +177,33 @@ def test_what_the_cache_refuses_the_store_would_refuse(
         (levels,) = decide([request], stored, now_us)
         if levels[0].tokens < cost:
             cache.remember(request[0], levels[0], asked_s)
+
+
+# -- levels told again ------------------------------------------------------------------------------------------------
+
+
+def test_a_level_is_told_again_for_a_moment() -> None:
+    cache = DenyCache()
+    charge, level = empty(limit=SLOW)
+    cache.remember(charge, level, asked_s=100.0)
+    told = cache.lacking(charge, 100.5)
+    assert cache.lacking(charge, 100.5 + STEADY_S * 0.9) is told
+    later = cache.lacking(charge, 100.5 + STEADY_S * 1.1)
+    assert later is not None
+    assert told is not None
+    assert later.age_us - told.age_us == pytest.approx(STEADY_S * 1.1e6, abs=2)
+
+
+def test_a_level_told_again_is_not_told_to_a_charge_that_it_can_pay() -> None:
+    cache = DenyCache()
+    cache.remember(Charge("k", SLOW, 4), Level(3, 0, False), asked_s=100.0)
+    assert lacks(cache, Charge("k", SLOW, 4), 100.5)
+    assert not lacks(cache, Charge("k", SLOW, 3), 100.5)
+
+
+def test_a_level_is_not_told_again_once_the_bucket_may_have_grown_enough() -> None:
+    cache = DenyCache()
+    charge, level = empty(limit=Limit(Rate(1, 2_000), 5, 5, 1))
+    cache.remember(charge, level, asked_s=100.0)
+    assert lacks(cache, charge, 100.0019)
+    assert not lacks(cache, charge, 100.002)
