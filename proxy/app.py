@@ -37,6 +37,7 @@ from proxy.ops.health import Health
 from proxy.ops.live import Live
 from proxy.ops.logs import LineWriter, RequestLog, start_logging
 from proxy.ops.metrics import Metrics, Readings
+from proxy.ops.outcomes import refused_buckets
 from proxy.ops.refusals import Refusals
 from proxy.ops.status import CallerStatus
 from proxy.ops.together import Together
@@ -340,10 +341,13 @@ class App:
 
     def _observe(self, record: Record) -> None:
         self._metrics.count(record)
-        self._log.note(record)
         verdict = record.verdict
-        if verdict is not None and verdict.answer is _REFUSE:
-            self._refusals.note(record)
+        if verdict is None or verdict.answer is not _REFUSE:
+            self._log.note(record)
+        else:
+            refused = refused_buckets(record, self._gateway.policies)
+            self._refusals.note(refused)
+            self._log.note(record, refused)
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)

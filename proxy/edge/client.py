@@ -299,8 +299,8 @@ class ClientConnection(BaseProtocol):
                 self._fail(request, Fault.INTERNAL)
 
     def _follow(self, request: Request, verdict: Verdict) -> None:
-        gateway, message = self._server.gateway, request.message
-        if self.gone:
+        gateway, message, transport = self._server.gateway, request.message, self.transport
+        if transport is None or transport.is_closing():
             gateway.observe(request.record(CLIENT_LEFT))
         elif self._broken:
             self._fail(request, Fault.BAD_REQUEST)
@@ -312,7 +312,7 @@ class ClientConnection(BaseProtocol):
                 exchange.forward()
         elif verdict.answer is _REFUSE:
             connection = request.last_lines(closing=self.closing)
-            self.write(gateway.refusals.of(verdict, head_only=message.method == "HEAD", connection=connection))
+            transport.write(gateway.refusals.of(verdict, head_only=message.method == "HEAD", connection=connection))
             gateway.observe(request.record(429))
             self.request_ended(keep=True)
         else:
@@ -413,16 +413,17 @@ class ClientConnection(BaseProtocol):
         self._request = self._exchange = self._page = None
         if request is None or transport is None or transport.is_closing():
             return
-        message = request.message
+        message, body = request.message, request.body
         self._parser.message_consumed()
-        if not keep or not request.body.is_eof():
+        if not keep or not (body is EMPTY_BODY or body.is_eof()):
             self._linger()  # more may be on its way
         elif self.closing or message.should_close or (message.chunked and not self._is_clean()):
             self._close()
         else:
             self._busy = False
             self._deadline.set(self._server.settings.idle_timeout_s)
-            self._advance()
+            if self._more or self._buffer_paused:
+                self._advance()
 
     def _is_clean(self) -> bool:
         """Whether the parser is clean after a chunked request: no trailers, and nothing behind it (see edge/wire)."""

@@ -168,12 +168,14 @@ class RateLimitFields:
         self._legacy = legacy
         # What is the same in every answer under a limit. One entry per limit of the configuration, by identity; the
         # policy and the limit are kept so that their identities stay their own.
-        self._fixed: dict[tuple[int, int], tuple[Policy, Limit, _Fixed]] = {}
+        self._fixed: dict[int, tuple[Policy, Limit, _Fixed]] = {}
 
     def of(self, verdict: Verdict) -> bytes:
         """Whole lines, in order; empty where nothing is known (no policy, or the store failed)."""
-        if len(verdict.applied) == 1 and self._standard and self._legacy:
-            return self._of_one(*verdict.applied[0], verdict.levels[0])
+        applied = verdict.applied
+        if len(applied) == 1 and self._standard and self._legacy:
+            policy, charge = applied[0]
+            return self._of_one(policy, charge, verdict.levels[0])
         return self.plainly(verdict)
 
     def _of_one(self, policy: Policy, charge: Charge | None, level: Level | None) -> bytes:
@@ -222,9 +224,9 @@ class RateLimitFields:
         return b"RateLimit-Policy: %b\r\nRateLimit: %b\r\n" % (b", ".join(policies), b", ".join(items))
 
     def _fixed_of(self, policy: Policy, limit: Limit) -> "_Fixed":
-        known = self._fixed.get((id(policy), id(limit)))
-        if known is None:
-            known = self._fixed[id(policy), id(limit)] = (policy, limit, _fixed_for(policy.name.encode(), limit))
+        known = self._fixed.get(id(limit))
+        if known is None or known[0] is not policy:
+            known = self._fixed[id(limit)] = (policy, limit, _fixed_for(policy.name.encode(), limit))
         return known[2]
 
 

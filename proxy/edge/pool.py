@@ -93,7 +93,10 @@ class Pool:
             connection.abort()
             return
         connection.idle(self._settings.idle_timeout_s)
-        self._hand_out(connection)
+        if self._waiting:
+            self._hand_out(connection)
+        else:
+            self._idle.append(connection)
 
     def close(self) -> None:
         """End all idle connections; those in use end when they are released."""

@@ -33,6 +33,7 @@ class Request:
         "forwarded",
         "forwarding",
         "message",
+        "plain",
         "policies",
         "request_id",
         "verdict",
@@ -41,6 +42,8 @@ class Request:
     def __init__(self, message: RequestMessage, body: Body, peer: str) -> None:
         self.message = message
         self.body = body
+        # Nothing need be said of the connection in answers to it.
+        self.plain = body is EMPTY_BODY and not message.should_close and message.version.minor == 1
         self.facts = RequestFacts(message.method, message.path, message.headers, peer)
         self.policies: PolicySet | None = None
         self.applied: Sequence[Applied] = ()
@@ -71,6 +74,8 @@ class Request:
 
     def last_lines(self, *, closing: bool) -> bytes:
         """What every answer to it ends with: its id, and whether the client may send another request behind it."""
+        if self.plain and not closing:
+            return self.request_id.line if self.request_id is not None else b""
         message, body = self.message, self.body
         if closing or message.should_close or not (body is EMPTY_BODY or body.is_eof()):
             return self.id_line + CLOSE

@@ -130,10 +130,7 @@ class UpstreamConnection(BaseProtocol):
         self._timeout_s = 0.0
         self._between_s = 0.0
         self._known: AnswerHead | None = None
-        self._reset()
         self.reused = False
-
-    def _reset(self) -> None:
         self.answered = False
         self._head = b""
         self._received = 0
@@ -150,9 +147,12 @@ class UpstreamConnection(BaseProtocol):
 
         With a timeout of 0 the answer is not waited for yet: the body is still being sent (see `expect_answer`).
         """
-        self._reset()
         self._user = user
         self._between_s = between_s
+        # All else is as the last answer left it, which was whole and in order.
+        self.answered = False
+        self._received = 0
+        self._ending = _UNKNOWN
         # The parser is told at birth whether answers have bodies; answers to HEAD get one of their own.
         self._parser = response_parser(self, self._loop, bodyless=True) if head_only else self._normal_parser
         self.expect_answer(timeout_s)
@@ -235,12 +235,12 @@ class UpstreamConnection(BaseProtocol):
 
     def data_received(self, data: bytes) -> None:
         known = self._known
-        if known is not None and len(data) == known.size and data.startswith(known.raw) and self._awaits_known():
-            self.answered = True
-            self._ending, self._received, self._expected = _COUNTED, known.size, known.size
-            self._body = EMPTY_BODY
-            self._tell_whole(known, data[len(known.raw) :])
-            return
+        if known is not None and len(data) == known.size and data.startswith(known.raw):
+            user = self._user
+            # None for an answer that nobody asked for; another parser for one to HEAD.
+            if user is not None and not self.answered and self._parser is self._normal_parser:
+                self._on_known(user, known, data)
+                return
         if self._user is None:
             self.abort()
             return
@@ -265,9 +265,15 @@ class UpstreamConnection(BaseProtocol):
         if self._body is not None and not self._body.is_eof():
             self._await_more()
 
-    def _awaits_known(self) -> bool:
-        """Whether what comes now is the beginning of an answer to a request other than HEAD."""
-        return self._user is not None and not self.answered and self._parser is self._normal_parser
+    def _on_known(self, user: Using, known: AnswerHead, data: bytes) -> None:
+        self.answered = True
+        self._ending, self._received, self._expected = _COUNTED, known.size, known.size
+        self._body = EMPTY_BODY
+        try:
+            user.on_whole_answer(known, data[len(known.raw) :])
+        except Exception:  # the boundary of one request: nothing may leave its client waiting
+            logger.exception("an answer could not be passed on")
+            user.fail_internally()
 
     def _on_messages(self, messages: list[tuple[ResponseMessage, Body]], received: bytes) -> None:
         if self._body is not None:
@@ -310,15 +316,6 @@ class UpstreamConnection(BaseProtocol):
         try:
             user.on_response(message, body)
         except Exception:  # the boundary of one request: nothing may leave its client waiting
-            logger.exception("an answer could not be passed on")
-            user.fail_internally()
-
-    def _tell_whole(self, head: AnswerHead, body: bytes) -> None:
-        user = self._user
-        assert user is not None  # noqa: S101  (`_awaits_known` looked)
-        try:
-            user.on_whole_answer(head, body)
-        except Exception:  # the boundary of one request, as above
             logger.exception("an answer could not be passed on")
             user.fail_internally()
 

@@ -10,7 +10,7 @@ import os
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 
 import orjson
@@ -140,15 +140,15 @@ class RequestLog:
         self._policies = policies
         self._folded: dict[str, int] = {}
 
-    def note(self, record: Record) -> None:
-        """Log the record, fold it, or pass over it."""
+    def note(self, record: Record, refused: Sequence[tuple[str, str]] = ()) -> None:
+        """Log the record, fold it, or pass over it. `refused`: what refused it (see outcomes.refused_buckets)."""
         wanted, verdict = self.wanted, record.verdict
         if wanted == "all":
             self._write(record)
         elif wanted == "refused" and (
             record.error or (verdict is not None and (verdict.answer is not _PASS or _unchecked(verdict)))
         ):
-            self._fold(record)
+            self._fold(record, refused)
 
     def each_second(self) -> None:
         """Write what was folded in the second that has passed."""
@@ -167,8 +167,8 @@ class RequestLog:
                     )
                 )
 
-    def _fold(self, record: Record) -> None:
-        subject = self._subject(record)
+    def _fold(self, record: Record, refused: Sequence[tuple[str, str]]) -> None:
+        subject = _subject(record, refused)
         if subject not in self._folded and len(self._folded) >= MOST_FOLDED:
             subject = "others"
         count = self._folded.get(subject)
@@ -177,15 +177,6 @@ class RequestLog:
             self._write(record)
         else:
             self._folded[subject] = count + 1
-
-    def _subject(self, record: Record) -> str:
-        """What the refusals of a flood have in common: the first refusing bucket, or the fault."""
-        if record.error:
-            return record.error
-        if record.verdict is not None and _unchecked(record.verdict):
-            return _UNCHECKED
-        refused = refused_buckets(record, self._policies())
-        return refused[0][1] or refused[0][0] if refused else "others"
 
     def _write(self, record: Record) -> None:
         facts, verdict = record.facts, record.verdict
@@ -221,6 +212,15 @@ class RequestLog:
             if verdict.retry_us is not None:
                 fields["retry_after_s"] = round(verdict.retry_us / 1e6, 3)
         return fields
+
+
+def _subject(record: Record, refused: Sequence[tuple[str, str]]) -> str:
+    """What the refusals of a flood have in common: the first refusing bucket, or the fault."""
+    if record.error:
+        return record.error
+    if record.verdict is not None and _unchecked(record.verdict):
+        return _UNCHECKED
+    return refused[0][1] or refused[0][0] if refused else "others"
 
 
 def _event(verdict: Verdict | None) -> str:

@@ -3,8 +3,6 @@
 from collections.abc import Callable, Sequence
 
 from proxy.decision.policy import PolicySet
-from proxy.decision.record import Record
-from proxy.ops.outcomes import refused_buckets
 from proxy.ops.sketch import WINDOWS, Most, Summary, joined
 
 WINDOW_S = 60
@@ -20,9 +18,9 @@ class Refusals:
         self._most: Most[tuple[str, str]] = Most()
         self._seconds = 0
 
-    def note(self, record: Record) -> None:
-        """Count a request's refusals, if it has any."""
-        for entry in refused_buckets(record, self._policies()):
+    def note(self, refused: Sequence[tuple[str, str]]) -> None:
+        """Count a request's refusals (see outcomes.refused_buckets)."""
+        for entry in refused:
             self._most.add(entry)
 
     def each_second(self) -> None:

@@ -11,7 +11,7 @@ from proxy.decision.record import ObserveStore, StoreCall
 from proxy.store.batch import BadReply, Batch
 from proxy.store.connection import ReplyError
 from proxy.store.node import Node
-from proxy.store.seam import Levels, OnLevels, StoreUnavailable
+from proxy.store.seam import OnLevels, StoreUnavailable
 
 SCRIPT = files(__package__).joinpath("bucket.lua").read_text("utf-8")
 SCRIPT_SHA = sha1(SCRIPT.encode(), usedforsecurity=False).hexdigest()
@@ -122,8 +122,12 @@ class ScriptCall:
             self._fail(StoreUnavailable("protocol", str(error)))
             raise  # ends the connection: nothing else it says can be trusted
         self._tell("")
+        asked_s = self.asked_s
         for then, levels in pairs:
-            _call(then, levels, self.asked_s)
+            try:
+                then(levels, asked_s)
+            except Exception:  # the boundary of one request: the others of its batch must get their answers
+                logger.exception("a request failed after its decision")
 
     def _on_reply(self, reply: object) -> None:
         if not isinstance(reply, ReplyError):
@@ -168,8 +172,8 @@ def _ignore(reply: object) -> None:
     """What ASKING answers says nothing that the next reply does not say."""
 
 
-def _call(then: OnLevels, answer: Levels | StoreUnavailable, asked_s: float) -> None:
+def _call(then: OnLevels, failure: StoreUnavailable, asked_s: float) -> None:
     try:
-        then(answer, asked_s)
+        then(failure, asked_s)
     except Exception:  # the boundary of one request: the others of its batch must get their answers
         logger.exception("a request failed after its decision")
