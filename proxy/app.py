@@ -220,7 +220,7 @@ class App:
             top=self._together.top,
             explain=self._explain,
             buckets=BucketPages(
-                lambda: self._gateway.policies, self._buckets, self._limiter.look, self._deny_cache.forget
+                lambda: self._gateway.policies, self._buckets, self._limiter.look, self._forget_everywhere
             ),
             live=Live(self._together.timeline, self._together.state),
         )
@@ -287,7 +287,20 @@ class App:
             self._parent.send(self._together.report())
 
     def _hear_of_others(self, message: Message) -> None:
-        self._together.hear(message["others"], message["reports"])
+        if "forget" in message:
+            self._forget(message["forget"])
+        else:
+            self._together.hear(message["others"], message["reports"])
+
+    def _forget(self, bucket: str) -> bool:
+        self._deny_cache.forget(bucket)
+        return self._limiter.local.forget(bucket)
+
+    def _forget_everywhere(self, bucket: str) -> bool:
+        """In the other workers too, in a moment."""
+        if self._parent is not None:
+            self._parent.send({"forget": bucket})
+        return self._forget(bucket)
 
     async def _close(self) -> None:
         self._pool.close()

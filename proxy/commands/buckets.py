@@ -66,11 +66,19 @@ def run_reset(options: argparse.Namespace) -> int:
     if not done:
         return 1
     there = any(reply.content["reset"] for reply in done)
+    silent = next((reply.content["store_error"] for reply in done if reply.content["store_error"]), None)
     if options.json:
-        write_json({"reset": there, "sidecars": [reply.name for reply in done]})
+        sidecars = [reply.name for reply in done]
+        local = [reply.name for reply in done if reply.content["local"]]
+        write_json({"reset": there, "sidecars": sidecars, "local": local, "store_error": silent})
     else:
-        write_text(printable(f"{done[0].content['bucket']}: {'reset' if there else 'was not in the store'}"))
-    return 0
+        held = sum(reply.content["local"] for reply in done)
+        told = "reset" if there else "was not in the store" if silent is None else "not reset in the store"
+        locally = f"; reset where it was held locally, in {held} of {len(done)} sidecars" if held or silent else ""
+        write_text(printable(f"{done[0].content['bucket']}: {told}{locally}"))
+    if silent is not None:
+        complain(f"the store does not answer: {silent}")
+    return 0 if silent is None else 1
 
 
 def _first(urls: list[str], path: str) -> Reply:

@@ -14,7 +14,7 @@ from proxy.ops.asked import Ask, ask_of, matching, whole
 from proxy.ops.buckets import BucketPages
 from proxy.ops.guard import Guard, json_answer
 from proxy.ops.live import Live
-from proxy.ops.openapi import CURSOR_PATTERN, KEY_PATTERN, NAME_PATTERN, document
+from proxy.ops.openapi import CURSOR_PATTERN, KEY_PATTERN, NAME_PATTERN, PART_PATTERN, document
 
 HealthPage = Callable[[], Awaitable[tuple[int, Mapping[str, object]]]]
 
@@ -102,7 +102,7 @@ class Admin:
         query = request.query
         policy = matching("policy", query["policy"], NAME_PATTERN) if "policy" in query else ""
         cursor = matching("cursor", query["cursor"], CURSOR_PATTERN) if "cursor" in query else ""
-        part = matching("q", query.get("q", ""), r"[^\x00]{0,256}")
+        part = matching("q", query.get("q", ""), PART_PATTERN)
         return json_answer(await self._pages.buckets.find(policy, part, cursor, whole(request, "limit", 100, 1000)))
 
     async def _show(self, request: web.Request) -> web.Response:

@@ -4,8 +4,8 @@ import asyncio
 from collections.abc import Callable
 
 from proxy.decision.bucket import Charge, Limit
-from proxy.decision.policy import Applied, Policy, PolicySet
-from proxy.decision.stored import BucketStore
+from proxy.decision.policy import Applied, OnStoreFailure, Policy, PolicySet
+from proxy.decision.stored import BucketStore, StoreSilent
 from proxy.decision.verdict import Decide, DecidedBy, Verdict
 from proxy.ops.guard import Problem
 
@@ -13,14 +13,16 @@ Page = dict[str, object]
 
 
 class BucketPages:
-    """Makes the pages. `look` asks for the levels of buckets at no cost, `forget` drops what is remembered of one."""
+    """Makes the pages. `look` asks for the levels of buckets at no cost; `forget` drops what this sidecar remembers of
+    one, or holds of it locally, and returns whether it held any.
+    """
 
     def __init__(
         self,
         policies: Callable[[], PolicySet],
         store: BucketStore,
         look: Decide,
-        forget: Callable[[str], object],
+        forget: Callable[[str], bool],
     ) -> None:
         self._policies = policies
         self._store = store
@@ -63,11 +65,22 @@ class BucketPages:
         return page | await self._level(Applied(policy, Charge(bucket, limit, 0)), limit)
 
     async def reset(self, name: str, key: str) -> Page:
-        """Give a key a new bucket. Our own memory of refusals goes at once, that of other sidecars within a second."""
-        bucket = self._policies().bucket_named(self._policy(name), key)
-        there = await self._store.reset(bucket)
-        self._forget(bucket)
-        return {"policy": name, "key": key, "bucket": bucket, "reset": there}
+        """Give a key a new bucket. Our own memory of refusals goes at once, that of other sidecars within a second.
+
+        While the store does not answer, the bucket of a policy that is then decided locally is reset here alone.
+        """
+        policy = self._policy(name)
+        bucket = self._policies().bucket_named(policy, key)
+        there, error = False, None
+        try:
+            there = await self._store.reset(bucket)
+        except StoreSilent as silent:
+            if policy.on_store_failure is not OnStoreFailure.LOCAL:
+                raise
+            error = str(silent)
+        # After the store: what was refused before it took the bucket out must not be remembered.
+        held = self._forget(bucket)
+        return {"policy": name, "key": key, "bucket": bucket, "reset": there, "local": held, "store_error": error}
 
     def _policy(self, name: str) -> Policy:
         found = next((policy for policy in self._policies().policies if policy.name == name), None)

@@ -7,7 +7,8 @@ import proxy
 
 KEY_PATTERN = r"^[A-Za-z0-9._~@+%=:,-]{1,1024}$"
 NAME_PATTERN = r"^[A-Za-z0-9._-]{1,64}$"
-CURSOR_PATTERN = r"^[0-9]{1,20}$"
+CURSOR_PATTERN = r"^[0-9]{1,20}(@[0-9A-Za-z.:_-]{1,260})?$"
+PART_PATTERN = r"^[^\x00]{0,256}$"
 TARGET_PATTERN = r"^/[!-~]{0,4096}$"
 METHOD_PATTERN = r"^[A-Z][A-Z_-]{0,31}$"
 FIELD_PATTERN = r"^[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}$"
@@ -154,7 +155,7 @@ PATHS: Mapping[str, Schema] = {
             faults="400 401 404 503",
             parameters=[
                 _query("policy", "Of this policy only.", type="string", pattern=NAME_PATTERN),
-                _query("q", "Whose key holds this.", type="string", maxLength=256),
+                _query("q", "Whose key holds this.", type="string", pattern=PART_PATTERN),
                 _query("cursor", "Where an answer before this one ended.", type="string", pattern=CURSOR_PATTERN),
                 _MOST,
             ],
@@ -168,10 +169,20 @@ PATHS: Mapping[str, Schema] = {
             faults="400 401 404 503",
         ),
         "delete": _page(
-            "Give a key a new bucket. In force here at once, in other sidecars within a second.",
+            "Give a key a new bucket. In force here at once, in other sidecars within a second; what a sidecar holds "
+            "locally, while the store does not answer, is reset in this one only.",
             _json(
-                _object("policy key bucket reset", policy=_TEXT, key=_TEXT, bucket=_TEXT, reset=_FLAG),
-                "`reset` says whether the store had one.",
+                _object(
+                    "policy key bucket reset local store_error",
+                    policy=_TEXT,
+                    key=_TEXT,
+                    bucket=_TEXT,
+                    reset=_FLAG,
+                    local=_FLAG,
+                    store_error=_MAYBE_TEXT,
+                ),
+                "`reset` says whether the store had one, `local` whether this process held one; `store_error` why the "
+                "store's was not reset, for a policy that is decided locally then.",
             ),
             faults="400 401 403 404 503",
         ),

@@ -24,29 +24,25 @@ class Buckets:
 
     def __init__(self, settings: StoreSettings) -> None:
         self._client: Any = client(settings)  # redis-py's types say bytes or str
+        self._is_cluster = isinstance(self._client, RedisCluster)
         self._turns = asyncio.Semaphore(MOST_CONNECTIONS)
 
     async def find(self, prefix: str, part: str, cursor: str, most: int) -> Found:
         """Buckets whose names begin with `prefix` and hold `part` after it: some, perhaps none, and where to go on.
 
-        At most STEPS steps; an answer may hold up to a step more than `most`.
+        At most STEPS steps; an answer may hold up to a step more than `most`. In a Cluster the masters are gone through
+        one after the other, in the order of their addresses: while slots move, some buckets may be missed or found
+        twice.
         """
         pattern = f"{_literal(prefix)}*{_literal(part)}*" if part else f"{_literal(prefix)}*"
         names: list[bytes] = []
-        position = int(cursor or 0)
         async with self._turn():
-            if isinstance(self._client, RedisCluster):  # each node has a cursor of its own: no going on from one
-                async for name in self._client.scan_iter(match=pattern, count=NAMES_A_STEP):
-                    names.append(name)
-                    if len(names) >= most:
-                        break
-                return Found(await self._read(names), "")
             for _ in range(STEPS):
-                position, found = await self._client.scan(position, match=pattern, count=min(NAMES_A_STEP, most * 10))
+                found, cursor = await self._step(cursor, pattern, min(NAMES_A_STEP, most * 10))
                 names += found
-                if not position or len(names) >= most:
+                if not cursor or len(names) >= most:
                     break
-            return Found(await self._read(names), str(position) if position else "")
+            return Found(await self._read(names), cursor)
 
     async def read(self, name: str) -> Stored | None:
         """One bucket as it is stored; None where it is not."""
@@ -62,6 +58,24 @@ class Buckets:
     async def close(self) -> None:
         """Close the connections."""
         await self._client.aclose()
+
+    async def _step(self, cursor: str, pattern: str, count: int) -> tuple[list[bytes], str]:
+        """One step of SCAN, and the cursor for the next; that of a Cluster names the node too: `17@10.0.0.1:6379`."""
+        position, _, name = cursor.partition("@")
+        if not self._is_cluster:
+            after, names = await self._client.scan(int(position or 0), match=pattern, count=count)
+            return names, str(after) if after else ""
+        await self._client.initialize()
+        nodes: list[Any] = sorted(self._client.get_primaries(), key=lambda node: node.name)
+        node = next((each for each in nodes if each.name >= name), None)
+        if node is None:  # the rest of the nodes has gone since
+            return [], ""
+        begin = int(position or 0) if node.name == name else 0
+        cursors, names = await self._client.scan(begin, match=pattern, count=count, target_nodes=node)
+        if after := cursors[node.name]:
+            return names, f"{after}@{node.name}"
+        following = next((each.name for each in nodes if each.name > node.name), None)
+        return names, f"0@{following}" if following else ""
 
     @asynccontextmanager
     async def _turn(self) -> AsyncIterator[None]:

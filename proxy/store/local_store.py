@@ -67,6 +67,11 @@ class LocalStore:
                 self._owe(entry.charge)
         return shares, levels, passes
 
+    def forget(self, key: str) -> bool:
+        """Drop a bucket and what it owes (it was reset). Returns whether there was one."""
+        self._owed.pop(key, None)
+        return self._buckets.pop(key, None) is not None
+
     def debts(self, most: int) -> list[Charge]:
         """Take up to `most` debts, as charges to make on the shared buckets. They count as paid from now on."""
         taken = list(islice(self._owed.values(), most))

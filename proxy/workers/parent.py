@@ -162,6 +162,11 @@ class Parent:
         return status
 
     def _heard(self, number: int, message: Message) -> None:
+        if "forget" in message:  # a bucket that was reset, which the others are to know of
+            for each, channel in self._channels.items():
+                if each != number:
+                    channel.send(message)
+            return
         self._snapshots[number], self._reports[number] = message["metrics"], message["report"]
         if number not in self._ready:
             self._ready.add(number)

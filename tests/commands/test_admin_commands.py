@@ -81,13 +81,12 @@ def test_top_adds_up_what_all_sidecars_decided(pair: tuple[Sidecar, Sidecar], st
 
 
 @pytest.mark.slow
-def test_an_outage_of_the_store_is_told_by_breaker_and_by_the_outcomes_it_brings(store_server: StoreServer) -> None:
+def test_an_outage_of_the_store_is_told_by_breaker_and_by_the_outcomes_it_brings(own_store_server: StoreServer) -> None:
     recorder = Recorder()
     policies = [{**POLICIES[0], "on_store_failure": "local"}]
-    with Sidecar(
-        configuration(store_server.url, recorder.url, policies=policies, store={"timeout": "50ms"})
-    ) as sidecar:
-        store_server.pause()  # it stays connected, so only the breaker tells
+    config = configuration(own_store_server.url, recorder.url, policies=policies, store={"timeout": "50ms"})
+    with Sidecar(config) as sidecar:
+        own_store_server.pause()  # it stays connected, so only the breaker tells
 
         def told() -> str:
             spend(sidecar, "alice", 3)
@@ -105,7 +104,7 @@ def test_an_outage_of_the_store_is_told_by_breaker_and_by_the_outcomes_it_brings
         (row,) = json.loads(run_command("status", "--json", *admins(sidecar)).stdout)["sidecars"]
         assert row["breakers"][0]["state"] in ("open", "probing")
         assert row["without_store_per_s"]["local_refused"] > 0
-        store_server.resume()
+        own_store_server.resume()
         eventually(lambda: "breaker" not in told(), "the end of the outage")
     recorder.stop()
 

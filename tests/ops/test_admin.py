@@ -115,6 +115,38 @@ def test_a_reset_is_in_force_here_at_once_and_in_other_sidecars_within_a_second(
     assert ask(first, bucket_path("users", "never-seen"), method="DELETE")[2]["reset"] is False
 
 
+def test_while_the_store_is_away_a_reset_reaches_what_is_held_locally(
+    own_store_server: StoreServer, recorder: Recorder
+) -> None:
+    policies = [
+        {
+            "name": name,
+            "match": {"path": [f"/{name}/**"]},
+            "key": "header:X-User-ID",
+            "limit": "1/day",
+            "burst": 2,
+            **mode,
+        }
+        for name, mode in (("local", {"on_store_failure": "local"}), ("strict", {"on_store_failure": "deny"}))
+    ]
+    with Sidecar(configuration(own_store_server.url, recorder.url, policies=policies)) as sidecar:
+        own_store_server.kill()
+
+        def asked() -> int:
+            return get(sidecar.port, "/local/a", "X-User-ID: alice").status
+
+        eventually(lambda: asked() == 429, "its share to be spent")
+        status, _, content = ask(sidecar, bucket_path("local", "alice"), method="DELETE")
+        assert (status, content["reset"], content["local"]) == (200, False, True)
+        assert content["store_error"]
+        assert [asked() for _ in range(3)] == [200, 200, 429]
+        assert ask(sidecar, bucket_path("strict", "alice"), method="DELETE")[0] == 503
+        told = run_command("buckets", "reset", "local", "alice", "--admin", f"http://127.0.0.1:{sidecar.admin_port}")
+        assert told.returncode == 1
+        assert "not reset in the store; reset where it was held locally, in 1 of 1 sidecars" in told.stdout
+        assert asked() == 200
+
+
 def test_buckets_are_found_in_bounded_steps_with_a_cursor(one: Sidecar, store_server: StoreServer) -> None:
     client = store_server.client
     with client.pipeline(transaction=False) as pipeline:

@@ -134,8 +134,9 @@ def test_it_goes_on_after_a_restart_of_the_sidecar(browser: Any, config: Config)
 
 
 def test_an_outage_of_the_store_is_told_by_breaker_and_outcome_until_it_is_over(
-    browser: Any, config: Config, store_server: StoreServer, tmp_path: Path
+    browser: Any, config: Config, own_store_server: StoreServer, tmp_path: Path
 ) -> None:
+    config["store"]["url"] = own_store_server.url
     failing = {"on_store_failure": "local"}, {"on_store_failure": "allow"}, {"on_store_failure": "deny"}
     config["policies"] = [
         {
@@ -160,7 +161,7 @@ def test_an_outage_of_the_store_is_told_by_breaker_and_outcome_until_it_is_over(
         assert page.text("#legend").split() == ["allowed", "refused"], (
             "what an outage brings is not told of without one"
         )
-        store_server.kill()
+        own_store_server.kill()
 
         def spend_again() -> bool:
             for path in ("/ours/a", "/lax/a", "/strict/a"):
@@ -182,7 +183,7 @@ def test_an_outage_of_the_store_is_told_by_breaker_and_outcome_until_it_is_over(
             each.page.screenshot(path=str(tmp_path / f"outage-{number}.png"), full_page=True)
             assert each.page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
 
-        store_server.start()
+        own_store_server.start()
         page.wait("document.getElementById('breaker-word').textContent === 'closed'")
         page.wait("document.getElementById('store-up').textContent === 'up'")
         page.wait("document.getElementById('without-store').textContent === 'none'")  # no more of the last ten seconds

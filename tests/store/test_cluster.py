@@ -1,6 +1,7 @@
 """A store that is a Cluster: every slot, whatever moves and whoever dies; and never more than one server would admit."""
 
 import asyncio
+import json
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
@@ -11,12 +12,17 @@ from hypothesis import strategies as st
 
 from proxy.config import StoreSettings
 from proxy.decision.bucket import Bucket, Charge, Limit, Rate, decide, passed
+from proxy.decision.stored import Found
 from proxy.decision.verdict import Answer, DecidedBy, Verdict
 from proxy.store.client import client
-from proxy.store.inspect import Buckets
+from proxy.store.inspect import NAMES_A_STEP, STEPS, Buckets
 from proxy.store.slots import slot_of
-from tests.recorder import eventually
-from tests.servers import StoreServer
+from tests.ops.admin_client import ask
+from tests.raw_client import get
+from tests.recorder import Recorder, eventually
+from tests.servers import USER, StoreServer
+from tests.sidecar import Sidecar as Process
+from tests.sidecar import configuration, run_command
 from tests.store.sidecar import PATIENCE_S, Sidecar, all_of, asking, hourly, sidecar
 from tests.topologies import ClusterTrio
 
@@ -349,8 +355,58 @@ async def test_the_admin_pages_find_read_and_reset_buckets_of_all_nodes(cluster:
     found = Buckets(StoreSettings.model_validate({"url": cluster.url}))
     try:
         assert {each.name for each in (await found.find("example:p:", "", "", 100)).buckets} == names
-        assert len((await found.find("example:p:", "", "", 5)).buckets) == 5
+        assert len((await found.find("example:p:", "", "", 5)).buckets) < len(names)
         assert await found.reset("example:p:7")
         assert await found.read("example:p:7") is None
     finally:
         await found.close()
+
+
+async def test_the_pages_of_buckets_go_through_all_nodes_in_bounded_steps(cluster: ClusterTrio) -> None:
+    names = {f"example:p:{number}" for number in range(6_000)}
+    writer: Any = client(StoreSettings.model_validate({"url": cluster.url}))
+    async with writer, writer.pipeline() as pipeline:
+        for name in names:
+            pipeline.hset(name, "tokens", 1)
+        await pipeline.execute()
+    for node in cluster.nodes:
+        assert node.client.dbsize(), "every node has some"
+        node.client.config_resetstat()
+    found = Buckets(StoreSettings.model_validate({"url": cluster.url, "username": USER, "password": USER}))
+    seen: list[str] = []
+    cursor, answers = "", 0
+    try:
+        while answers == 0 or cursor:
+            page = await found.find("example:p:", "", cursor, 500)
+            assert len(page.buckets) <= 500 + 2 * NAMES_A_STEP
+            seen += [each.name for each in page.buckets]
+            cursor, answers = page.cursor, answers + 1
+        assert sorted(seen) == sorted(names)
+        assert answers >= 6_000 / (500 + 2 * NAMES_A_STEP)
+        assert sum(node.calls("keys") for node in cluster.nodes) == 0
+        calls = sum(node.calls("scan") for node in cluster.nodes)
+        assert not (await found.find("example:none:", "", "", 500)).buckets
+        assert sum(node.calls("scan") for node in cluster.nodes) - calls <= STEPS
+        # A node that is not there any more: on with the next one in their order, or the end.
+        assert await found.find("example:p:", "", "5@~", 500) == Found([], "")
+        assert (await found.find("example:p:", "", "5@0", 500)).buckets
+    finally:
+        await found.close()
+
+
+@pytest.mark.slow
+def test_a_sidecar_and_its_command_list_the_buckets_of_all_nodes(cluster: ClusterTrio) -> None:
+    recorder = Recorder()
+    with Process(configuration(cluster.url, recorder.url)) as running:
+        for number in range(60):
+            get(running.port, "/a", f"X-User-ID: u{number}")
+        admin = f"http://127.0.0.1:{running.admin_port}"
+        listed = run_command("buckets", "list", "--json", "--limit", "1000", "--policy", "roomy", "--admin", admin)
+        assert {each["key"] for each in json.loads(listed.stdout)["buckets"]} == {f"u{number}" for number in range(60)}
+        keys, cursor = set(), ""
+        while cursor is not None:
+            page = ask(running, "/buckets?policy=roomy&limit=1" + (f"&cursor={cursor}" if cursor else ""))[2]
+            keys |= {each["key"] for each in page["buckets"]}
+            cursor = page["cursor"]
+        assert len(keys) == 60
+    recorder.stop()

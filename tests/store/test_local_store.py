@@ -166,6 +166,15 @@ def test_debts_are_taken_in_portions_and_given_back_where_they_were_not_charged(
     assert {charge.key: charge.cost for charge in store.debts(10)} == {"k0": 2, "k1": 1, "k2": 1, "k3": 1, "k4": 1}
 
 
+def test_a_bucket_that_is_forgotten_begins_anew_and_owes_nothing() -> None:
+    store = LocalStore()
+    assert [passes(store, asking()) for _ in range(11)].count(True) == 10
+    assert store.forget("k")
+    assert not store.owes
+    assert passes(store, asking())
+    assert store.forget("never-seen") is False
+
+
 def test_an_outage_that_comes_and_goes_refills_nothing() -> None:
     store = LocalStore()
     assert sum(passes(store, asking()) for _ in range(20)) == 10

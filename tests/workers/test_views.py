@@ -106,6 +106,40 @@ def test_what_a_dead_worker_counted_stays_and_a_new_first_worker_does_not_count_
     eventually(lambda: drawn(pair)["refused"] == REQUESTS - 2, "a timeline that begins with the new one")
 
 
+def test_a_reset_reaches_what_every_worker_holds_locally(own_store_server: StoreServer) -> None:
+    recorder = Recorder()
+    policy = {"name": "p", "match": {"path": ["/**"]}, "key": "header:X-User-ID", "limit": "1/day", "burst": 4}
+    config = configuration(
+        own_store_server.url,
+        recorder.url,
+        policies=[{**policy, "on_store_failure": "local"}],
+        listen={"port": free_port(), "workers": 2},
+        store={"replicas": 1},  # each worker's share is half of it
+    )
+    with Sidecar(config) as sidecar, ExitStack() as stack:
+        sidecar.wait_for_event("workers_ready")
+        clients = [stack.enter_context(RawClient(sidecar.port)) for _ in range(12)]
+        own_store_server.kill()
+        sidecar.wait_for_event("store_unavailable", 2)
+
+        def passed() -> int:
+            return sum(client.get("/a", "X-User-ID: ann").status == 200 for client in clients)
+
+        assert passed() + passed() == 4
+        assert passed() == 0
+        assert ask(sidecar, "/buckets/p/ann", method="DELETE")[2]["local"] is True
+        again = 0
+
+        def all_again() -> bool:
+            nonlocal again
+            again += passed()
+            return again >= 4
+
+        eventually(all_again, "both workers' shares to begin anew")
+        assert again == 4
+    recorder.stop()
+
+
 def test_no_page_waits_for_a_worker_that_hangs_and_its_silence_is_told(pair: Sidecar) -> None:
     spend(pair, "ann")
     eventually(lambda: outcomes(pair).get("refused") == REQUESTS - 2, "both workers' counts")

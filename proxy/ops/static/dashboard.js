@@ -416,9 +416,10 @@ function askToReset(bucket) {
   at("reset-yes").onclick = async () => {
     dialog.close();
     try {
-      const { reset } = await call(bucketPath(bucket.policy, bucket.key), { method: "DELETE" });
+      const done = await call(bucketPath(bucket.policy, bucket.key), { method: "DELETE" });
       await showBucket(bucket.policy, bucket.key);
-      at("bucket-result").prepend(make("p", { className: "good" }, reset ? "Reset." : "There was none in the store."));
+      const told = done.store_error ? "Reset here only: the store does not answer." : "There was none in the store.";
+      at("bucket-result").prepend(make("p", { className: "good" }, done.reset ? "Reset." : told));
     } catch (error) {
       at("bucket-result").replaceChildren(make("p", { className: "fault" }, error.message));
     }
