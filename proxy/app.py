@@ -191,7 +191,7 @@ class App:
                 "store_up": ("Whether the store is connected.", lambda: self._store.failure is None),
                 "store_breaker_state": (
                     "Whether the store is asked: 0 yes (closed), 1 no (open), 2 no, but a probe is under way.",
-                    lambda: self._limiter.guard.state.value,
+                    lambda: max((each.state.value for each in self._limiter.breakers.values()), default=0),
                 ),
                 "store_keys": ("Keys in the store when last counted.", lambda: self._watch.keys),
                 "store_proxies": ("Proxies that share each limit under `local`.", lambda: self._replicas.count),
@@ -204,6 +204,7 @@ class App:
                 "log_lines": ("Log lines written.", lambda: writer.written),
                 "log_lines_dropped": ("Log lines that found no room.", lambda: writer.dropped),
             },
+            store_nodes=lambda: {n: each.state.value for n, each in self._limiter.breakers.items() if n},
             reloads=self._reloader.results,
             config_hash=lambda: digest(self._reloader.settings),
         )
@@ -345,8 +346,9 @@ class App:
             logger.warning("store_unavailable", extra={"fields": {"reason": failure.reason, "detail": str(failure)}})
 
     async def _ping_store(self) -> str | None:
-        if not self._limiter.guard.closed:
-            return f"the breaker is open: {self._limiter.guard.reason}"
+        for node, breaker in self._limiter.breakers.items():
+            if not breaker.closed:
+                return f"the breaker{f' of {node}' if node else ''} is open: {breaker.reason}"
         answer: asyncio.Future[object] = self._loop.create_future()
         self._store.ping(lambda reply: None if answer.done() else answer.set_result(reply))
         reply = await answer

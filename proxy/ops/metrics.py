@@ -32,13 +32,14 @@ MOST_UNSETTLED = 4096
 
 class Readings(NamedTuple):
     """What is read when somebody asks: name (without prefix) → (help, function); edits of the configuration by result,
-    and its hash.
+    and its hash; states of breakers by node, where each node of the store has one.
     """
 
     gauges: Mapping[str, tuple[str, Callable[[], float]]]
     counters: Mapping[str, tuple[str, Callable[[], float]]]
     reloads: Mapping[str, int]
     config_hash: Callable[[], str]
+    store_nodes: Callable[[], Mapping[str, int]] = dict
 
 
 class Counted:
@@ -147,6 +148,8 @@ class Metrics(Collector):
             yield CounterMetricFamily(f"sidegate_{name}", text, value=read())
         for name, (text, read) in self._readings.gauges.items():
             yield GaugeMetricFamily(f"sidegate_{name}", text, value=read())
+        if nodes := self._readings.store_nodes():
+            yield _of_nodes(nodes)
         reloads = self._readings.reloads
         yield _counter("config_reloads", "Edits of the configuration, by what became of them.", "result", reloads)
         config = {"hash": self._readings.config_hash()}
@@ -185,4 +188,12 @@ def _counter(name: str, text: str, label: str, counts: Mapping[str, int]) -> Met
     family = CounterMetricFamily(f"sidegate_{name}", text, labels=(label,))
     for value, count in counts.items():
         family.add_metric((value,), count)
+    return family
+
+
+def _of_nodes(states: Mapping[str, int]) -> Metric:
+    text = "Whether a node of the store's Cluster is asked: as sidegate_store_breaker_state."
+    family = GaugeMetricFamily("sidegate_store_node_breaker_state", text, labels=("node",))
+    for node, state in states.items():
+        family.add_metric((node,), state)
     return family

@@ -2,7 +2,7 @@
 
     blocked key       refused at once, by the configuration
     deny cache        refused at once, where a bucket surely still lacks tokens
-    breaker open      no question: what follows under "no good answer", at once
+    breaker open      no question: what follows under "no good answer", at once; in a Cluster for the slots of one node
     the store         one script call for all requests of this turn of the event loop
     no good answer    each policy's `on_store_failure`: deny → 503; local → this proxy's share of the limit decides;
                       allow → pass. One `deny` denies; then every `local` must find its tokens
@@ -17,14 +17,15 @@ there is no one to answer.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from proxy.decision.bucket import Charge, Level
 from proxy.decision.policy import Applied
 from proxy.decision.verdict import UNLIMITED, Answer, DecidedBy, Verdict, decided_locally, judged, store_failed
+from proxy.store.breaker import Breaker
 from proxy.store.deny_cache import DenyCache
-from proxy.store.guard import Guard
+from proxy.store.guard import guard_before
 from proxy.store.local_store import LocalStore
 from proxy.store.seam import Levels, Store, StoreUnavailable
 from proxy.store.settlement import Settlement
@@ -50,13 +51,20 @@ class Limiter:
         self._proxies = proxies
         self.local = LocalStore()
         self._settlement = Settlement(store, self.local)
-        self.guard = Guard(store, key_prefix, self._settlement.begin)
+        self.guard = guard_before(store, key_prefix, self._settlement.resume)
+        # Where each node has a breaker of its own, ours is never told of a failure.
+        self._of_nodes = store.own_breakers(self._settlement.resume)
         self._undecided = 0
 
     @property
     def undecided(self) -> int:
         """Requests whose verdict the store has not given yet."""
         return self._undecided
+
+    @property
+    def breakers(self) -> Mapping[str, Breaker]:
+        """For metrics and health: by node, or under no name the one before the whole store."""
+        return {"": self.guard.breaker} if self._of_nodes is None else self._of_nodes()
 
     def decide(self, applied: Sequence[Applied], then: Callable[[Verdict], None]) -> None:
         """Charge the request on all its buckets or on none, and call `then` with the verdict."""
@@ -112,7 +120,8 @@ class Limiter:
     ) -> None:
         self._undecided -= 1
         if isinstance(answer, StoreUnavailable):
-            self.guard.failed(answer, asked_s)
+            if self._of_nodes is None:
+                self.guard.failed(answer, asked_s)
             then(self._without_store(applied, answer.reason))
             return
         self.guard.answered()

@@ -10,7 +10,7 @@ used before its server has said that it is a master.
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from proxy.config import StoreSettings
 from proxy.config.store_url import Kind
@@ -60,6 +60,9 @@ class RedisStore:
         """Go over to a connection opened with these credentials, losing no question."""
         if self._dialer.use(settings):
             self._node.renew()
+
+    def own_breakers(self, on_closed: Callable[[], None]) -> None:
+        """None: there is one server, and the limiter stands before it."""
 
     def ask(self, charges: Sequence[Charge], then: OnLevels) -> None:
         """Charge all buckets or none, together with what else is asked in this turn."""

@@ -5,11 +5,12 @@ its answer on its own.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from proxy.config import StoreSettings
 from proxy.decision.bucket import Charge, Level
+from proxy.store.breaker import Breaker
 
 
 class StoreUnavailable(Exception):
@@ -30,6 +31,10 @@ OnLevels = Callable[[Levels | StoreUnavailable, float], None]
 # A command as its words, and what receives its reply: what hiredis made of it, a ReplyError, or StoreUnavailable.
 Command = tuple[str | int, ...]
 OnReply = Callable[[object], None]
+
+
+# The breakers of a store's nodes as they are now, by the node's address.
+Breakers = Callable[[], Mapping[str, Breaker]]
 
 
 class Store(Protocol):
@@ -53,6 +58,12 @@ class Store(Protocol):
         """Go over to connections opened with these credentials, where they are others; old ones are kept till then.
 
         It stays the same store: its URL is not looked at again.
+        """
+
+    def own_breakers(self, on_closed: Callable[[], None]) -> Breakers | None:
+        """The breakers that it works itself, one a node, calling `on_closed` whenever one closes.
+
+        None where it has none: then whoever asks it works one before the whole of it.
         """
 
     def ask(self, charges: Sequence[Charge], then: OnLevels) -> None:

@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -88,6 +88,9 @@ class VirtualTimeStore:
 
     def use(self, settings: StoreSettings) -> None:
         raise NotImplementedError
+
+    def own_breakers(self, on_closed: Callable[[], None]) -> None:
+        return None
 
     def ask(self, charges: Sequence[Charge], then: OnLevels) -> None:
         self.asked = list(charges)
