@@ -1,7 +1,8 @@
-"""The fastest application that still speaks HTTP: one fixed answer to every request. `python -m
-benchmarks.static_upstream PORT`."""
+"""The fastest application that still speaks HTTP: one fixed answer to every request, but a count in it where the target
+ends in `?unlike`. `python -m benchmarks.static_upstream PORT`."""
 
 import asyncio
+import itertools
 import re
 import sys
 from typing import cast
@@ -14,17 +15,21 @@ ANSWER = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nServer: static\r\nCont
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 
 
+_counts = itertools.count()
+
+
 class Static(asyncio.Protocol):
     """Answers each request when its body has come, of which it keeps nothing; knows no chunked ones."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         self._rest = b""
+        self._unlike = False
         self._body_left = -1  # bytes; below zero while a head is awaited
 
     def data_received(self, data: bytes) -> None:
         self._rest += data
-        answers = 0
+        answers = b""
         while self._rest or self._body_left == 0:
             if self._body_left < 0:
                 head, blank, self._rest = self._rest.partition(b"\r\n\r\n")
@@ -33,12 +38,18 @@ class Static(asyncio.Protocol):
                     break
                 length = _LENGTH.search(head)
                 self._body_left = int(length[1]) if length else 0
+                self._unlike = b"?unlike HTTP/1." in head
             taken = min(self._body_left, len(self._rest))
             self._rest, self._body_left = self._rest[taken:], self._body_left - taken
             if self._body_left:
                 break
-            answers, self._body_left = answers + 1, -1
-        self._transport.write(ANSWER * answers)
+            answers, self._body_left = answers + self._answer(), -1
+        self._transport.write(answers)
+
+    def _answer(self) -> bytes:
+        if not self._unlike:
+            return ANSWER
+        return ANSWER.replace(b"static", b"static/%d" % next(_counts))
 
 
 async def main(port: int) -> None:

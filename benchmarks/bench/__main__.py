@@ -12,7 +12,9 @@ from benchmarks.bench import machine, report, store_results
 from benchmarks.bench.candidates import Plan, plans, start
 from benchmarks.bench.figures import Case, Sample
 from benchmarks.bench.laboratory import ROOT, Laboratory, free_port
-from benchmarks.bench.measure import ALLOWED, REFUSED, WrongAnswers, measure
+from benchmarks.bench.measure import ALLOWED, ALLOWED_UNLIKE, REFUSED, REFUSED_UNLIKE, WrongAnswers, measure
+
+_UNLIKE_AT = 32  # connections
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -27,6 +29,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name, command in missing.items():
         print(f"bench: {name} is not installed and will be missing; install it with: {command}", file=sys.stderr)
     cases = [Case(kind, connections) for connections in options.connections for kind in (ALLOWED, REFUSED)]
+    if _UNLIKE_AT in options.connections:
+        cases += [Case(kind, _UNLIKE_AT) for kind in (ALLOWED_UNLIKE, REFUSED_UNLIKE)]
     chosen = [plan for plan in wanted if not plan.missing]
     samples, uncounted = run(chosen, cases, options.rounds, options.seconds)
     for line in [*report.goal_lines(samples), *(line for case in cases for line in report.case_lines(samples, case))]:

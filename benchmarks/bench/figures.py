@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 
 class Case(NamedTuple):
-    """What is asked of a candidate: `kind` is "allowed" or "refused"."""
+    """What is asked of a candidate: `kind` is one of measure.KINDS."""
 
     kind: str
     connections: int

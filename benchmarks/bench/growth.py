@@ -131,12 +131,11 @@ def answer(question: Question, rounds: int) -> list[Point]:
         taken: dict[int, list[Point]] = {size: [] for size in question.sizes}
         for _ in range(rounds):
             for size, (pid, port) in zip(question.sizes, pids, strict=True):
-                load = {"body_bytes": size if question.body else 0, "keys": size if question.keys else 1}
+                url, body_bytes = f"http://127.0.0.1:{port}{PATH}", size if question.body else 0
+                keys = size if question.keys else 1
                 volley.expect_only(200, port, PATH, question.connections)
                 before = cpu_us(pid), cpu_us(store_pid)
-                seen = wrk.run(
-                    f"http://127.0.0.1:{port}{PATH}", question.connections, SECONDS, laboratory.others, **load
-                )
+                seen = wrk.run(url, question.connections, SECONDS, laboratory.others, body_bytes=body_bytes, keys=keys)
                 after = cpu_us(pid), cpu_us(store_pid)
                 if seen.failed or seen.broken or not seen.requests:
                     raise volley.WrongAnswers(f"{question.name}, {size}: {seen}")

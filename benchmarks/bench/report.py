@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from benchmarks.bench import figures, goals, store_results
 from benchmarks.bench.candidates import SIDEGATE
 from benchmarks.bench.figures import Case, Read, Sample, Spread
-from benchmarks.bench.measure import ALLOWED, REFUSED
+from benchmarks.bench.measure import KINDS
 
 _COLUMNS: Mapping[str, Read] = {
     "requests/s": lambda found: found.rate,
@@ -28,7 +28,9 @@ headers and the log of refusals are on; nginx and Traefik run without access log
 `bench/peers/token_bucket.lua`: one script call a request, kept connections, the same headers. Envoy's local limiter
 shares nothing and asks no store: it stands here for orientation. Before each measurement a volley is answered and its
 statuses are counted; a measurement with an answer that the limit does not demand is not counted, and told of. Rounds
-visit the candidates in turn. Cells are medians of the rounds (lowest to highest); ratios are paired by round.
+visit the candidates in turn. Sidegate does not parse the head that came last on a connection again; where no two heads
+are alike, each request has a `traceparent` and each answer a count of its own. Cells are medians of the rounds (lowest
+to highest); ratios are paired by round.
 """
 
 
@@ -51,8 +53,8 @@ def _peers_part() -> Iterator[str]:
     if document["chart"]:
         yield "![CPU and latency beside the peers](results/peers.svg)\n"
     yield from goal_lines(samples)
-    for kind in (ALLOWED, REFUSED):
-        for connections in sorted({sample.case.connections for sample in samples}):
+    for kind in KINDS:
+        for connections in sorted({sample.case.connections for sample in samples if sample.case.kind == kind}):
             yield from case_lines(samples, Case(kind, connections))
 
 

@@ -21,9 +21,13 @@ class Outcome(NamedTuple):
     p999_ms: float
 
 
-def run(url: str, connections: int, seconds: int, core: int, *, body_bytes: int = 0, keys: int = 1) -> Outcome:
-    """Load `url` from one thread on one core; with a body as POST, or each time as another of many callers."""
-    script = _SCRIPTS / ("percentiles.lua" if keys == 1 else "many_keys.lua")
+def run(
+    url: str, connections: int, seconds: int, core: int, *, body_bytes: int = 0, keys: int = 1, unlike: bool = False
+) -> Outcome:
+    """Load `url` from one thread on one core; with a body as POST, each time as another of many callers, or each time
+    with another head.
+    """
+    script = _SCRIPTS / ("unlike.lua" if unlike else "percentiles.lua" if keys == 1 else "many_keys.lua")
     command = ["taskset", "-c", str(core), "wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "10s"]
     command += ["-s", str(script), "-H", "X-User-ID: bench", url, "--", str(body_bytes if keys == 1 else keys)]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=seconds + 30, cwd=_SCRIPTS)

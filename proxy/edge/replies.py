@@ -101,30 +101,29 @@ class RefusalReplies:
 
     def __init__(self, rate_limit_fields: RateLimitFields) -> None:
         self._rate_limit_fields = rate_limit_fields
-        self._made: dict[str, tuple[Level, bytes, bytes]] = {}
+        self._made: dict[str, tuple[Level, bytes]] = {}
 
     def of(self, verdict: Verdict, *, head_only: bool, connection: bytes) -> bytes:
         """The answer. `connection` is its last lines."""
-        head, body = self._parts(verdict)
-        return b"%b%b\r\n%b" % (head, connection, b"" if head_only else body)
-
-    def _parts(self, verdict: Verdict) -> tuple[bytes, bytes]:
         applied = verdict.applied
-        if len(applied) != 1 or (charge := applied[0].charge) is None or (level := verdict.levels[0]) is None:
+        if len(applied) != 1 or head_only or connection:
+            return self._make(verdict, head_only=head_only, connection=connection)
+        charge, level = applied[0].charge, verdict.levels[0]
+        if charge is None or level is None:
             return self._make(verdict)
         made = self._made.get(charge.key)
         if made is not None and made[0] is level:
-            return made[1], made[2]
+            return made[1]
         if made is None and len(self._made) >= MOST_MADE:
             self._made.clear()
-        head, body = self._make(verdict)
-        self._made[charge.key] = level, head, body
-        return head, body
+        answer = self._make(verdict)
+        self._made[charge.key] = level, answer
+        return answer
 
-    def _make(self, verdict: Verdict) -> tuple[bytes, bytes]:
+    def _make(self, verdict: Verdict, *, head_only: bool = False, connection: bytes = b"") -> bytes:
         head, body = _refusal_parts(verdict.refusing)
-        fields = self._rate_limit_fields.of(verdict)
-        return b"%b%bRetry-After: %d\r\n" % (head, fields, retry_after_s(verdict)), body
+        fields, ending = self._rate_limit_fields.of(verdict), b"" if head_only else body
+        return b"%b%bRetry-After: %d\r\n%b\r\n%b" % (head, fields, retry_after_s(verdict), connection, ending)
 
 
 def retry_after_s(verdict: Verdict) -> int:

@@ -63,8 +63,8 @@ class Request:
     def record(self, status: int, error: str = "") -> Record:
         """What is told of it when it ends, which is now."""
         now_s, arrived_s = time.perf_counter(), self.arrived_s
-        request_id = self.request_id.value if self.request_id else ""
         decision_s = (self.decided_s or now_s) - arrived_s
+        request_id = "" if self.request_id is None else self.request_id.value
         return recorded((self.facts, status, self.verdict, error, decision_s, now_s - arrived_s, request_id))
 
     @property

@@ -169,14 +169,16 @@ class RequestLog:
 
     def _fold(self, record: Record, refused: Sequence[tuple[str, str]]) -> None:
         subject = _subject(record, refused)
-        if subject not in self._folded and len(self._folded) >= MOST_FOLDED:
+        folded = self._folded
+        count = folded.get(subject)
+        if count is None and len(folded) >= MOST_FOLDED:
             subject = "others"
-        count = self._folded.get(subject)
+            count = folded.get(subject)
         if count is None:
-            self._folded[subject] = 0
+            folded[subject] = 0
             self._write(record)
         else:
-            self._folded[subject] = count + 1
+            folded[subject] = count + 1
 
     def _write(self, record: Record) -> None:
         facts, verdict = record.facts, record.verdict

@@ -89,6 +89,9 @@ class Limiter:
     def _known(self, applied: Sequence[Applied]) -> Verdict | None:
         """The verdict where it needs no question: a blocked key, or a bucket that surely lacks tokens."""
         cache = self._deny_cache
+        if len(applied) == 1 and (charge := applied[0].charge) is not None:
+            lacking = None if applied[0].policy.shadow else cache.lacking(charge, time.monotonic())
+            return None if lacking is None else judged((_REFUSE, _DENY_CACHE, applied, (lacking,), ""))
         levels: list[Level | None] | None = None
         for position, (policy, charge) in enumerate(applied):
             if policy.shadow:

@@ -13,7 +13,15 @@ from benchmarks.bench import __main__ as command
 from benchmarks.bench import figures, goals, growth, report, store_results, volley, wrk
 from benchmarks.bench.candidates import NGINX, SIDEGATE, Candidate, plans
 from benchmarks.bench.figures import Case, Figures, Sample, Spread, spread
-from benchmarks.bench.measure import ALLOWED, REFUSED, WrongAnswers, check_outcome, check_volley
+from benchmarks.bench.measure import (
+    ALLOWED,
+    ALLOWED_UNLIKE,
+    REFUSED,
+    REFUSED_UNLIKE,
+    WrongAnswers,
+    check_outcome,
+    check_volley,
+)
 from benchmarks.static_upstream import ANSWER, Static
 from proxy.config import Settings
 from tests.recorder import Recorder
@@ -111,6 +119,9 @@ async def test_the_application_behind_the_proxies_answers_when_a_body_has_come_w
         await asyncio.wait_for(reader.readexactly(1), 0.05)
     writer.write(b"345" + post + b"\r\n\r\n5" + b"GET / HTTP/1.1\r\n\r\n")
     assert await asyncio.wait_for(reader.readexactly(3 * len(ANSWER)), 5) == ANSWER * 3
+    writer.write(b"GET /?unlike HTTP/1.1\r\n\r\n" * 2)
+    one, other = [await asyncio.wait_for(reader.readuntil(b"world!"), 5) for _ in range(2)]
+    assert one != other
     writer.close()
     server.close()
 
@@ -138,7 +149,13 @@ def test_what_is_no_summary_of_wrk_is_told() -> None:
 
 @pytest.mark.parametrize(
     ("kind", "statuses"),
-    [(ALLOWED, {200: 160}), (REFUSED, {429: 160}), (REFUSED, {429: 158, 200: 2})],
+    [
+        (ALLOWED, {200: 160}),
+        (ALLOWED_UNLIKE, {200: 160}),
+        (REFUSED, {429: 160}),
+        (REFUSED, {429: 158, 200: 2}),
+        (REFUSED_UNLIKE, {429: 160}),
+    ],
 )
 def test_statuses_as_the_limit_demands_them_are_right(kind: str, statuses: dict[int, int]) -> None:
     check_volley(Case(kind, 32), statuses)
@@ -152,6 +169,8 @@ def test_statuses_as_the_limit_demands_them_are_right(kind: str, statuses: dict[
         (REFUSED, {503: 160}),
         (REFUSED, {429: 100, 200: 60}),
         (REFUSED, {429: 159, 502: 1}),
+        (ALLOWED_UNLIKE, {200: 159, 429: 1}),
+        (REFUSED_UNLIKE, {200: 160}),
     ],
 )
 def test_any_other_status_is_wrong(kind: str, statuses: dict[int, int]) -> None:
