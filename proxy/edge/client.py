@@ -71,7 +71,6 @@ class ClientConnection(BaseProtocol):
     def __init__(self, server: "Server", loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(loop)
         self._server = server
-        self._parser = request_parser(self, loop, server.settings.max_header_bytes)
         self._deadline = Deadline(loop, self._timed_out)
         self._exchange: Exchange | None = None
         self._page: asyncio.Task[None] | None = None
@@ -105,6 +104,7 @@ class ClientConnection(BaseProtocol):
             self._answer_nobody(Fault.TOO_MANY_CONNECTIONS)
             self._close()
         else:
+            self._parser = request_parser(self, self._loop, server.settings.max_header_bytes)
             self._deadline.set(server.settings.header_timeout_s)
 
     def connection_lost(self, exc: BaseException | None) -> None:

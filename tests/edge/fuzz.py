@@ -19,6 +19,7 @@ EXAMPLES = 300  # of one target, then the next one's turn
 TARGETS: dict[str, SearchStrategy[Any]] = {
     "client": checks.REQUESTS,
     "application": checks.ANSWER,
+    "fields": checks.HEADS,
     "frames": checks.FRAMES,
 }
 

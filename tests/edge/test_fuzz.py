@@ -12,7 +12,10 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from multidict import CIMultiDict, CIMultiDictProxy
 
+from proxy.config import Settings, compile_policies
+from proxy.decision.request import BadRequest, RequestFacts
 from proxy.edge.headers import Forwarding, response_head
 from proxy.edge.tunnel import Frames
 from tests.edge.fuzz_bench import Edge, statuses_in, whole_request
@@ -24,6 +27,17 @@ SEEDS = Path(__file__).parent / "seeds"
 CUT = b"\n--cut--\n"
 
 Pieces = list[bytes]
+
+# One policy for each place in a request that a key may come from.
+SOURCES = ["header:X-User-ID", "cookie:session", "query:key", "path:2", "client_ip"]
+POLICIES = compile_policies(
+    Settings.model_validate(
+        {
+            "client_ip": {"trusted_proxies": ["10.0.0.0/8"]},
+            "policies": [{"name": f"p{n}", "key": source, "limit": "1/s"} for n, source in enumerate(SOURCES)],
+        }
+    )
+)
 
 SECOND = b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nSECOND"
 ANSWERS = [
@@ -118,6 +132,24 @@ def check_heads(fields: list[tuple[bytes, bytes]], target: bytes, named: list[st
     assert statuses_in(answer, ["GET"]) == [200]
 
 
+def check_fields(pieces: Pieces) -> None:
+    """The target and then the fields, a piece each: heads are written of them, and policies read their keys in them."""
+    target, *lines = pieces or [b"/"]
+    fields = [(name, value) for name, _, value in (line.partition(b": ") for line in lines)]
+    texts = [(name.decode(), value.decode("utf-8", "surrogateescape")) for name, value in fields]
+    named = [value for name, value in texts if name.lower() == "connection"]
+    check_heads(fields, target, named)
+    where = "/" + target.decode("utf-8", "surrogateescape")
+    facts = RequestFacts("GET", where, CIMultiDictProxy(CIMultiDict(texts)), "10.0.0.1")
+    try:
+        applied = POLICIES.applying(facts)
+    except BadRequest:
+        return
+    names = [charge.key for _, charge in applied if charge is not None]
+    assert len(names) == len(POLICIES.policies)
+    assert all(name.isascii() and name.isprintable() and " " not in name for name in names), names
+
+
 def check_frames(pieces: Pieces) -> None:
     """Where frames end does not depend on how they are cut."""
     whole, parts = Frames(), Frames()
@@ -148,6 +180,17 @@ def test_whatever_a_head_holds(fields: list[tuple[bytes, bytes]], target: bytes,
     check_heads(fields, target, named)
 
 
+# Names that mean something, and any other.
+NAMES = st.one_of(st.sampled_from([b"Connection", b"Cookie", b"X-User-ID", b"X-Forwarded-For", b"Host", b"TE"]), NAME)
+LINES = st.lists(st.builds(lambda name, value: name + b": " + value, NAMES, VALUE), max_size=6)
+HEADS = st.builds(lambda target, lines: [target, *lines], TARGETS, LINES)
+
+
+@given(HEADS)
+def test_whatever_fields_say_of_a_caller(pieces: Pieces) -> None:
+    check_fields(pieces)
+
+
 FRAMES = st.builds(cut, st.binary(max_size=400), CUTS)
 
 
@@ -159,11 +202,12 @@ def test_whatever_a_websocket_carries(pieces: Pieces) -> None:
 CHECKS: dict[str, Callable[[Pieces], None]] = {
     "client": check_client,
     "application": check_application,
+    "fields": check_fields,
     "frames": check_frames,
 }
 
 
-# Named after the check that they are for: `client-….raw`, `application-….raw`, `frames-….raw`.
+# Named after the check that they are for: `client-….raw`, `application-….raw`, `fields-….raw`, `frames-….raw`.
 @pytest.mark.parametrize("seed", sorted(SEEDS.glob("*.raw")), ids=lambda seed: seed.stem)
 def test_what_was_found_once(seed: Path) -> None:
     CHECKS[seed.name.partition("-")[0]](seed.read_bytes().removesuffix(CUT).split(CUT))
