@@ -28,8 +28,8 @@ from proxy.edge.wire import (
 
 # The application's answer head may be at most this long; more is a fault of its own.
 LARGEST_HEAD_BYTES = 256 * 1024
-# The longest head that a connection keeps in mind to know it again.
-_KNOWN_BYTES = 4096
+# The longest whole answer whose head a connection keeps in mind, to know it again.
+_KNOWN_BYTES = 16 * 1024
 
 logger = logging.getLogger(__name__)
 
@@ -239,7 +239,10 @@ class UpstreamConnection(BaseProtocol):
             user = self._user
             # None for an answer that nobody asked for; another parser for one to HEAD.
             if user is not None and not self.answered and self._parser is self._normal_parser:
-                self._on_known(user, known, data)
+                self.answered = True
+                self._ending, self._received, self._expected = _COUNTED, known.size, known.size
+                self._body = EMPTY_BODY
+                self._tell_whole(known, data)
                 return
         if self._user is None:
             self.abort()
@@ -265,16 +268,6 @@ class UpstreamConnection(BaseProtocol):
         if self._body is not None and not self._body.is_eof():
             self._await_more()
 
-    def _on_known(self, user: Using, known: AnswerHead, data: bytes) -> None:
-        self.answered = True
-        self._ending, self._received, self._expected = _COUNTED, known.size, known.size
-        self._body = EMPTY_BODY
-        try:
-            user.on_whole_answer(known, data[len(known.raw) :])
-        except Exception:  # the boundary of one request: nothing may leave its client waiting
-            logger.exception("an answer could not be passed on")
-            user.fail_internally()
-
     def _on_messages(self, messages: list[tuple[ResponseMessage, Body]], received: bytes) -> None:
         if self._body is not None:
             self._spent = True  # a second answer behind the first: never given to anybody
@@ -291,14 +284,17 @@ class UpstreamConnection(BaseProtocol):
                     return
             elif self._body is None:
                 self._body = body
-                self._know_ending(message, head_ends, received)
-                self._tell(message, body)
+                if self._know_ending(message, head_ends, received) and (head := self._known) is not None:
+                    self._tell_whole(head, received)
+                else:
+                    self._tell(message, body)
             else:
                 self._spent = True
         self._head = b""
 
-    def _know_ending(self, message: ResponseMessage, head_ends: int, received: bytes) -> None:
-        if message.should_close or head_ends < 4:
+    def _know_ending(self, message: ResponseMessage, head_ends: int, received: bytes) -> bool:
+        """Find out how the end of the answer is known; whether it is all there, and its head is now `_known`."""
+        if message.should_close or not _ends_strictly(received[:head_ends]):
             self._spent = True
         elif self._parser is not self._normal_parser or message.code in (204, 304):
             self._ending, self._expected = _COUNTED, head_ends
@@ -306,8 +302,10 @@ class UpstreamConnection(BaseProtocol):
             self._ending, self._last_bytes = _Ending.CHUNKED, received[-7:]
         elif (length := message.headers.get(CONTENT_LENGTH)) is not None:
             self._ending, self._expected = _COUNTED, head_ends + int(length)
-            if self._expected == self._received == len(received) and not self._spent and head_ends <= _KNOWN_BYTES:
+            if self._expected == self._received == len(received) <= _KNOWN_BYTES and not self._spent:
                 self._known = AnswerHead(received[:head_ends], message, int(length))
+                return True
+        return False
 
     def _tell(self, message: ResponseMessage, body: Body) -> None:
         user = self._user
@@ -316,6 +314,16 @@ class UpstreamConnection(BaseProtocol):
         try:
             user.on_response(message, body)
         except Exception:  # the boundary of one request: nothing may leave its client waiting
+            logger.exception("an answer could not be passed on")
+            user.fail_internally()
+
+    def _tell_whole(self, head: AnswerHead, received: bytes) -> None:
+        user = self._user
+        if user is None:
+            return
+        try:
+            user.on_whole_answer(head, received[len(head.raw) :])
+        except Exception:  # the boundary of one request, as above
             logger.exception("an answer could not be passed on")
             user.fail_internally()
 
@@ -353,6 +361,11 @@ class UpstreamConnection(BaseProtocol):
                 user.on_upstream_error(error)
         elif not body.is_eof():
             body.set_exception(error)
+
+
+def _ends_strictly(head: bytes) -> bool:
+    """Whether the parser, which takes a bare LF for the end of a line, found the same end of the head as we did."""
+    return len(head) >= 4 and head.find(b"\n\r\n") == len(head) - 3 and b"\n\n" not in head
 
 
 class OnDead(Protocol):

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from unittest.mock import patch
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -49,6 +50,8 @@ ANSWERS = [
     ANSWER.replace(b"X-A: 1", b"Connection: close"),
     b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n" + ANSWER,
     ANSWER.replace(b"Content-Length: 2\r\n\r\nok", b"Transfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n"),
+    b"HTTP/1.1 200 OK\nContent-Length: 4\n\n\r\n\r\nXXXX",
+    b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\n\r\n\r\nXXXX",
     ANSWER.replace(b"\r\n\r\nok", b"\r\nX-Long: " + b"x" * 5000 + b"\r\n\r\nok"),
 ]
 
@@ -149,6 +152,18 @@ async def test_fields_that_decide_are_passed_on_once_the_configuration_says_so()
     edge._server.gateway.forwarding = Forwarding("app:1", {"x-user-id"})
     await edge.feed([named_away])
     assert [b"X-User-ID: u" in request for request in edge.requests] == [False, True]
+    await edge.close()
+
+
+@pytest.mark.parametrize("end_of_line", [b"\n", b"\r\n"])
+async def test_what_comes_behind_an_answer_is_nobodys_whatever_its_lines_end_with(end_of_line: bytes) -> None:
+    """To look for the end of the head where its body has an empty line would make four stray bytes look like the body."""
+    loose = b"HTTP/1.1 200 OK\nContent-Length: 4" + end_of_line + b"\n\r\n\r\nXXXX"
+    edge = Edge([[loose], [loose], [ANSWER]])
+    for _ in range(3):
+        await edge.feed([GET])
+    assert b"XXXX" not in edge.client.written
+    assert edge.client.written.endswith(b"\r\n\r\nok")
     await edge.close()
 
 
