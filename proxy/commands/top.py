@@ -1,33 +1,35 @@
 """`sidegate top`: what is limited, live in a terminal, over all sidecars."""
 
 import argparse
+import os
+import select
+import signal
 import sys
+import termios
 import time
-from collections.abc import Mapping, Sequence
-from typing import Any
+import tty
+from collections.abc import Sequence
+from typing import Self
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Console
 from rich.live import Live
-from rich.table import Table
-from rich.text import Text
 
-from proxy.commands.output import complain, printable, write_json, write_text
+from proxy.commands.output import complain, write_json, write_text
 from proxy.commands.sidecars import Reply, ask_all
-from proxy.commands.traffic import ALWAYS_TOLD, OUTCOMES, Traffic, not_closed, sparkline, traffic_of
+from proxy.commands.top_screen import MOST_KEYS, Room, screen
+from proxy.commands.traffic import traffic_of
 
 SHOWN_S = 60
-MOST_KEYS = 10
-SPARKLINE_CHARS = 30
 
 
 def run(options: argparse.Namespace) -> int:
     """Show it until interrupted, or once; returns 1 where no sidecar answers."""
     if options.once or options.json:
-        replies = ask_all(options.admin, f"/timeline?seconds={SHOWN_S}")
+        replies = _ask(options)
         if options.json:
             write_json(_as_json(replies))
         else:
-            write_text(_screen(replies))
+            write_text(screen(replies, None))
         for reply in replies:
             if reply.fault:
                 complain(f"{reply.name}: {reply.fault}")
@@ -40,80 +42,62 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _follow(options: argparse.Namespace) -> None:
+    """Until `q`, Ctrl-C or SIGTERM. The terminal is left as it was found."""
     console = Console(markup=False, highlight=False, emoji=False)
     try:
-        with Live(console=console, screen=True, auto_refresh=False) as live:
-            while True:
-                live.update(_screen(ask_all(options.admin, f"/timeline?seconds={SHOWN_S}")), refresh=True)
-                time.sleep(options.interval)
+        with _Keys() as keys, Live(console=console, screen=True, auto_refresh=False) as live:
+            while not keys.ended:
+                replies = _ask(options)
+                until_s = time.monotonic() + options.interval
+                while not keys.ended:
+                    live.update(screen(replies, Room(console.width, console.height)), refresh=True)
+                    if not keys.wait(until_s - time.monotonic()):
+                        break
     except KeyboardInterrupt:
         return
 
 
-def _screen(replies: Sequence[Reply]) -> RenderableType:
-    traffic = traffic_of([reply.content for reply in replies])
-    return Group(_sidecars(replies), "", _policies(traffic), "", _keys(traffic))
+class _Keys:
+    """What is typed, without waiting for the end of a line, and changes of the terminal's size."""
+
+    def __enter__(self) -> Self:
+        self.ended = False
+        self._wake, self._woken = os.pipe()
+        for end in (self._wake, self._woken):
+            os.set_blocking(end, False)
+        signal.signal(signal.SIGWINCH, lambda *_: None)  # to be woken, it takes a handler
+        signal.signal(signal.SIGTERM, lambda *_: self._end())
+        signal.set_wakeup_fd(self._woken, warn_on_full_buffer=False)
+        self._before = termios.tcgetattr(sys.stdin) if sys.stdin.isatty() else None
+        if self._before is not None:
+            tty.setcbreak(sys.stdin)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._before is not None:
+            termios.tcsetattr(sys.stdin, termios.TCSADRAIN, self._before)
+        signal.set_wakeup_fd(-1)
+        os.close(self._wake)
+        os.close(self._woken)
+
+    def wait(self, seconds: float) -> bool:
+        """Wait for a key or a signal; returns whether any came in time."""
+        heard = [self._wake] if self._before is None else [self._wake, sys.stdin.fileno()]
+        ready, _, _ = select.select(heard, [], [], max(0.0, seconds))
+        if self._wake in ready:
+            os.read(self._wake, 4096)
+        if sys.stdin.fileno() in ready:
+            typed = os.read(sys.stdin.fileno(), 4096)
+            if not typed or b"q" in typed.lower():  # nothing: the terminal has gone
+                self._end()
+        return bool(ready)
+
+    def _end(self) -> None:
+        self.ended = True
 
 
-def _sidecars(replies: Sequence[Reply]) -> Table:
-    table = _table("sidecar", "store", "round trip", "in flight", "configuration")
-    for reply in replies:
-        if reply.fault:
-            table.add_row(reply.name, Text(printable(reply.fault), "red"))
-            continue
-        state, seconds = reply.content["state"], reply.content["seconds"]
-        times = [second["store_ms"] for second in seconds[-10:] if second["store_ms"] is not None]
-        store, config = state["store"], state["config"]
-        table.add_row(
-            reply.name,
-            _store(store),
-            f"{sum(times) / len(times):.2f} ms" if times else "-",
-            str(state["in_flight"]),
-            Text(f"{config['hash']} {config['status']}", "" if config["status"] == "ok" else "red"),
-        )
-    return table
-
-
-def _store(store: Mapping[str, Any]) -> Text:
-    open_ones = not_closed(store)
-    if not store["up"]:
-        return Text(printable("; ".join([f"down: {store['reason']}", *open_ones])), "red")
-    return Text(printable("; ".join(open_ones)), "red") if open_ones else Text("up", "green")
-
-
-def _policies(traffic: Traffic) -> Table:
-    """A column for each outcome that occurred."""
-    shown = [outcome for outcome in OUTCOMES if outcome in ALWAYS_TOLD or traffic.sums[outcome]]
-    table = _table("policy", *(f"{name.replace('_', ' ')}/s" for name in shown), "last minute")
-    for name in traffic.policies():
-        rates = [_rate(traffic.outcomes[name][outcome], traffic) for outcome in shown]
-        table.add_row(name, *rates, sparkline(traffic.by_second[name], SPARKLINE_CHARS))
-    if not traffic.outcomes:
-        table.add_row("nothing was decided")
-    return table
-
-
-def _keys(traffic: Traffic) -> Table:
-    table = _table("refused most, last 5 minutes", "policy", "refused")
-    for entry in traffic.refused_keys[:MOST_KEYS]:
-        least = entry["count"] - entry["error"]
-        count = f"{least}-{entry['count']}" if entry["error"] else str(least)
-        table.add_row(printable(entry["key"]), entry["policy"], count)
-    if not traffic.refused_keys:
-        table.add_row("none")
-    return table
-
-
-def _table(*titles: str) -> Table:
-    table = Table(box=None, padding=(0, 3, 0, 0), header_style="dim")
-    for title in titles:
-        right = title.endswith("/s") or title in ("refused", "in flight", "round trip")
-        table.add_column(title, justify="right" if right else "left", overflow="fold")
-    return table
-
-
-def _rate(count: int, traffic: Traffic) -> str:
-    return f"{count / max(1, traffic.seconds):.1f}"
+def _ask(options: argparse.Namespace) -> list[Reply]:
+    return ask_all(options.admin, f"/timeline?seconds={SHOWN_S}")
 
 
 def _as_json(replies: Sequence[Reply]) -> dict[str, object]:
