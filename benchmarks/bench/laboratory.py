@@ -39,7 +39,7 @@ class Laboratory:
     ) -> None:
         self._stack.close()
 
-    def start(self, name: str, core: int, command: Sequence[str], port: int) -> int:
+    def start(self, name: str, core: int | str, command: Sequence[str], port: int) -> int:
         """Start a process and wait until it listens; returns its id. Raises SystemExit where it does not."""
         output = self.folder / f"{name}.log"
         # Pinned before it begins: some runtimes count the cores only once.
