@@ -32,20 +32,25 @@ class Summary(NamedTuple, Generic[K]):
 
     def first(self, count: int) -> "Summary[K]":
         """At most `count` keys, the most frequent first."""
-        ordered = sorted(self.entries, key=lambda entry: (entry.error - entry.times, -entry.times))
-        return Summary(ordered[:count], max([self.missed, *(entry.times for entry in ordered[count:])]))
+        ordered = sorted(self.entries, key=_surely)
+        left_out = [entry.times for entry in ordered[count:]]
+        return Summary(ordered[:count], max([self.missed, *left_out]))
+
+
+def _surely(entry: Entry[K]) -> tuple[int, int]:
+    return entry.error - entry.times, -entry.times
 
 
 def joined(summaries: Sequence[Summary[K]]) -> Summary[K]:
     """One summary of what several count apart: no count is too low, and none too high by more than its error."""
-    held = [{entry.key: entry for entry in each.entries} for each in summaries]
-    found = []
-    for key in {key for known in held for key in known}:
-        entries = [
-            known.get(key) or Entry(key, each.missed, each.missed) for known, each in zip(held, summaries, strict=True)
-        ]
-        found.append(Entry(key, sum(each.times for each in entries), sum(each.error for each in entries)))
-    return Summary(found, sum(each.missed for each in summaries))
+    least = sum(each.missed for each in summaries)
+    times: dict[K, int] = {}
+    errors: dict[K, int] = {}
+    for entries, missed in summaries:
+        for key, count, error in entries:
+            times[key] = times.get(key, least) + count - missed
+            errors[key] = errors.get(key, least) + error - missed
+    return Summary([Entry(key, count, errors[key]) for key, count in times.items()], least)
 
 
 class Sketch(Generic[K]):

@@ -13,10 +13,13 @@ from proxy.config import StoreSettings
 from proxy.decision.stored import Found, Stored, StoreSilent
 from proxy.store.client import MOST_CONNECTIONS, client
 
-# One step of SCAN looks at so many names, which holds the store up for about half a millisecond; one answer takes at
-# most so many steps. A store of a million buckets is thus gone through in a hundred answers.
-NAMES_A_STEP = 1_000
-STEPS = 10
+# One step of SCAN looks at so many names, which holds the store up for 0.1 to 0.2 ms (measured with a million buckets;
+# 1,000 names take 0.4 to 2 ms); one answer takes at most so many steps. A store of a million buckets is thus gone
+# through in a hundred answers.
+NAMES_A_STEP = 200
+STEPS = 50
+# Buckets are read in portions, between which this process answers its requests: one takes 1.5 ms of CPU.
+READ_AT_ONCE = 100
 
 
 class Buckets:
@@ -87,8 +90,13 @@ class Buckets:
             raise StoreSilent(str(error) or type(error).__name__) from error
 
     async def _read(self, names: list[bytes]) -> list[Stored]:
-        if not names:
-            return []
+        found: list[Stored] = []
+        for begin in range(0, len(names), READ_AT_ONCE):
+            found += await self._read_portion(names[begin : begin + READ_AT_ONCE])
+            await asyncio.sleep(0)
+        return found
+
+    async def _read_portion(self, names: list[bytes]) -> list[Stored]:
         async with self._client.pipeline(transaction=False) as asked:
             for name in names:
                 asked.hget(name, "tokens")

@@ -172,7 +172,7 @@ def test_buckets_are_found_in_bounded_steps_with_a_cursor(one: Sidecar, store_se
     client.config_resetstat()
     page = ask(one, "/buckets?q=there-is-none&limit=1000")[2]
     assert page["cursor"] is not None
-    assert store_server.calls("scan") == 10
+    assert store_server.calls("scan") == 50
 
 
 def test_what_a_search_asks_for_is_taken_literally(one: Sidecar) -> None:
