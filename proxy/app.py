@@ -246,8 +246,10 @@ class App:
 
     def _breakers(self) -> list[dict[str, object]]:
         """What stands between the requests and each node of the store; `node` is its name where there are several."""
-        guard = self._limiter.guard
-        return [{"node": None, "state": guard.state.name.lower(), "reason": None if guard.closed else guard.reason}]
+        return [
+            {"node": node or None, "state": each.state.name.lower(), "reason": None if each.closed else each.reason}
+            for node, each in self._limiter.breakers.items()
+        ]
 
     async def _explain(self, ask: Ask) -> dict[str, object]:
         policies, settings, facts = self._gateway.policies, self._in_force, ask.facts

@@ -53,7 +53,7 @@ def _turned_away(counts: Counter[str]) -> int:
 def not_closed(store: Mapping[str, Any]) -> list[str]:
     """What keeps questions from the store, as `/timeline` tells it: breakers that are not closed, by node."""
     return [
-        f"{'breaker' if each['node'] is None else each['node'] + ' breaker'} {each['state']}: {each['reason']}"
+        f"breaker{' of ' + each['node'] if each['node'] else ''} {each['state']}: {each['reason']}"
         for each in store.get("breakers", ())
         if each["state"] != "closed"
     ]

@@ -15,8 +15,12 @@ from proxy.store.local_store import LocalStore
 from proxy.store.seam import OnLevels, StoreUnavailable
 from proxy.store.settlement import Settlement
 from proxy.store.slots import slot_of
-from tests.recorder import eventually
+from tests.ops.admin_client import ask
+from tests.raw_client import get
+from tests.recorder import Recorder, eventually
 from tests.servers import StoreServer
+from tests.sidecar import Sidecar as Process
+from tests.sidecar import configuration, run_command
 from tests.store.sidecar import PATIENCE_S, Sidecar, all_of, asking, hourly, sidecar
 from tests.topologies import ClusterTrio
 
@@ -183,3 +187,31 @@ async def test_debts_that_cannot_be_paid_are_not_tried_at_every_answer_of_anothe
     assert (away.asked, local.owes) == (1, True)
     settlement.resume()
     assert (away.asked, local.owes) == (2, True)
+
+
+@pytest.mark.slow
+def test_operators_are_told_which_node_is_left_alone(cluster: ClusterTrio) -> None:
+    recorder, node = Recorder(), cluster.nodes[1]
+    name = f"127.0.0.1:{node.port}"
+    config = configuration(cluster.url, recorder.url, store={"timeout": "50ms"})
+    with Process(config) as running:
+
+        def breakers() -> dict[str, str]:
+            for number in range(12):
+                get(running.port, "/a", f"X-User-ID: u{number}")
+            found = ask(running, "/timeline?seconds=1")[2]["state"]["store"]["breakers"]
+            return {each["node"]: each["state"] for each in found}
+
+        assert set(breakers()) == {f"127.0.0.1:{each.port}" for each in cluster.nodes}
+        node.pause()
+        try:
+            eventually(lambda: breakers()[name] != "closed", "the breaker of the node that hangs")
+            assert list(breakers().values()).count("closed") == 2
+            admin = f"http://127.0.0.1:{running.admin_port}"
+            assert f"breaker of {name}" in run_command("top", "--once", "--admin", admin).stdout
+            told = run_command("status", "--admin", admin)
+            assert f"the breaker of {name} is open: timeout" in told.stdout
+        finally:
+            node.resume()
+        eventually(lambda: set(breakers().values()) == {"closed"}, "all of them to be asked again")
+    recorder.stop()
