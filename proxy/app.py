@@ -172,6 +172,7 @@ class App:
         gateway.refusals = RefusalReplies(fields)
         gateway.listen, gateway.upstream = settings.listen, settings.upstream
         self._store.use(settings.store)
+        self._buckets.use(settings.store)
         self._deny_cache.clear()
         self._replicas.fixed = self._fixed_replicas(settings)
         self._watch.warn_at_buckets = settings.store.warn_at_buckets

@@ -8,6 +8,7 @@ from typing import Any
 from redis.asyncio import Redis, RedisCluster
 from redis.asyncio.cluster import ClusterNode
 from redis.asyncio.retry import Retry
+from redis.asyncio.sentinel import SentinelConnectionPool
 from redis.backoff import NoBackoff
 
 from proxy.config import StoreSettings
@@ -20,7 +21,7 @@ Client = Redis | RedisCluster
 
 
 def client(settings: StoreSettings, timeout_s: float = 2.0) -> Client:
-    """A client of the right kind, not connected yet; `await client.aclose()` when done.
+    """A client of the right kind, not connected yet; `await close(client)` when done.
 
     Keys and values are bytes. Where the store is a Cluster, `scan_iter` goes through all nodes, and a command with
     several keys may fail: send one for each key. Raises redis-py's RedisError when used, within about `timeout_s`.
@@ -42,3 +43,11 @@ def client(settings: StoreSettings, timeout_s: float = 2.0) -> Client:
     if url.kind is Kind.SOCKET:
         return Redis(unix_socket_path=url.path, **options)
     return Redis(host=url.addresses[0].host, port=url.addresses[0].port, **options, **ssl(settings))
+
+
+async def close(client: Client) -> None:
+    """Close its connections, also those to the Sentinels that it has asked."""
+    await client.aclose()
+    pool = getattr(client, "connection_pool", None)
+    if isinstance(pool, SentinelConnectionPool):
+        await pool.sentinel_manager.aclose()

@@ -3,15 +3,15 @@
 import asyncio
 import re
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 from redis.asyncio import RedisCluster
 from redis.exceptions import RedisError
 
-from proxy.config import StoreSettings
+from proxy.config import CREDENTIALS, StoreSettings
 from proxy.decision.stored import Found, Stored, StoreSilent
-from proxy.store.client import MOST_CONNECTIONS, client
+from proxy.store.client import MOST_CONNECTIONS, client, close
 
 # One step of SCAN looks at so many names, which holds the store up for 0.1 to 0.2 ms (measured with a million buckets;
 # 1,000 names take 0.4 to 2 ms); one answer takes at most so many steps. A store of a million buckets is thus gone
@@ -29,6 +29,13 @@ class Buckets:
         self._client: Any = client(settings)  # redis-py's types say bytes or str
         self._is_cluster = isinstance(self._client, RedisCluster)
         self._turns = asyncio.Semaphore(MOST_CONNECTIONS)
+        self._settings = settings
+        self._outdated = False
+
+    def use(self, settings: StoreSettings) -> None:
+        """Go on with these credentials, where they are others. It stays the same store: its URL is not looked at."""
+        before, self._settings = self._settings, settings.model_copy(update={"url": self._settings.url})
+        self._outdated |= any(getattr(before, name) != getattr(settings, name) for name in CREDENTIALS)
 
     async def find(self, prefix: str, part: str, cursor: str, most: int) -> Found:
         """Buckets whose names begin with `prefix` and hold `part` after it: some, perhaps none, and where to go on.
@@ -60,7 +67,7 @@ class Buckets:
 
     async def close(self) -> None:
         """Close the connections."""
-        await self._client.aclose()
+        await close(self._client)
 
     async def _step(self, cursor: str, pattern: str, count: int) -> tuple[list[bytes], str]:
         """One step of SCAN, and the cursor for the next; that of a Cluster names the node too: `17@10.0.0.1:6379`."""
@@ -85,9 +92,20 @@ class Buckets:
         """A connection's worth of questions, and redis-py's exceptions in our own words."""
         try:
             async with self._turns:
+                if self._outdated:
+                    await self._renew()
                 yield
         except (RedisError, OSError, TimeoutError) as error:
             raise StoreSilent(str(error) or type(error).__name__) from error
+
+    async def _renew(self) -> None:
+        """Another client, once every other turn has ended."""
+        self._outdated = False
+        async with AsyncExitStack() as others:
+            for _ in range(MOST_CONNECTIONS - 1):
+                await others.enter_async_context(self._turns)
+            await close(self._client)
+            self._client = client(self._settings)
 
     async def _read(self, names: list[bytes]) -> list[Stored]:
         found: list[Stored] = []
