@@ -242,7 +242,8 @@ class ClientConnection(BaseProtocol):
     # A request
 
     def _begin(self, message: RequestMessage, body: Body, *, oversized: bool) -> None:
-        request = self._request = self._known_request = Request(message, body, self.peer)
+        request = self._request = Request(message, body, self.peer)
+        self._known_request = request if self._known else None
         fault = fault_in(message)
         if oversized and head_size(message) > self._server.settings.max_header_bytes:
             fault = Fault.HEAD_TOO_LARGE
