@@ -86,7 +86,8 @@ class Terminal:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "proxy", "top", "--admin", f"http://127.0.0.1:{sidecar.admin_port}"],
             stdin=self._theirs, stdout=self._theirs, stderr=subprocess.STDOUT, cwd=ROOT,
-            env={**os.environ, "TERM": "xterm-256color"},
+            # Whoever sets these two speaks of another terminal.
+            env={name: os.environ[name] for name in os.environ.keys() - {"COLUMNS", "LINES"}} | {"TERM": "xterm-256color"},
         )  # fmt: skip
 
     def resize(self, rows: int, columns: int) -> None:
