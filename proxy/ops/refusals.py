@@ -44,6 +44,6 @@ class Refusals:
                 "count": entry.times,
                 "error": entry.error,
             }
-            for entry in joined([self.summary(), *others]).first(count).entries
+            for entry in joined([self.summary(), *others]).first(count)
         ]
         return {"minutes": WINDOWS, "refused": refused}

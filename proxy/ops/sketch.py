@@ -7,7 +7,7 @@ that occurred is surely held.
 
 import heapq
 from collections import deque
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Mapping
 from typing import Generic, NamedTuple, TypeVar
 
 K = TypeVar("K", bound=Hashable)
@@ -25,32 +25,45 @@ class Entry(NamedTuple, Generic[K]):
 
 
 class Summary(NamedTuple, Generic[K]):
-    """Keys, each once, and how often any other may have occurred at most."""
+    """How often keys occurred at most, by how much that may be too high, and how often any other key may have."""
 
-    entries: Sequence[Entry[K]]
+    times: Mapping[K, int]
+    errors: Mapping[K, int]
     missed: int
 
-    def first(self, count: int) -> "Summary[K]":
+    def first(self, count: int) -> list[Entry[K]]:
         """At most `count` keys, the most frequent first."""
-        ordered = sorted(self.entries, key=_surely)
-        left_out = [entry.times for entry in ordered[count:]]
-        return Summary(ordered[:count], max([self.missed, *left_out]))
+        times, errors = self.times, self.errors
+        keys = heapq.nlargest(count, times, key=lambda key: (times[key] - errors[key], times[key]))
+        return [Entry(key, times[key], errors[key]) for key in keys]
+
+    def cut(self, count: int) -> "Summary[K]":
+        """The same of the `count` most frequent keys; the others count as missed."""
+        if count >= len(self.times):
+            return self
+        kept = {entry.key: entry for entry in self.first(count)}
+        left_out = max(times for key, times in self.times.items() if key not in kept)
+        times = {key: entry.times for key, entry in kept.items()}
+        errors = {key: entry.error for key, entry in kept.items()}
+        return Summary(times, errors, max(self.missed, left_out))
 
 
-def _surely(entry: Entry[K]) -> tuple[int, int]:
-    return entry.error - entry.times, -entry.times
-
-
-def joined(summaries: Sequence[Summary[K]]) -> Summary[K]:
-    """One summary of what several count apart: no count is too low, and none too high by more than its error."""
-    least = sum(each.missed for each in summaries)
-    times: dict[K, int] = {}
-    errors: dict[K, int] = {}
-    for entries, missed in summaries:
-        for key, count, error in entries:
-            times[key] = times.get(key, least) + count - missed
-            errors[key] = errors.get(key, least) + error - missed
-    return Summary([Entry(key, count, errors[key]) for key, count in times.items()], least)
+def joined(summaries: Iterable[Summary[K]]) -> Summary[K]:
+    """One summary of one or more that count apart: no count is too low, and none too high by more than its error."""
+    first, *others = summaries
+    times, errors, missed = dict(first.times), dict(first.errors), first.missed
+    for each in others:
+        if each.missed:  # so often may each key have occurred there that is not held there
+            times = {key: count + each.missed for key, count in times.items()}
+            errors = {key: error + each.missed for key, error in errors.items()}
+        for key, count in each.times.items():
+            if key in times:
+                times[key] += count - each.missed
+                errors[key] += each.errors[key] - each.missed
+            else:
+                times[key], errors[key] = missed + count, missed + each.errors[key]
+        missed += each.missed
+    return Summary(times, errors, missed)
 
 
 class Sketch(Generic[K]):
@@ -78,14 +91,10 @@ class Sketch(Generic[K]):
         self._order += 1
         heapq.heappush(self._heap, (error + 1, self._order, key))
 
-    def entries(self) -> list[Entry[K]]:
-        """All that is held, in no order."""
-        return [Entry(key, count, self._errors[key]) for key, count in self._counts.items()]
-
-    @property
-    def missed(self) -> int:
-        """How often a key that is not held may have occurred at most."""
-        return min(self._counts.values()) if len(self._counts) >= self._capacity else 0
+    def summary(self) -> Summary[K]:
+        """All that is held, as long as nothing is added."""
+        full = len(self._counts) >= self._capacity
+        return Summary(self._counts, self._errors, min(self._counts.values()) if full else 0)
 
     def _make_room(self) -> int:
         """Drop the rarest key; returns its count."""
@@ -104,13 +113,15 @@ class Most(Generic[K]):
 
     def __init__(self) -> None:
         self._windows: deque[Sketch[K]] = deque([Sketch()], maxlen=WINDOWS)
+        self._past: Summary[K] = Summary({}, {}, 0)
         self.add = self._windows[-1].add
 
     def next_window(self) -> None:
         """Begin another window; the oldest is forgotten."""
         self._windows.append(Sketch())
+        self._past = joined(each.summary() for each in list(self._windows)[:-1])
         self.add = self._windows[-1].add
 
     def summary(self) -> Summary[K]:
         """All that is held."""
-        return joined([Summary(window.entries(), window.missed) for window in self._windows])
+        return joined([self._past, self._windows[-1].summary()])

@@ -18,7 +18,7 @@ from proxy.ops.guard import escaped
 from proxy.ops.merge import Snapshot, exposition_of, families, merged, snapshot
 from proxy.ops.metrics import Metrics
 from proxy.ops.refusals import Refusals, Refused
-from proxy.ops.sketch import CAPACITY, Entry, Summary
+from proxy.ops.sketch import CAPACITY, Summary
 from proxy.ops.timeline import Timeline
 
 Page = dict[str, object]
@@ -51,7 +51,11 @@ class Others:
     def refused(self) -> list[Refused]:
         """The keys that each refused most."""
         return [
-            Summary([Entry((policy, bucket), *counts) for policy, bucket, *counts in each["refused"]], each["missed"])
+            Summary(
+                {(policy, bucket): times for policy, bucket, times, _ in each["refused"]},
+                {(policy, bucket): error for policy, bucket, _, error in each["refused"]},
+                each["missed"],
+            )
             for each in self.reports
         ]
 
@@ -84,8 +88,8 @@ class Together:
 
     def report(self) -> dict[str, object]:
         """This worker's word for the others."""
-        refused = self._refusals.summary().first(CAPACITY)
-        entries = [(*entry.key, entry.times, entry.error) for entry in refused.entries]
+        refused = self._refusals.summary().cut(CAPACITY)
+        entries = [(*key, times, refused.errors[key]) for key, times in refused.times.items()]
         report = {**self._about_me(), "refused": entries, "missed": refused.missed}
         return {"metrics": snapshot(self._metrics.families()), "report": escaped(report)}
 
