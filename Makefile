@@ -13,7 +13,7 @@ VENV = .venv/bin
 .NOTPARALLEL:
 MAKEFLAGS += --no-print-directory --no-builtin-rules
 
-.PHONY: help install start stop restart status health test load check chaos bench bench-cores bench-growth bench-tools soak lock schema clean logs redis-keys redis-cli redis-monitor top
+.PHONY: help install start stop restart status health test load check chaos bench bench-cores bench-growth bench-watching bench-extras bench-tools soak lock schema clean logs redis-keys redis-cli redis-monitor top
 
 help: ## this list
 	@colour=; plain=; if [ -t 1 ] && [ -z "$$NO_COLOR" ]; then colour=$$(printf '\033[36m'); plain=$$(printf '\033[0m'); fi; \
@@ -77,6 +77,10 @@ bench-growth: $(STAMP) ## how the cost grows with policies, buckets, overrides, 
 	@$(VENV)/python -m benchmarks.bench.growth $(ARGS)
 bench-cores: $(STAMP) ## how much more two workers serve than one; half a minute
 	@$(VENV)/python -m benchmarks.bench.cores $(ARGS)
+bench-watching: $(STAMP) ## what it costs to be scraped, followed by a dashboard and asked by top; 5 minutes (ARGS='--pairs 10')
+	@$(VENV)/python -m benchmarks.bench.watching $(ARGS)
+bench-extras: $(STAMP) ## what request ids, spans and the log of all requests add to a request; 3 minutes
+	@$(VENV)/python -m benchmarks.bench.extras $(ARGS)
 bench-tools: ## install what bench compares with and draws with (.venv-bench)
 	@$(DEPLOY) bench-tools
 soak: $(STAMP) ## mixed traffic with errors, reloads and clients that leave: make soak SECONDS=600

@@ -6,6 +6,7 @@ those of OpenTelemetry's semantic conventions for HTTP servers and database clie
 """
 
 import os
+import random
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -15,8 +16,8 @@ from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExport
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
-from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
-from opentelemetry.trace import SpanKind, StatusCode
+from opentelemetry.sdk.trace.sampling import ALWAYS_ON, ParentBased
+from opentelemetry.trace import SpanKind, StatusCode, get_current_span
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 import proxy
@@ -47,7 +48,7 @@ class Tracing:
             "service.version": proxy.__version__,
         }
         self._provider = TracerProvider(
-            sampler=ParentBased(TraceIdRatioBased(settings.sample)),
+            sampler=ParentBased(ALWAYS_ON),  # of the traces that begin here, the rest is left out before it is a span
             resource=Resource.create(service),
             shutdown_on_exit=False,
         )
@@ -56,6 +57,7 @@ class Tracing:
         self._tracer = self._provider.get_tracer("sidegate", proxy.__version__)
         self._propagator = TraceContextTextMapPropagator()
         self._policies = policies
+        self._sample = settings.sample
 
     def requests(self, observe: Observe) -> Observe:
         """`observe`, and a span of each record."""
@@ -82,15 +84,20 @@ class Tracing:
         sending.join(CLOSE_TIMEOUT_S)
 
     def _note(self, record: Record) -> None:
+        parent = self._parent(record.facts)
+        if parent is None and self._left_out():
+            return
         method = record.facts.method if record.facts.method in _METHODS else "_OTHER"
         name = "HTTP" if method == "_OTHER" else method
         attributes = self._about(record, method)
         failed = record.status >= 500  # the conventions leave a 4xx to the client
         if failed or record.error:
             attributes["error.type"] = record.error or str(record.status)
-        self._span(name, SpanKind.SERVER, self._parent(record.facts), attributes, record.total_s, failed=failed)
+        self._span(name, SpanKind.SERVER, parent or Context(), attributes, record.total_s, failed=failed)
 
     def _note_call(self, call: StoreCall) -> None:
+        if self._left_out():
+            return
         attributes: Attributes = {"db.system.name": "redis", "db.operation.name": "EVALSHA"}
         if call.requests > 1:  # as the conventions have it
             attributes["db.operation.batch.size"] = call.requests
@@ -120,13 +127,18 @@ class Tracing:
                 attributes["sidegate.outcomes"] = [outcome.value for _, outcome in outcomes]
         return attributes
 
-    def _parent(self, facts: RequestFacts) -> Context:
-        """What the request's traceparent names; a trace of its own where there is none, or no valid one."""
+    def _left_out(self) -> bool:
+        """Whether a trace that begins here is not sent: drawn before anything is worked out for it."""
+        return random.random() >= self._sample
+
+    def _parent(self, facts: RequestFacts) -> Context | None:
+        """What the request's traceparent names; None where there is none, or no valid one."""
         values = {name: facts.fields.getall(name, ()) for name in _TRACE_CONTEXT}
         if len(values["traceparent"]) != 1:
-            return Context()
+            return None
         carrier = {name: printable(",".join(each)) for name, each in values.items() if each}
-        return self._propagator.extract(carrier, Context())
+        parent = self._propagator.extract(carrier, Context())
+        return parent if get_current_span(parent).get_span_context().is_valid else None
 
     def _span(
         self, name: str, kind: SpanKind, parent: Context, attributes: Attributes, took_s: float, *, failed: bool

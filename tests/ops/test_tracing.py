@@ -130,6 +130,7 @@ def test_of_traces_that_begin_here_only_the_share_asked_for_is_sent(
     tracing = {"endpoint": collector.endpoint, "sample": 0}
     with Sidecar(configuration(store_server.url, recorder.url, tracing=tracing)) as sidecar:
         get(sidecar.port)
+        get(sidecar.port, "/", "traceparent: nonsense")
         get(sidecar.port, "/", f"traceparent: 00-{TRACE}-{PARENT}-01")
         get(sidecar.port, "/", f"traceparent: 00-{TRACE}-{PARENT}-00")
     assert [span.parent_span_id.hex() for span in collector.spans] == [PARENT]
