@@ -33,6 +33,9 @@ class BreakerState(Enum):
     PROBING = 2
 
 
+_CLOSED = BreakerState.CLOSED
+
+
 class Breaker:
     """See the module's text. `reason` says what opened it, `since_s` when its state last changed from or to closed."""
 
@@ -48,7 +51,7 @@ class Breaker:
     @property
     def closed(self) -> bool:
         """Whether the store may be asked."""
-        return self.state is BreakerState.CLOSED
+        return self.state is _CLOSED
 
     def failed(self, reason: str, asked_s: float, now_s: float) -> bool:
         """Note a question, sent at `asked_s`, that the store failed. Returns whether the breaker opens with it."""
@@ -64,7 +67,7 @@ class Breaker:
 
     def answered(self) -> None:
         """Note an answer: what failed before it was no outage."""
-        if self.closed:
+        if self._failures and self.closed:
             self._failures = 0
 
     def pause_s(self) -> float:
