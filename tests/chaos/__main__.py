@@ -9,8 +9,9 @@ from functools import partial
 
 from tests.chaos.lab import lab
 from tests.chaos.local_share import admitted_without_store
+from tests.chaos.many_keys import flooded
 from tests.chaos.scenarios import SCENARIOS, Bounds, Report, run
-from tests.chaos.storms import Outcome, abandoned, exactly_the_burst, shown_evicting, started_without
+from tests.chaos.storms import Outcome, abandoned, departed, exactly_the_burst, shown_evicting, started_without
 
 TIMEOUT_S = 0.05
 RATE_PER_S = 500.0
@@ -45,7 +46,7 @@ async def scenarios(names: list[str], span_s: float) -> bool:
     return right
 
 
-async def main(names: list[str], span_s: float) -> int:
+async def main(names: list[str], span_s: float, users: int, flood_s: float) -> int:
     print(
         f"three sidecars, {RATE_PER_S:g} requests/s, store.timeout {TIMEOUT_S * 1000:g} ms, faults of {span_s:g} s;",
         "policies: half of the traffic calm (deny), a fifth tight (deny), a fifth local, a tenth allow",
@@ -55,7 +56,12 @@ async def main(names: list[str], span_s: float) -> int:
         flush=True,
     )
     right = await scenarios(names, span_s)
-    checks: dict[str, Callable[[], Awaitable[Outcome]]] = {"FA01": started_without, "FA13": shown_evicting}
+    checks: dict[str, Callable[[], Awaitable[Outcome]]] = {
+        "FA01": started_without,
+        "FA13": shown_evicting,
+        "FA19": departed,
+        "KEYS": partial(flooded, users, flood_s),
+    }
     with lab("1s") as made:
         checks |= {
             "FA14": partial(abandoned, made),
@@ -74,5 +80,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="make chaos", description=__doc__)
     parser.add_argument("names", nargs="*", help="scenarios by name (default: all)")
     parser.add_argument("--span", type=float, default=6.0, help="how long each fault lasts, in seconds")
+    parser.add_argument("--users", type=int, default=200_000, help="identities of KEYS")
+    parser.add_argument("--flood", type=float, default=3600.0, help="the longest that they may take, in seconds")
     options = parser.parse_args()
-    sys.exit(asyncio.run(main(options.names, options.span)))
+    sys.exit(asyncio.run(main(options.names, options.span, options.users, options.flood)))

@@ -1,12 +1,18 @@
-"""An application that answers each request with its target, and tells at the end what it has seen. Run as a process."""
+"""An application that answers each request with its target, and tells at the end what it has seen. Run as a process.
+
+A target with `/slow/` in it is answered after SLOW_S. With the argument `forgetful` it keeps nothing in mind.
+"""
 
 import asyncio
 import contextlib
 import sys
 
+SLOW_S = 1.5
+
 
 class Echo(asyncio.Protocol):
     seen: list[bytes] = []  # noqa: RUF012  (one application, one list)
+    forgetful = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
@@ -18,9 +24,13 @@ class Echo(asyncio.Protocol):
         for head in heads:
             target = head.split(b" ", 2)[1]
             body = b"\n".join(self.seen) if target == b"/seen" else target
-            if target != b"/seen":
+            if target != b"/seen" and not self.forgetful:
                 self.seen.append(target)
-            self._transport.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
+            answer = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+            if b"/slow/" in target:
+                asyncio.get_running_loop().call_later(SLOW_S, self._transport.write, answer)
+            else:
+                self._transport.write(answer)
 
 
 async def serve() -> None:
@@ -31,5 +41,6 @@ async def serve() -> None:
 
 
 if __name__ == "__main__":
+    Echo.forgetful = "forgetful" in sys.argv
     with contextlib.suppress(KeyboardInterrupt):
         asyncio.run(serve())

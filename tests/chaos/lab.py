@@ -125,18 +125,26 @@ class Lab:
 @contextlib.contextmanager
 def lab(timeout: str, *store_options: str) -> Iterator[Lab]:
     """Everything started; everything ended afterwards, and no sidecar may have complained."""
-    app = subprocess.Popen([sys.executable, "-m", "tests.chaos.echo_app"], cwd=ROOT, stdout=subprocess.PIPE)
-    assert app.stdout is not None
     store = StoreServer(*store_options)
     proxy = FaultProxy(store.port)
     try:
-        app_port = int(app.stdout.readline())
-        with contextlib.ExitStack() as stack:
+        with application() as app_port, contextlib.ExitStack() as stack:
             sidecars = [stack.enter_context(Sidecar(_config(proxy, app_port, timeout))) for _ in range(3)]
             yield Lab(store, proxy, sidecars, app_port)
     finally:
         proxy.stop()
         store.stop()
+
+
+@contextlib.contextmanager
+def application(*arguments: str) -> Iterator[int]:
+    """The echoing application; yields its port."""
+    command = [sys.executable, "-m", "tests.chaos.echo_app", *arguments]
+    app = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE)
+    assert app.stdout is not None
+    try:
+        yield int(app.stdout.readline())
+    finally:
         app.terminate()
         app.wait(10)
         app.stdout.close()

@@ -5,9 +5,10 @@ import contextlib
 import random
 import socket
 import struct
+from collections import Counter
 from functools import partial
 
-from tests.chaos.lab import Lab
+from tests.chaos.lab import QUOTAS, Lab, lab
 from tests.chaos.traffic import Traffic, Wanted
 from tests.raw_client import get
 from tests.recorder import Recorder
@@ -15,6 +16,9 @@ from tests.servers import StoreServer, free_port
 from tests.sidecar import Sidecar, configuration
 
 Outcome = tuple[str, list[str]]
+
+# listen.drain_timeout, as it is by default.
+DRAIN_S = 20.0
 
 BURST = {"name": "burst", "match": {"path": ["/burst/**"]}, "key": "header:X-User-ID", "limit": "1/day", "burst": 100}
 
@@ -85,6 +89,55 @@ async def exactly_the_burst(made: Lab, rounds: int = 20, requests: int = 1500) -
         counts.add(await Traffic(ports, 0, partial(_always, wanted)).volley(requests))
     faults = [] if counts == {100} else [f"admitted {sorted(counts)}"]
     return f"{requests} requests at once for one key, {rounds} times: {sorted(counts)} admitted of 100", faults
+
+
+async def departed(rate_per_s: float = 300.0, calm_s: float = 2.0) -> Outcome:
+    """One of three sidecars is told to stop under load: it says so, ends what it has begun, and the others go on."""
+    with lab("1s") as made:
+        await made.settled()
+        made.round += 1
+        loop = asyncio.get_running_loop()
+        leaving, port = made.sidecars[0], made.sidecars[0].port
+        traffic = Traffic([each.port for each in made.sidecars], rate_per_s, made.wanted)
+        steady = loop.create_task(traffic.run())
+        await asyncio.sleep(calm_s)
+        slow = Traffic([port], 0, lambda number: Wanted("calm", f"slow-{number}", f"/calm/slow/{number}"))
+        waiting = loop.create_task(slow.volley(20))
+        while sum(target.startswith("/calm/slow/") for target in made.seen_by_the_app()) < 20:
+            await asyncio.sleep(0.01)
+        asked_s = loop.time()
+        leaving.ask_to_stop()
+        await asyncio.to_thread(leaving.wait_for_event, "draining")
+        ready = get(leaving.admin_port, "/readyz", "Connection: close").status
+        finished = await waiting
+        status = await asyncio.to_thread(leaving.wait)
+        took_s = loop.time() - asked_s
+        await asyncio.sleep(calm_s)
+        traffic.stop()
+        await steady
+        seen = made.seen_by_the_app()
+    faults = (
+        [] if (ready, status, finished) == (503, 0, 20) else [f"readiness {ready}, status {status}, {finished} of 20"]
+    )
+    if took_s > DRAIN_S:
+        faults.append(f"took {took_s:.1f} s")
+    unanswered = [each for each in traffic.answers if each.status == 0]
+    if dropped := sum(seen[each.wanted.target] for each in unanswered):
+        faults.append(f"{dropped} accepted requests without an answer")
+    if others := {each.status for each in traffic.answers if each.sidecar} - {200, 429}:
+        faults.append(f"answers {sorted(others)} of the others")
+    quota = QUOTAS["tight"]
+    seconds = max(each.sent_s + each.took_s for each in traffic.answers) - min(each.sent_s for each in traffic.answers)
+    passed = Counter(each.wanted.user for each in traffic.answers if each.status == 200 and each.wanted.kind == "tight")
+    if (most := max(passed.values())) > (bound := quota.bound(seconds, 0, None)):
+        faults.append(f"{most} of {bound} admitted")
+    return (
+        (
+            f"SIGTERM for one of three: readiness {ready}, {finished} of 20 in flight answered, gone after {took_s:.2f} s;"
+            f" {len(unanswered)} found it gone, of the key nearest its bound {most}/{bound} admitted"
+        ),
+        faults,
+    )
 
 
 def _always(wanted: Wanted, _: int) -> Wanted:

@@ -7,8 +7,9 @@ import pytest
 
 from tests.chaos.lab import Lab, lab
 from tests.chaos.local_share import admitted_without_store
+from tests.chaos.many_keys import flooded
 from tests.chaos.scenarios import SCENARIOS, Bounds, Scenario, run
-from tests.chaos.storms import abandoned, exactly_the_burst, shown_evicting, started_without
+from tests.chaos.storms import abandoned, departed, exactly_the_burst, shown_evicting, started_without
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 
@@ -39,6 +40,15 @@ def test_a_sidecar_starts_without_its_store_and_enforces_once_that_is_there() ->
 
 def test_a_store_that_evicts_is_warned_of() -> None:
     assert asyncio.run(shown_evicting())[1] == []
+
+
+def test_a_sidecar_that_is_told_to_stop_ends_what_it_has_begun_and_the_others_go_on() -> None:
+    assert asyncio.run(departed(rate_per_s=90.0, calm_s=0.5))[1] == []
+
+
+@pytest.mark.timeout(300)
+def test_a_flood_of_identities_grows_the_store_as_documented_and_the_sidecar_not_at_all() -> None:
+    assert asyncio.run(flooded(users=50_000))[1] == []
 
 
 def test_clients_that_send_and_reset_make_no_storm_on_the_store(made: Lab) -> None:
