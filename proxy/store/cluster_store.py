@@ -19,7 +19,7 @@ from importlib.resources import files
 
 from proxy.config import StoreSettings
 from proxy.config.store_url import Address
-from proxy.decision.bucket import Charge
+from proxy.decision.bucket import Charge, Level
 from proxy.decision.record import ObserveStore
 from proxy.store.batch import LARGEST_BATCH
 from proxy.store.connection import ReplyError
@@ -177,13 +177,15 @@ class ClusterStore:
         for batch in turn.values():
             batch.send()
 
-    def _give_back(self, batches: dict[int, SlotBatch], slot: int, charges: Sequence[Charge]) -> None:
+    def _give_back(
+        self, batches: dict[int, SlotBatch], slot: int, charges: Sequence[Charge], left: Sequence[Level]
+    ) -> None:
         call = batches[slot].call
         if call is None or call.before_us is None:
             return
         arguments: list[str | int] = [call.before_us]
-        for _, limit, cost, _, _ in charges:
-            arguments += [cost, limit.burst, f"{limit.rate.tokens}/{limit.rate.period_us}"]
+        for (_, limit, cost, _, _), level in zip(charges, left, strict=True):
+            arguments += [cost, limit.burst, f"{limit.rate.tokens}/{limit.rate.period_us}", level.tokens, level.age_us]
         words = (len(charges), *(charge.key for charge in charges), *arguments)
         if call.asking:
             call.node.ask(("ASKING",), _ignore)

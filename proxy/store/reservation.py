@@ -18,8 +18,8 @@ from functools import partial
 from proxy.decision.bucket import Charge, Level
 from proxy.store.seam import Levels, OnLevels, StoreUnavailable
 
-# Gives back what was charged in one slot.
-GiveBack = Callable[[int, Sequence[Charge]], None]
+# Gives back what was charged in one slot, and left these levels.
+GiveBack = Callable[[int, Sequence[Charge], Sequence[Level]], None]
 
 
 class Reservation:
@@ -85,12 +85,11 @@ class Reservation:
         self._then(self._levels if self._failure is None or refused else self._failure, self._asked_s)
 
     def _undo(self, slot: int, positions: Sequence[int]) -> None:
-        for position in positions:
-            level = self._levels[position]
-            if level is not None:
-                self._levels[position] = level._replace(tokens=level.tokens + self._charges[position].cost)
+        left = [level for position in positions if (level := self._levels[position]) is not None]
+        for position, level in zip(positions, left, strict=True):  # what was taken left a level
+            self._levels[position] = level._replace(tokens=level.tokens + self._charges[position].cost)
         if positions:
-            self._give_back(slot, [self._charges[position] for position in positions])
+            self._give_back(slot, [self._charges[position] for position in positions], left)
 
     def _passes(self, position: int) -> bool:
         level = self._levels[position]

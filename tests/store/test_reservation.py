@@ -30,8 +30,9 @@ class Asked:
             self._heard[slot](answer if isinstance(answer, StoreUnavailable) else (answer,), 10.0 - at)
         return self
 
-    def _give_back(self, slot: int, charges: Sequence[Charge]) -> None:
+    def _give_back(self, slot: int, charges: Sequence[Charge], left: Sequence[Level]) -> None:
         assert not self.answers  # before the request is answered
+        assert list(left) == [PAID] * len(charges)
         self.given_back.append((slot, [charge.key for charge in charges]))
 
 
