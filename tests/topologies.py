@@ -160,6 +160,16 @@ class ClusterTrio:
         eventually(lambda: all(known in self._follows(node) for node in others), "all know whom it follows", self.state)
         return replica
 
+    def add_master(self) -> StoreServer:
+        """A node more, without slots; `nodes` has it last."""
+        added = StoreServer(*self._options)
+        self.nodes.append(added)
+        for node in self.nodes[:-1]:
+            self.call(added, "MEET", "127.0.0.1", node.port)
+        eventually(lambda: all(self._knows_all(node) for node in self.nodes), "they know each other", self.state)
+        eventually(lambda: self.call(added, "INFO")["cluster_state"] == "ok", "the new node may be used", self.state)
+        return added
+
     def begin_to_move(self, slot: int, target: StoreServer) -> StoreServer:
         """Mark a slot as migrating; returns where it is migrating from."""
         source = self.owner(slot)

@@ -16,7 +16,7 @@ from proxy.decision.stored import Found
 from proxy.decision.verdict import Answer, DecidedBy, Verdict
 from proxy.store.client import client
 from proxy.store.inspect import NAMES_A_STEP, STEPS, Buckets
-from proxy.store.slots import slot_of
+from proxy.store.slots import SLOTS, slot_of
 from tests.ops.admin_client import ask
 from tests.raw_client import get
 from tests.recorder import Recorder, eventually
@@ -207,6 +207,43 @@ async def test_three_sidecars_that_reserve_from_each_other_never_admit_more_than
             assert limit.burst - 1 <= admitted[key] + level.tokens <= limit.burst
 
 
+@pytest.mark.slow
+async def test_buckets_that_fill_fast_admit_no_more_than_burst_and_rate_while_they_are_reserved_from(
+    cluster: ClusterTrio,
+) -> None:
+    """Requests of two or three buckets in several slots, many of them refused by a tight one, from three sidecars."""
+    limits = {f"fast{number}": Limit(Rate(150 + 50 * number, 1_000_000), 10, 10, 60_000) for number in range(6)}
+    tight = Limit(Rate(40, 1_000_000), 5, 5, 60_000)
+    limits |= {f"tight{number}": tight for number in range(3)}
+    keys = list(limits)
+    admitted: Counter[str] = Counter()
+    demanding = True
+
+    def clock_us(key: str) -> int:
+        return cluster.owner(slot_of(key)).time_us()
+
+    async with sidecar(cluster.url) as one, sidecar(cluster.url) as two, sidecar(cluster.url) as three:
+
+        async def demand(proxy: Sidecar, turn: int) -> None:
+            while demanding:
+                turn += 1
+                wanted = {keys[turn % 9], keys[(turn * 4 + 3) % 9], keys[(turn // 9 + 5) % 9]}
+                proxy.deny_cache.clear()
+                verdict = await proxy.ask(*(asking(key, limits[key]) for key in sorted(wanted)))
+                assert verdict.decided_by is DecidedBy.STORE, verdict.reason
+                if verdict.answer is Answer.PASS:
+                    admitted.update(wanted)
+
+        begun_us = {key: clock_us(key) for key in keys}
+        tasks = [asyncio.get_running_loop().create_task(demand((one, two, three)[at % 3], at * 5)) for at in range(24)]
+        await asyncio.sleep(1.5)
+        demanding = False
+        await asyncio.gather(*tasks)
+    for key, limit in limits.items():
+        span_us = clock_us(key) - begun_us[key]
+        assert 0 < admitted[key] <= limit.burst + limit.rate.tokens * span_us / limit.rate.period_us
+
+
 # -- slots that move --------------------------------------------------------------------------------------------------
 
 
@@ -284,6 +321,45 @@ async def test_nothing_is_lost_or_admitted_twice_while_slots_move_under_load(clu
             await asyncio.gather(*tasks)
         assert one.failures == two.failures == [None]
     assert {key: ROOMY.burst - held(cluster, key) for key in keys} == dict(admitted)
+
+
+@pytest.mark.slow
+async def test_a_node_that_is_added_takes_over_a_range_of_slots_under_load() -> None:
+    """Of a Cluster's first node, a tenth of its slots with all that is in them, while two sidecars charge them."""
+    cluster = ClusterTrio()
+    try:
+        giver, last = cluster.owner(0), SLOTS // 3 // 10
+        keys = [key for key in (f"k{number}" for number in range(1_000)) if slot_of(key) <= last]
+        others = [f"other{number}" for number in range(20)]
+        admitted: Counter[str] = Counter()
+        moving = True
+        async with sidecar(cluster.url) as one, sidecar(cluster.url) as two:
+
+            async def demand(proxy: Sidecar, turn: int) -> None:
+                while moving:
+                    turn += 1
+                    wanted = [keys[turn % len(keys)]]
+                    wanted += [others[turn % len(others)]] if turn % 3 == 0 else []
+                    await asyncio.sleep(0.002)  # leaves the servers some of the machine
+                    verdict = await proxy.ask(*(asking(key, ROOMY) for key in wanted))
+                    assert verdict.answer is Answer.PASS, verdict.reason
+                    admitted.update(wanted)
+
+            tasks = [asyncio.get_running_loop().create_task(demand((one, two)[at % 2], at * 7)) for at in range(8)]
+            try:
+                added = await asyncio.to_thread(cluster.add_master)
+                for slot in range(last + 1):
+                    await asyncio.to_thread(cluster.move, slot, added)
+                assert added.calls("evalsha") > 0
+            finally:
+                moving = False
+                await asyncio.gather(*tasks)
+            assert one.failures == two.failures == [None]
+            assert giver.client.dbsize() == sum(cluster.owner(slot_of(key)) is giver for key in admitted)
+            assert {cluster.owner(slot_of(key)) for key in keys} == {added}
+        assert {key: ROOMY.burst - held(cluster, key) for key in admitted} == dict(admitted)
+    finally:
+        cluster.stop()
 
 
 # -- nodes that die ---------------------------------------------------------------------------------------------------
