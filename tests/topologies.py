@@ -4,7 +4,7 @@ Everything runs as this user from the same binary as the single store, on free p
 """
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from tests.recorder import eventually
@@ -104,15 +104,16 @@ def _sentinels(master_port: int, replica_port: int) -> list[SentinelServer]:
 
 
 class ClusterTrio:
-    """A Cluster of masters with the slots in equal parts. `stop` when done."""
+    """A Cluster of masters with the slots in equal parts, each made by `server`. `stop` when done."""
 
-    def __init__(self, *options: str, nodes: int = 3) -> None:
+    def __init__(self, *options: str, nodes: int = 3, server: Callable[..., StoreServer] = StoreServer) -> None:
+        self._server = server
         # However long a busy machine takes to find a node dead, its replica is not too old to take over.
         fresh = ("--repl-diskless-sync-delay", "0", "--cluster-replica-validity-factor", "0")
         more = ("--cluster-enabled", "yes", *fresh, *options)
         self._options = more
         self.nodes: list[StoreServer] = []
-        starting = [threading.Thread(target=lambda: self.nodes.append(StoreServer(*more))) for _ in range(nodes)]
+        starting = [threading.Thread(target=lambda: self.nodes.append(server(*more))) for _ in range(nodes)]
         for thread in starting:
             thread.start()
         for thread in starting:
@@ -144,7 +145,7 @@ class ClusterTrio:
 
     def add_replica(self, master: StoreServer) -> StoreServer:
         """A node more, which follows a master; `nodes` has it last."""
-        replica = StoreServer(*self._options)
+        replica = self._server(*self._options)
         self.nodes.append(replica)
         # All of them: what tells it of the others may be the node that is about to die.
         for node in self.nodes[:-1]:
@@ -162,7 +163,7 @@ class ClusterTrio:
 
     def add_master(self) -> StoreServer:
         """A node more, without slots; `nodes` has it last."""
-        added = StoreServer(*self._options)
+        added = self._server(*self._options)
         self.nodes.append(added)
         for node in self.nodes[:-1]:
             self.call(added, "MEET", "127.0.0.1", node.port)
