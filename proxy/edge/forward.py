@@ -243,7 +243,7 @@ class Exchange:
             self._relay_task = self._gateway.spawn(self._relay(body, chunked=chunked))
 
     def on_whole_answer(self, head: AnswerHead, body: bytes) -> None:
-        """The same in one step, for a whole answer whose head was parsed once before (see upstream.Using)."""
+        """The same in one step, for an answer that came whole (see upstream.Using)."""
         self._status = head.message.code
         if self._gateway.request_ids is not None:
             kept = self._kept_of(head)

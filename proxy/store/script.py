@@ -165,15 +165,11 @@ class ScriptCall:
 def fail(batch: Batch[OnLevels], failure: StoreUnavailable, asked_s: float) -> None:
     """Tell everyone in a batch that there is no answer."""
     for then in batch.waiters():
-        _call(then, failure, asked_s)
+        try:
+            then(failure, asked_s)
+        except Exception:  # the boundary of one request, as in `ScriptCall.finish`
+            logger.exception("a request failed after its decision")
 
 
 def _ignore(reply: object) -> None:
     """What ASKING answers says nothing that the next reply does not say."""
-
-
-def _call(then: OnLevels, failure: StoreUnavailable, asked_s: float) -> None:
-    try:
-        then(failure, asked_s)
-    except Exception:  # the boundary of one request: the others of its batch must get their answers
-        logger.exception("a request failed after its decision")
