@@ -1,4 +1,4 @@
-# One image for the sidecar (`sidegate run`) and the demonstration application (`python -m upstream_app`).
+# One image for the sidecar (`sidegate run`) and the demonstration application (`python /opt/upstream_app/app.py`).
 
 FROM python:3.11-slim AS build
 WORKDIR /src
@@ -10,13 +10,13 @@ RUN /opt/build/bin/pip install --no-cache-dir --disable-pip-version-check --requ
       --require-hashes -r requirements/image.txt
 COPY pyproject.toml README.md LICENSE ./
 COPY proxy proxy
-COPY upstream_app upstream_app
 RUN /opt/build/bin/hatchling build --target wheel --directory dist \
  && /opt/build/bin/pip --python /opt/sidegate/bin/python install --no-cache-dir --disable-pip-version-check --no-deps dist/*.whl \
  && /opt/sidegate/bin/python -m compileall -q /opt/sidegate/lib
 
 FROM python:3.11-slim
 COPY --from=build /opt/sidegate /opt/sidegate
+COPY upstream_app/app.py /opt/upstream_app/app.py
 # Nothing is written at run time, so the root file system may be read-only.
 ENV PATH=/opt/sidegate/bin:$PATH PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 CONFIG=/etc/sidegate/config.yaml
 USER 10001:10001

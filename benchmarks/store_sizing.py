@@ -7,10 +7,10 @@ Counts the store's own CPU time (INFO cpu), which other work on the machine dist
 import random
 
 import redis
+from sidegate.decision.bucket import Charge, Limit, Rate
+from sidegate.store.redis.batch import Batch
+from sidegate.store.redis.script import SCRIPT
 
-from proxy.decision.bucket import Charge, Limit, Rate
-from proxy.store.batch import Batch
-from proxy.store.script import SCRIPT
 from tests.servers import StoreServer
 
 LIMIT = Limit(Rate(1, 6_000_000), 1000, 1000, 3_600_000)

@@ -157,7 +157,7 @@ def _top(arguments: list[str]) -> int:
     """What is limited, live, at the admin listeners of the sidecars that run."""
     settings = load(os.environ)
     urls = [settings.admin_url(number) for number in NUMBERS]
-    command = [sys.executable, "-m", "proxy", "top", *(word for url in urls for word in ("--admin", url))]
+    command = [sys.executable, "-m", "sidegate", "top", *(word for url in urls for word in ("--admin", url))]
     command += [*arguments, *shlex.split(os.environ.get("ARGS", ""))]
     environment = {**os.environ, "ADMIN_TOKEN": settings.admin_token}
     return subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode

@@ -10,7 +10,7 @@ from deploy.terminal import Trouble
 def checked(settings: Settings) -> Settings:
     """The settings, with what config.yaml says of stopping; raises Trouble with every fault of the file."""
     # Only the environment of the demonstration has it; stopping and cleaning do without.
-    from proxy.config import ConfigError, load  # noqa: PLC0415
+    from sidegate.config import ConfigError, load  # noqa: PLC0415
 
     if not settings.config.exists():
         raise Trouble(f"{settings.config} does not exist", "CONFIG=… names another file")

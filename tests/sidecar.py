@@ -94,7 +94,7 @@ class Sidecar:
         self._stderr_file = Path(self._folder.name) / "stderr"
         with self._stderr_file.open("wb") as stderr:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "proxy", "run", "--config", str(self.config_file)],
+                [sys.executable, "-m", "sidegate", "run", "--config", str(self.config_file)],
                 cwd=ROOT,
                 env={**_clean_environment(), **(environment or {})},
                 stdout=subprocess.PIPE,
@@ -207,7 +207,7 @@ class Sidecar:
 def run_command(*arguments: str, environment: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     """Run `sidegate` to its end."""
     return subprocess.run(
-        [sys.executable, "-m", "proxy", *arguments],
+        [sys.executable, "-m", "sidegate", *arguments],
         cwd=ROOT,
         env={**_clean_environment(), **(environment or {})},
         capture_output=True,

@@ -7,16 +7,15 @@ from typing import NamedTuple
 
 import pytest
 from multidict import CIMultiDict
-
-from proxy.commands.log_entry import Entry, LoggedFields
-from proxy.commands.replay import Replay
-from proxy.config import compile_policies
-from proxy.config.load import parse
-from proxy.config.own_pages import own_pages
-from proxy.config.units import duration_us
-from proxy.decision.policy import PolicySet
-from proxy.decision.request import BadRequest, RequestFacts
-from proxy.decision.verdict import Answer, Outcome, Verdict, outcome_of, store_failed
+from sidegate.commands.simulate.log_entry import Entry, LoggedFields
+from sidegate.commands.simulate.replay import Replay
+from sidegate.config import compile_policies
+from sidegate.config.builtin_routes import own_pages
+from sidegate.config.load import parse
+from sidegate.config.units import duration_us
+from sidegate.decision.policy import PolicySet
+from sidegate.decision.request import BadRequest, RequestFacts
+from sidegate.decision.verdict import Answer, Outcome, Verdict, outcome_of, store_failed
 
 PAGE = Path(__file__).parents[1] / "docs/cookbook.md"
 START_US = 1_772_438_400_000_000

@@ -1,7 +1,6 @@
-"""The rooms of the product, and who may import whom: decision ← config ← {store, edge, ops} ← app ← cli.
+"""The rooms of the package and the imports allowed between them.
 
-Beside the middle rooms stand `reload`, which watches the configuration, and `workers`, which keeps several processes;
-between app and cli the commands.
+decision ← config ← {store, edge, telemetry, admin, reload, workers} ← app ← commands ← cli
 """
 
 import ast
@@ -9,23 +8,23 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import sidegate
 
-import proxy
+PACKAGE = Path(sidegate.__file__).parent
 
-PACKAGE = Path(proxy.__file__).parent
-
-# Each room and the rooms below it. What is not named here (`proxy` itself) holds the version and imports nothing.
+# Each room and the rooms below it. What is not named here (`sidegate` itself) holds the version and imports nothing.
 BELOW = {
     "decision": set[str](),
     "config": {"decision"},
     "store": {"decision", "config"},
     "edge": {"decision", "config"},
-    "ops": {"decision", "config"},
+    "telemetry": {"decision", "config"},
+    "admin": {"decision", "config", "telemetry"},
     "reload": {"decision", "config"},
-    "workers": {"decision", "config", "ops"},
-    "app": {"decision", "config", "store", "edge", "ops", "reload", "workers"},
-    "commands": {"decision", "config", "store", "edge", "ops", "reload", "workers", "app"},
-    "cli": {"decision", "config", "store", "edge", "ops", "reload", "workers", "app", "commands"},
+    "workers": {"decision", "config", "telemetry"},
+    "app": {"decision", "config", "store", "edge", "telemetry", "admin", "reload", "workers"},
+    "commands": {"decision", "config", "store", "edge", "telemetry", "admin", "reload", "workers", "app"},
+    "cli": {"decision", "config", "store", "edge", "telemetry", "admin", "reload", "workers", "app", "commands"},
     "__main__": {"cli"},
 }
 
@@ -40,7 +39,7 @@ IMPURE = {
 
 # aiohttp's engine below its framework: these names may move between minor versions, so one module adapts them.
 ENGINE = ("aiohttp.http", "aiohttp.base_protocol", "aiohttp.http_exceptions", "aiohttp.streams")
-ENGINE_ROOM = "proxy.edge.wire"
+ENGINE_ROOM = "sidegate.edge.wire"
 
 
 def imported(source: str, module: str, is_package: bool = False) -> set[str]:
@@ -76,7 +75,7 @@ def room_of(name: str) -> str:
     """The room of a module or of something in it; empty for what is outside of the package or is the package itself."""
     root, _, rest = name.partition(".")
     room = rest.partition(".")[0]
-    return room if root == "proxy" and room in BELOW else ""
+    return room if root == "sidegate" and room in BELOW else ""
 
 
 def is_open(node: ast.AST) -> bool:
@@ -97,37 +96,41 @@ def test_every_module_imports_only_from_its_own_room_and_those_below(path: Path)
 
 
 def test_every_module_stands_in_a_known_room() -> None:
-    assert {name_of(path) for path in modules() if not room_of(name_of(path))} == {"proxy"}
+    assert {name_of(path) for path in modules() if not room_of(name_of(path))} == {"sidegate"}
 
 
 @pytest.mark.parametrize(
     ("module", "source", "complaint"),
     [
-        ("proxy.decision.policy", "import asyncio", "decision is pure"),
-        ("proxy.decision.policy", "import aiohttp.web", "decision is pure"),
-        ("proxy.decision.policy", "from redis.asyncio import Redis", "decision is pure"),
-        ("proxy.decision.policy", "import logging", "decision is pure"),
-        ("proxy.decision.policy", "def late() -> None:\n    from time import monotonic", "decision is pure"),
-        ("proxy.decision.policy", "from pathlib import Path", "decision is pure"),
-        ("proxy.decision.policy", "text = open('limits').read()", "opens a file"),
-        ("proxy.decision.policy", "from proxy.config import Settings", "decision is not above config"),
-        ("proxy.decision.policy", "from proxy import config", "decision is not above config"),
-        ("proxy.config", "from proxy.store.limiter import Limiter", "config is not above store"),
-        ("proxy.store.limiter", "from proxy.ops.metrics import Metrics", "store is not above ops"),
-        ("proxy.store.limiter", "from proxy.edge import wire", "store is not above edge"),
-        ("proxy.store.limiter", "from ..edge.wire import Body", "store is not above edge"),
-        ("proxy.store.limiter", "from .. import ops", "store is not above ops"),
-        ("proxy.edge.server", "import proxy.store.limiter", "edge is not above store"),
-        ("proxy.edge.server", "from proxy.ops import logs", "edge is not above ops"),
-        ("proxy.ops.metrics", "from proxy.store import limiter", "ops is not above store"),
-        ("proxy.ops.metrics", "from proxy.edge import server", "ops is not above edge"),
-        ("proxy.ops.metrics", "from proxy.app import App", "ops is not above app"),
-        ("proxy.app", "from proxy.cli import main", "app is not above cli"),
-        ("proxy", "from proxy.cli import main", "the package itself is not above cli"),
-        ("proxy.edge.server", "from aiohttp.http import HttpRequestParser", "only proxy.edge.wire adapts"),
-        ("proxy.edge.server", "from aiohttp import streams", "only proxy.edge.wire adapts"),
-        ("proxy.edge.server", "import aiohttp.base_protocol", "only proxy.edge.wire adapts"),
-        ("proxy.ops.admin", "from aiohttp.http_exceptions import HttpProcessingError", "only proxy.edge.wire adapts"),
+        ("sidegate.decision.policy", "import asyncio", "decision is pure"),
+        ("sidegate.decision.policy", "import aiohttp.web", "decision is pure"),
+        ("sidegate.decision.policy", "from redis.asyncio import Redis", "decision is pure"),
+        ("sidegate.decision.policy", "import logging", "decision is pure"),
+        ("sidegate.decision.policy", "def late() -> None:\n    from time import monotonic", "decision is pure"),
+        ("sidegate.decision.policy", "from pathlib import Path", "decision is pure"),
+        ("sidegate.decision.policy", "text = open('limits').read()", "opens a file"),
+        ("sidegate.decision.policy", "from sidegate.config import Settings", "decision is not above config"),
+        ("sidegate.decision.policy", "from sidegate import config", "decision is not above config"),
+        ("sidegate.config", "from sidegate.store.limiter import Limiter", "config is not above store"),
+        ("sidegate.store.limiter", "from sidegate.telemetry.metrics import Metrics", "store is not above telemetry"),
+        ("sidegate.store.limiter", "from sidegate.edge import wire", "store is not above edge"),
+        ("sidegate.store.limiter", "from ..edge.wire import Body", "store is not above edge"),
+        ("sidegate.store.limiter", "from .. import telemetry", "store is not above telemetry"),
+        ("sidegate.edge.server", "import sidegate.store.limiter", "edge is not above store"),
+        ("sidegate.edge.server", "from sidegate.telemetry import logs", "edge is not above telemetry"),
+        ("sidegate.telemetry.metrics", "from sidegate.store import limiter", "telemetry is not above store"),
+        ("sidegate.telemetry.metrics", "from sidegate.edge import server", "telemetry is not above edge"),
+        ("sidegate.telemetry.metrics", "from sidegate.app import App", "telemetry is not above app"),
+        ("sidegate.app", "from sidegate.cli import main", "app is not above cli"),
+        ("sidegate", "from sidegate.cli import main", "the package itself is not above cli"),
+        ("sidegate.edge.server", "from aiohttp.http import HttpRequestParser", "only sidegate.edge.wire adapts"),
+        ("sidegate.edge.server", "from aiohttp import streams", "only sidegate.edge.wire adapts"),
+        ("sidegate.edge.server", "import aiohttp.base_protocol", "only sidegate.edge.wire adapts"),
+        (
+            "sidegate.admin.listener",
+            "from aiohttp.http_exceptions import HttpProcessingError",
+            "only sidegate.edge.wire adapts",
+        ),
     ],
 )
 def test_an_import_against_the_direction_is_found(module: str, source: str, complaint: str) -> None:
@@ -138,16 +141,16 @@ def test_an_import_against_the_direction_is_found(module: str, source: str, comp
 @pytest.mark.parametrize(
     ("module", "source"),
     [
-        ("proxy.decision.policy", "import re\nfrom proxy.decision.bucket import Limit\nfrom . import request"),
-        ("proxy.config", "from pathlib import Path\nfrom proxy.decision.policy import Policy"),
+        ("sidegate.decision.policy", "import re\nfrom sidegate.decision.bucket import Limit\nfrom . import request"),
+        ("sidegate.config", "from pathlib import Path\nfrom sidegate.decision.policy import Policy"),
         (
-            "proxy.store.limiter",
-            "import asyncio\nimport logging\nfrom proxy.decision import bucket\nfrom .batch import Batch",
+            "sidegate.store.limiter",
+            "import asyncio\nimport logging\nfrom sidegate.decision import bucket\nfrom .batch import Batch",
         ),
-        ("proxy.edge.wire", "from aiohttp.http import HttpRequestParser\nfrom aiohttp import streams"),
-        ("proxy.ops.admin", "from aiohttp import web\nfrom aiohttp.http_websocket import WSMessage"),
-        ("proxy.app", "from proxy.store.limiter import Limiter\nfrom proxy.edge import server"),
-        ("proxy.cli", "import proxy\nfrom proxy import app, config"),
+        ("sidegate.edge.wire", "from aiohttp.http import HttpRequestParser\nfrom aiohttp import streams"),
+        ("sidegate.admin.listener", "from aiohttp import web\nfrom aiohttp.http_websocket import WSMessage"),
+        ("sidegate.app", "from sidegate.store.limiter import Limiter\nfrom sidegate.edge import server"),
+        ("sidegate.cli", "import sidegate\nfrom sidegate import app, config"),
     ],
 )
 def test_an_import_with_the_direction_is_left_alone(module: str, source: str) -> None:

@@ -8,9 +8,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-
-from proxy.config import Settings, digest, load
-from proxy.reload import Reloader, restart_needed
+from sidegate.config import Settings, digest, load
+from sidegate.reload import Reloader, restart_needed
 
 ONE = "policies: [{name: a, key: client_ip, limit: 1/s}]\n"
 TWO = "policies: [{name: b, key: client_ip, limit: 2/s}]\n"

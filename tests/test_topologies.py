@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 import yaml
+from sidegate.store.cluster.slots import slot_of
 
-from proxy.store.slots import slot_of
+from tests.admin import admin_client as admin
 from tests.chaos.traffic import Answered, Traffic, Wanted
-from tests.ops import admin_client as admin
 from tests.raw_client import get
 from tests.recorder import Act, Recorder, eventually
 from tests.servers import StoreServer, documented_rights, free_port

@@ -1,4 +1,6 @@
-"""What the demonstration application answers.
+"""The demonstration application. It stands behind a sidecar and knows nothing of rate limits.
+
+`python upstream_app/app.py` listens on HOST (127.0.0.1) and PORT (9000) as NAME (app), until SIGTERM. It answers:
 
 GET  /api/data                        a small JSON document
 GET  /api/slow?seconds=1              the same, later (at most 30 s)
@@ -11,10 +13,15 @@ GET  /healthz                         200
 import asyncio
 import hashlib
 import json
+import os
 import secrets
+import sys
+from functools import partial
 
 from aiohttp import web
 
+# Requests in flight may end within this time after SIGTERM.
+DRAIN_S = 10.0
 SLOW_MAX_S = 30.0
 STREAM_MAX_BYTES = 2 * 2**30
 # An echo holds the body in memory; a longer one is answered 413. An upload is never held.
@@ -102,3 +109,25 @@ def _number(request: web.Request, name: str, *, default: float, most: float) -> 
     if 0 <= value <= most:
         return value
     raise web.HTTPBadRequest(text=f"{name}: expected a number from 0 to {most:.0f}, found {text!r}\n")
+
+
+def main() -> int:
+    """Serve until SIGTERM or SIGINT. Returns 0, or 2 where PORT is no port."""
+    port = os.environ.get("PORT", "9000")
+    if not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
+        sys.stderr.write(f"upstream_app: PORT: expected 1 to 65535, found {port!r}\n")
+        return 2
+    web.run_app(
+        make_app(os.environ.get("NAME", "app")),
+        host=os.environ.get("HOST", "127.0.0.1"),
+        port=int(port),
+        access_log=None,
+        shutdown_timeout=DRAIN_S,
+        handler_cancellation=True,  # a client that leaves a slow answer frees it
+        print=partial(print, flush=True),
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -7,7 +7,8 @@ import shutil
 import subprocess
 from pathlib import Path
 
-import proxy
+import sidegate
+
 from benchmarks.bench.candidates import ENVOY, NGINX, PLAIN, SIDEGATE, TRAEFIK
 from benchmarks.bench.laboratory import ROOT
 
@@ -30,7 +31,7 @@ def describe() -> str:
 def version(candidate: str) -> str:
     """The version of a candidate, or nothing where it does not tell."""
     if candidate == SIDEGATE:
-        return proxy.__version__
+        return sidegate.__version__
     if candidate == PLAIN:
         return "aiohttp, redis-py and uvloop as locked"
     command = _VERSIONS[candidate]

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from deploy.settings import NUMBERS, Settings
+from deploy.settings import NUMBERS, ROOT, Settings
 
 # Which buckets go first when memory ends: a bucket's time to live is never shorter than its time to full, so the one
 # nearest its expiry is the one nearest full, and losing it gives away least. `noeviction` would let anyone who sends
@@ -66,7 +66,7 @@ def _app(settings: Settings, number: int) -> Service:
     return Service(
         name=f"app{number}",
         group="apps",
-        command=(sys.executable, "-m", "upstream_app"),
+        command=(sys.executable, str(ROOT / "upstream_app" / "app.py")),
         port=f"APP{number}_PORT",
         url=f"http://127.0.0.1:{port}",
         environment={"PORT": str(port), "HOST": "127.0.0.1", "NAME": f"app{number}"},
@@ -77,7 +77,7 @@ def _sidecar(settings: Settings, number: int) -> Service:
     return Service(
         name=f"proxy{number}",
         group="sidecars",
-        command=(sys.executable, "-m", "proxy", "run"),
+        command=(sys.executable, "-m", "sidegate", "run"),
         port=f"PROXY{number}_PORT",
         url=settings.proxy_url(number),
         host="0.0.0.0",  # what config.yaml says; a port held on loopback alone is in the way as well

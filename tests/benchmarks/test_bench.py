@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Self
 
 import pytest
+from sidegate.config import Settings
 
 from benchmarks.bench import __main__ as command
 from benchmarks.bench import figures, goals, growth, report, store_results, volley, wrk
@@ -23,7 +24,6 @@ from benchmarks.bench.measure import (
     check_volley,
 )
 from benchmarks.static_upstream import ANSWER, Static
-from proxy.config import Settings
 from tests.recorder import Recorder
 
 CASE = Case(ALLOWED, 32)

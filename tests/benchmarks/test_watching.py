@@ -3,10 +3,10 @@
 import shutil
 
 import pytest
+from sidegate.config import Settings
 
 from benchmarks.bench import extras, watching
 from benchmarks.bench.watching import Pair
-from proxy.config import Settings
 
 NEEDS_WRK = pytest.mark.skipif(shutil.which("wrk") is None, reason="wrk is not installed: apt-get install wrk")
 

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from unittest import mock
 
-from proxy.cli import main
+from sidegate.cli import main
 
 ROOT = Path(__file__).parents[2]
 SAMPLE_LOG = ROOT / "docs/examples/access.log.gz"
-COMMAND = (sys.executable, "-m", "proxy")
+COMMAND = (sys.executable, "-m", "sidegate")
 # What would decide about colours, and whatever configuration the caller's environment speaks of.
 _DECIDING = ("NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "COLUMNS", "LINES", "CONFIG", "REDIS_URL", "REDIS_PASSWORD")
 

@@ -4,11 +4,10 @@ import json
 from pathlib import Path
 
 import pytest
-
-from proxy.cli import main
-from proxy.commands.excerpt import excerpt
-from proxy.config import Fault
-from proxy.config.schema import json_schema
+from sidegate.cli import main
+from sidegate.commands.excerpt import excerpt
+from sidegate.config import Fault
+from sidegate.config.schema import json_schema
 
 RIGHT = "policies: [{name: a, key: client_ip, limit: 1/s}]\n"
 WARNED = "policies: [{name: a, key: client_ip, limit: 1/s, initial: 9}]\n"

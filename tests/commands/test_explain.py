@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from multidict import CIMultiDict
+from sidegate.config import compile_policies
+from sidegate.config.load import parse
+from sidegate.decision.bucket import Limit, Rate
+from sidegate.decision.explanation import MatchResult, explain, limit_text
+from sidegate.decision.request import BadRequest, RequestFacts
 
-from proxy.config import compile_policies
-from proxy.config.load import parse
-from proxy.decision.bucket import Limit, Rate
-from proxy.decision.explanation import Part, explain, limit_text
-from proxy.decision.request import BadRequest, RequestFacts
 from tests.commands.command_line import ROOT, on_a_terminal, sidegate
 from tests.commands.conftest import WriteConfig
 from tests.servers import StoreServer, free_port
@@ -230,10 +230,12 @@ def test_an_explanation_never_contradicts_the_decision(
     assert list(explanation.applied) == applied
     told = {item.policy.name: item for item in explanation.considered}
     assert set(told) == {policy.name for policy in PROPERTY_POLICIES.policies}
-    charges = {name: item.charge for name, item in told.items() if item.part in {Part.APPLIES, Part.BLOCKED}}
+    charges = {
+        name: item.charge for name, item in told.items() if item.part in {MatchResult.APPLIES, MatchResult.BLOCKED}
+    }
     assert charges == {entry.policy.name: entry.charge for entry in applied}
-    exempts = any(item.part is Part.EXEMPTS for item in told.values())
-    set_aside = any(item.part is Part.SET_ASIDE for item in told.values())
+    exempts = any(item.part is MatchResult.EXEMPTS for item in told.values())
+    set_aside = any(item.part is MatchResult.SET_ASIDE for item in told.values())
     assert not (exempts and applied)
     assert exempts or not set_aside
 

@@ -2,9 +2,8 @@
 
 import pytest
 from multidict import CIMultiDict
-
-from proxy.config import compile_policies, parse
-from proxy.decision.request import RequestFacts
+from sidegate.config import compile_policies, parse
+from sidegate.decision.request import RequestFacts
 
 
 @pytest.mark.parametrize(

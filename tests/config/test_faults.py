@@ -3,8 +3,7 @@
 from pathlib import Path
 
 import pytest
-
-from proxy.config import ConfigError, Settings, compile_policies, load, parse
+from sidegate.config import ConfigError, Settings, compile_policies, load, parse
 
 ENTIRE = """\
 polices: 3

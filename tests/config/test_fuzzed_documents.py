@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sidegate.config import ConfigError, Settings, compile_policies, parse
 
-from proxy.config import ConfigError, Settings, compile_policies, parse
 from tests.sidecar import ROOT
 
 MIB = 1024 * 1024

@@ -6,8 +6,7 @@ import time
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from proxy.config.globs import checked_host, checked_path, checked_value, path_regex, text_regex
+from sidegate.config.globs import checked_host, checked_path, checked_value, path_regex, text_regex
 
 
 def takes(pattern: str, path: str, flags: int = 0) -> bool:

@@ -9,9 +9,9 @@ import pytest
 import yaml
 from jsonschema import Draft202012Validator
 from referencing.jsonschema import EMPTY_REGISTRY
+from sidegate.config import ConfigError, parse
+from sidegate.config.schema import json_schema
 
-from proxy.config import ConfigError, parse
-from proxy.config.schema import json_schema
 from tests.sidecar import ROOT
 
 PUBLISHED = ROOT / "docs" / "config.schema.json"

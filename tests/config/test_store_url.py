@@ -1,8 +1,7 @@
 """The store's URL, in every spelling."""
 
 import pytest
-
-from proxy.config.store_url import Address, Kind, parse, split_credentials
+from sidegate.config.store_url import Address, Kind, parse, split_credentials
 
 
 @pytest.mark.parametrize(

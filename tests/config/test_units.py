@@ -5,8 +5,7 @@ from collections.abc import Callable
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
-from proxy.config.units import Quota, duration_text, duration_us, quota, size_bytes, size_text
+from sidegate.config.units import Quota, duration_text, duration_us, quota, size_bytes, size_text
 
 NOT_A_DURATION = "is not a duration; expected e.g. 250ms, 1s, 5m, 1h, 1d"
 NOT_A_RATE = "is not a rate; expected e.g. 10/minute, 100/s, 1/2.5s"

@@ -3,11 +3,10 @@
 from ipaddress import ip_network
 
 from multidict import CIMultiDict
-
-from proxy.decision.bucket import Limit, Rate
-from proxy.decision.identity import ClientAddress, Key, KeySource, SourceKind
-from proxy.decision.policy import Policy, PolicySet
-from proxy.decision.request import RequestFacts
+from sidegate.decision.bucket import Limit, Rate
+from sidegate.decision.identity import ClientAddress, Key, KeySource, SourceKind
+from sidegate.decision.policy import Policy, PolicySet
+from sidegate.decision.request import RequestFacts
 
 MINUTELY = Limit(Rate(1, 6_000_000), 15, 10, 3_600_000)
 # Its peers may speak for others, as in the demonstration.

@@ -7,8 +7,7 @@ from typing import NamedTuple
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
-from proxy.decision.bucket import (
+from sidegate.decision.bucket import (
     EXACT,
     MAX_BURST,
     MAX_PERIOD_US,

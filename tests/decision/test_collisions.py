@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from multidict import CIMultiDict
+from sidegate.decision.identity import ANONYMOUS
+from sidegate.decision.policy import Policy, PolicySet
+from sidegate.decision.request import RequestFacts
 
-from proxy.decision.identity import ANONYMOUS
-from proxy.decision.policy import Policy, PolicySet
-from proxy.decision.request import RequestFacts
 from tests.decision.asked import LOOPBACK, MINUTELY, key
 
 SOURCES = ["header:X-User-ID", "header:X-Tenant", "query:user", "header:X-API-Key", "cookie:sid", "host", "client_ip"]

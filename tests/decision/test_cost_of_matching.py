@@ -10,9 +10,9 @@ from types import FrameType
 from typing import Any
 
 import pytest
+from sidegate.config import compile_policies, parse
+from sidegate.decision.policy import PolicySet
 
-from proxy.config import compile_policies, parse
-from proxy.decision.policy import PolicySet
 from tests.decision.asked import facts
 
 ONE = "{name: p0, key: 'header:X-User-ID', limit: 10/minute, match: {path: /api/**}, overrides: [%s]}"

@@ -5,10 +5,10 @@ from ipaddress import ip_address, ip_network
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sidegate.decision.identity import ANONYMOUS, LONGEST_VALUE_BYTES, ClientAddress, _address, encode, hashed
+from sidegate.decision.policy import PolicySet
+from sidegate.decision.request import BadRequest
 
-from proxy.decision.identity import ANONYMOUS, LONGEST_VALUE_BYTES, ClientAddress, _address, encode, hashed
-from proxy.decision.policy import PolicySet
-from proxy.decision.request import BadRequest
 from tests.decision.asked import LOOPBACK, bucket_of, facts, source
 
 USER = "header:X-User-ID"

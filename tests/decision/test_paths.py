@@ -5,9 +5,9 @@ import re
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from sidegate.decision.policy import Match, Policy, PolicySet
+from sidegate.decision.request import CACHED_TARGET_CHARS, BadRequest, path_part, paths_of, query_part
 
-from proxy.decision.policy import Match, Policy, PolicySet
-from proxy.decision.request import CACHED_TARGET_CHARS, BadRequest, path_part, paths_of, query_part
 from tests.decision.asked import LOOPBACK, MINUTELY, facts, key
 
 # -- every spelling that reaches a handler of /api/expensive is read as that path ------------------------------------

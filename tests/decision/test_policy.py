@@ -4,10 +4,10 @@ import re
 from ipaddress import ip_network
 
 import pytest
+from sidegate.decision.bucket import Limit, Rate
+from sidegate.decision.policy import FieldMatch, Match, Override, Policy, PolicySet
+from sidegate.decision.request import BadRequest, RequestFacts
 
-from proxy.decision.bucket import Limit, Rate
-from proxy.decision.policy import FieldMatch, Match, Override, Policy, PolicySet
-from proxy.decision.request import BadRequest, RequestFacts
 from tests.decision.asked import LOOPBACK, MINUTELY, bucket_of, facts, key
 
 USER = key("header:X-User-ID | client_ip")

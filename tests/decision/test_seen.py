@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 
 import pytest
+from sidegate.decision.policy import MOST_SEEN, Match, Policy, PolicyMatch, PolicySet
+from sidegate.decision.request import BadRequest
 
-from proxy.decision.policy import MOST_SEEN, Applied, Match, Policy, PolicySet
-from proxy.decision.request import BadRequest
 from tests.decision.asked import LOOPBACK, MINUTELY, facts, key
 
 USER = key("header:X-User-ID | client_ip")
@@ -15,7 +15,7 @@ def compiled(policy: Policy) -> PolicySet:
     return PolicySet([policy], LOOPBACK, "p:")
 
 
-def keys(applied: Sequence[Applied]) -> list[str]:
+def keys(applied: Sequence[PolicyMatch]) -> list[str]:
     return [entry.charge.key for entry in applied if entry.charge]
 
 

@@ -1,13 +1,12 @@
 """One decision over all policies of a request: what is answered, told and shown."""
 
 import pytest
-
-from proxy.decision.bucket import Charge, Level, Limit, Rate
-from proxy.decision.policy import Applied, OnStoreFailure, Policy
-from proxy.decision.verdict import (
+from sidegate.decision.bucket import Charge, Level, Limit, Rate
+from sidegate.decision.policy import OnStoreFailure, Policy, PolicyMatch
+from sidegate.decision.verdict import (
     UNLIMITED,
     Answer,
-    DecidedBy,
+    DecisionSource,
     Outcome,
     Verdict,
     decided_locally,
@@ -32,12 +31,12 @@ def applied(
     blocked: bool = False,
     shadow: bool = False,
     on_store_failure: OnStoreFailure = DENY,
-) -> Applied:
+) -> PolicyMatch:
     policy = Policy(name, limit=limit, shadow=shadow, on_store_failure=on_store_failure)
-    return Applied(policy, None if blocked else Charge(name, limit, cost, shadow))
+    return PolicyMatch(policy, None if blocked else Charge(name, limit, cost, shadow))
 
 
-def refused(*entries: tuple[Applied, Level | None], by: DecidedBy = DecidedBy.STORE) -> Verdict:
+def refused(*entries: tuple[PolicyMatch, Level | None], by: DecisionSource = DecisionSource.STORE) -> Verdict:
     return Verdict(Answer.REFUSE, by, [entry for entry, _ in entries], [level for _, level in entries])
 
 
@@ -47,26 +46,28 @@ def refused(*entries: tuple[Applied, Level | None], by: DecidedBy = DecidedBy.ST
 @pytest.mark.parametrize(
     ("by", "entry", "level", "outcome"),
     [
-        (DecidedBy.STORE, applied(), HAS, Outcome.ALLOWED),
-        (DecidedBy.STORE, applied(), LACKS, Outcome.REFUSED),
-        (DecidedBy.STORE, applied(shadow=True), HAS, Outcome.ALLOWED),
-        (DecidedBy.STORE, applied(shadow=True), LACKS, Outcome.SHADOW_REFUSED),
-        (DecidedBy.DENY_CACHE, applied(), LACKS, Outcome.REFUSED),
-        (DecidedBy.DENY_CACHE, applied(), None, Outcome.ALLOWED),
-        (DecidedBy.OVERRIDE, applied(blocked=True), None, Outcome.REFUSED),
-        (DecidedBy.OVERRIDE, applied(blocked=True, shadow=True), None, Outcome.SHADOW_REFUSED),
-        (DecidedBy.STORE_FAILURE, applied(), None, Outcome.STORE_DENIED),
-        (DecidedBy.STORE_FAILURE, applied(on_store_failure=ALLOW), None, Outcome.STORE_ALLOWED),
-        (DecidedBy.STORE_FAILURE, applied(shadow=True), None, Outcome.STORE_ALLOWED),
-        (DecidedBy.LOCAL, applied(on_store_failure=LOCAL), HAS, Outcome.LOCAL_ALLOWED),
-        (DecidedBy.LOCAL, applied(on_store_failure=LOCAL), LACKS, Outcome.LOCAL_REFUSED),
-        (DecidedBy.LOCAL, applied(on_store_failure=LOCAL, shadow=True), LACKS, Outcome.SHADOW_REFUSED),
-        (DecidedBy.LOCAL, applied(on_store_failure=ALLOW), None, Outcome.STORE_ALLOWED),
-        (DecidedBy.LOCAL, applied(shadow=True), None, Outcome.STORE_ALLOWED),
-        (DecidedBy.LOCAL, applied(blocked=True, shadow=True), None, Outcome.SHADOW_REFUSED),
+        (DecisionSource.STORE, applied(), HAS, Outcome.ALLOWED),
+        (DecisionSource.STORE, applied(), LACKS, Outcome.REFUSED),
+        (DecisionSource.STORE, applied(shadow=True), HAS, Outcome.ALLOWED),
+        (DecisionSource.STORE, applied(shadow=True), LACKS, Outcome.SHADOW_REFUSED),
+        (DecisionSource.DENY_CACHE, applied(), LACKS, Outcome.REFUSED),
+        (DecisionSource.DENY_CACHE, applied(), None, Outcome.ALLOWED),
+        (DecisionSource.OVERRIDE, applied(blocked=True), None, Outcome.REFUSED),
+        (DecisionSource.OVERRIDE, applied(blocked=True, shadow=True), None, Outcome.SHADOW_REFUSED),
+        (DecisionSource.STORE_FAILURE, applied(), None, Outcome.STORE_DENIED),
+        (DecisionSource.STORE_FAILURE, applied(on_store_failure=ALLOW), None, Outcome.STORE_ALLOWED),
+        (DecisionSource.STORE_FAILURE, applied(shadow=True), None, Outcome.STORE_ALLOWED),
+        (DecisionSource.LOCAL, applied(on_store_failure=LOCAL), HAS, Outcome.LOCAL_ALLOWED),
+        (DecisionSource.LOCAL, applied(on_store_failure=LOCAL), LACKS, Outcome.LOCAL_REFUSED),
+        (DecisionSource.LOCAL, applied(on_store_failure=LOCAL, shadow=True), LACKS, Outcome.SHADOW_REFUSED),
+        (DecisionSource.LOCAL, applied(on_store_failure=ALLOW), None, Outcome.STORE_ALLOWED),
+        (DecisionSource.LOCAL, applied(shadow=True), None, Outcome.STORE_ALLOWED),
+        (DecisionSource.LOCAL, applied(blocked=True, shadow=True), None, Outcome.SHADOW_REFUSED),
     ],
 )
-def test_each_policy_has_one_outcome(by: DecidedBy, entry: Applied, level: Level | None, outcome: Outcome) -> None:
+def test_each_policy_has_one_outcome(
+    by: DecisionSource, entry: PolicyMatch, level: Level | None, outcome: Outcome
+) -> None:
     assert outcome_of(Verdict(Answer.PASS, by, [entry], [level]), entry, level) is outcome
 
 
@@ -85,7 +86,7 @@ def test_a_refusal_by_the_only_policy_names_it() -> None:
 
 
 def test_what_passes_was_refused_by_nobody() -> None:
-    passed = Verdict(Answer.PASS, DecidedBy.STORE, [applied(shadow=True), applied()], [LACKS, HAS])
+    passed = Verdict(Answer.PASS, DecisionSource.STORE, [applied(shadow=True), applied()], [LACKS, HAS])
     assert (
         tuple(passed.refusing)
         == tuple(UNLIMITED.refusing)
@@ -111,7 +112,7 @@ def test_what_passes_was_refused_by_nobody() -> None:
     ],
 )
 def test_a_refusal_lasts_until_the_slowest_live_bucket_has_its_cost(
-    entries: list[tuple[Applied, Level | None]], wait_us: int | None
+    entries: list[tuple[PolicyMatch, Level | None]], wait_us: int | None
 ) -> None:
     assert refused(*entries).retry_us == wait_us
     assert refused(*entries[::-1]).retry_us == wait_us
@@ -131,9 +132,9 @@ def test_a_refusal_lasts_until_the_slowest_live_bucket_has_its_cost(
         ([applied(shadow=True), applied()], Answer.UNAVAILABLE),
     ],
 )
-def test_the_strictest_live_policy_says_what_an_outage_means(entries: list[Applied], answer: Answer) -> None:
+def test_the_strictest_live_policy_says_what_an_outage_means(entries: list[PolicyMatch], answer: Answer) -> None:
     verdict = store_failed(entries, "timeout")
-    assert (verdict.answer, verdict.decided_by, verdict.reason) == (answer, DecidedBy.STORE_FAILURE, "timeout")
+    assert (verdict.answer, verdict.decided_by, verdict.reason) == (answer, DecisionSource.STORE_FAILURE, "timeout")
     assert list(verdict.levels) == [None] * len(entries)
     assert list(verdict.applied) == entries
 
@@ -149,16 +150,16 @@ def test_the_strictest_live_policy_says_what_an_outage_means(entries: list[Appli
         ([applied()], False),
     ],
 )
-def test_this_proxys_share_decides_unless_a_policy_denies(entries: list[Applied], locally: bool) -> None:
+def test_this_proxys_share_decides_unless_a_policy_denies(entries: list[PolicyMatch], locally: bool) -> None:
     assert decided_locally(entries) is decided_locally(entries[::-1]) is locally
 
 
 def test_a_refusal_by_this_proxys_share_names_its_policy() -> None:
     opening, shared = applied("open", on_store_failure=ALLOW), applied("shared", on_store_failure=LOCAL)
-    assert refused((opening, None), (shared, LACKS), by=DecidedBy.LOCAL).refusing == ("shared",)
+    assert refused((opening, None), (shared, LACKS), by=DecisionSource.LOCAL).refusing == ("shared",)
 
 
 def test_what_no_policy_concerns_passes() -> None:
     assert UNLIMITED.answer is Answer.PASS
-    assert UNLIMITED.decided_by is DecidedBy.NO_POLICY
+    assert UNLIMITED.decided_by is DecisionSource.NO_POLICY
     assert not UNLIMITED.applied

@@ -6,8 +6,7 @@ from typing import Any
 import kubernetes_validate
 import pytest
 import yaml
-
-from proxy.config import load
+from sidegate.config import load
 
 MANIFEST = Path(__file__).resolve().parents[2] / "deploy" / "kubernetes.yaml"
 OBJECTS: list[dict[str, Any]] = list(yaml.safe_load_all(MANIFEST.read_text("utf-8")))

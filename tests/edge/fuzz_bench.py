@@ -10,20 +10,21 @@ import socket
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
-from proxy.config import Settings, compile_policies
-from proxy.decision.record import Record
-from proxy.decision.verdict import Answer, DecidedBy, Verdict
-from proxy.edge.client import ClientConnection
-from proxy.edge.gateway import Gateway
-from proxy.edge.headers import Forwarding, RateLimitFields
-from proxy.edge.pool import Pool
-from proxy.edge.replies import RefusalReplies
-from proxy.edge.server import Server
-from proxy.edge.upstream import UpstreamConnection
+from sidegate.config import Settings, compile_policies
+from sidegate.decision.record import Record
+from sidegate.decision.verdict import Answer, DecisionSource, Verdict
+from sidegate.edge.client import ClientConnection
+from sidegate.edge.gateway import Gateway
+from sidegate.edge.headers import Forwarding, RateLimitFields
+from sidegate.edge.pool import Pool
+from sidegate.edge.replies import RefusalReplies
+from sidegate.edge.server import Server
+from sidegate.edge.upstream import UpstreamConnection
+
 from tests.recorder import OK
 
 SETTINGS = Settings.model_validate({"listen": {"max_header_bytes": "4KiB"}, "policies": []})
-PASSES = Verdict(Answer.PASS, DecidedBy.NO_POLICY)
+PASSES = Verdict(Answer.PASS, DecisionSource.NO_POLICY)
 # Turns of the event loop in which everything that can happen without time passing has happened.
 TURNS = 12
 

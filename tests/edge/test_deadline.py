@@ -5,8 +5,7 @@ from collections.abc import Callable
 from typing import Any, cast
 
 import pytest
-
-from proxy.edge.deadline import Deadline
+from sidegate.edge.deadline import Deadline
 
 
 class Timer:

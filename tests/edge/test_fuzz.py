@@ -13,11 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from multidict import CIMultiDict, CIMultiDictProxy
+from sidegate.config import Settings, compile_policies
+from sidegate.decision.request import BadRequest, RequestFacts
+from sidegate.edge.headers import Forwarding, response_head
+from sidegate.edge.tunnel import Frames
 
-from proxy.config import Settings, compile_policies
-from proxy.decision.request import BadRequest, RequestFacts
-from proxy.edge.headers import Forwarding, response_head
-from proxy.edge.tunnel import Frames
 from tests.edge.fuzz_bench import Edge, statuses_in, whole_request
 from tests.edge.mutations import CHANGES, hostile
 from tests.recorder import OK

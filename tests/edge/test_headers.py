@@ -4,11 +4,10 @@ import re
 from collections.abc import Sequence
 
 import pytest
-
-from proxy.decision.bucket import Charge, Level, Limit, Rate
-from proxy.decision.policy import Applied, Policy
-from proxy.decision.verdict import Answer, DecidedBy, Verdict, store_failed
-from proxy.edge.headers import (
+from sidegate.decision.bucket import Charge, Level, Limit, Rate
+from sidegate.decision.policy import Policy, PolicyMatch
+from sidegate.decision.verdict import Answer, DecisionSource, Verdict, store_failed
+from sidegate.edge.headers import (
     Forwarding,
     RateLimitFields,
     named_in,
@@ -18,6 +17,7 @@ from proxy.edge.headers import (
     status_line,
     valid_host,
 )
+
 from tests.structured_fields import items_of
 
 Pairs = Sequence[tuple[bytes, bytes]]
@@ -243,13 +243,13 @@ def verdict(
 ) -> Verdict:
     """A verdict from (policy name, limit, cost, level) each."""
     applied = [
-        Applied(
+        PolicyMatch(
             Policy(name, limit=limit, shadow=name in shadow),
             Charge(f"example:{name}:alice", limit, cost, name in shadow),
         )
         for name, limit, cost, _ in entries
     ]
-    return Verdict(answer, DecidedBy.STORE, applied, [level for _, _, _, level in entries])
+    return Verdict(answer, DecisionSource.STORE, applied, [level for _, _, _, level in entries])
 
 
 def fields_of(lines: bytes) -> dict[str, str]:
@@ -332,7 +332,7 @@ def test_each_kind_of_field_can_be_left_out() -> None:
 
 
 def test_no_policy_means_no_fields() -> None:
-    assert BOTH.of(Verdict(Answer.PASS, DecidedBy.NO_POLICY)) == b""
+    assert BOTH.of(Verdict(Answer.PASS, DecisionSource.NO_POLICY)) == b""
 
 
 LEVELS = [

@@ -8,13 +8,13 @@ from unittest.mock import patch
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sidegate.config import Settings, compile_policies
+from sidegate.decision.policy import PolicyMatch
+from sidegate.decision.verdict import Verdict
+from sidegate.edge import client, upstream
+from sidegate.edge.client import LONGEST_KNOWN_HEAD_BYTES
+from sidegate.edge.headers import Forwarding
 
-from proxy.config import Settings, compile_policies
-from proxy.decision.policy import Applied
-from proxy.decision.verdict import Verdict
-from proxy.edge import client, upstream
-from proxy.edge.client import LONGEST_KNOWN_HEAD_BYTES
-from proxy.edge.headers import Forwarding
 from tests.edge.fuzz_bench import PASSES, Edge, statuses_in
 
 GET = b"GET /a HTTP/1.1\r\nHost: a\r\nX-User-ID: u\r\n\r\n"
@@ -127,9 +127,9 @@ async def test_a_known_head_that_ends_another_one_is_parsed_with_it() -> None:
 async def test_a_known_head_obeys_the_configuration_that_is_in_force_now() -> None:
     edge = Edge()
     gateway = edge._server.gateway
-    asked: list[Sequence[Applied]] = []
+    asked: list[Sequence[PolicyMatch]] = []
 
-    def decide(applied: Sequence[Applied], told: Callable[[Verdict], None]) -> None:
+    def decide(applied: Sequence[PolicyMatch], told: Callable[[Verdict], None]) -> None:
         asked.append(applied)
         told(PASSES)
 

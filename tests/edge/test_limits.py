@@ -11,11 +11,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from sidegate.config import ListenSettings, UpstreamSettings
+from sidegate.decision.request import RequestFacts
+from sidegate.edge.body_rate import BodyPatience
+from sidegate.edge.server import Server
 
-from proxy.config import ListenSettings, UpstreamSettings
-from proxy.decision.request import RequestFacts
-from proxy.edge.patience import BodyPatience
-from proxy.edge.server import Server
 from tests.raw_client import Broken, RawClient, Reply, get, request
 from tests.recorder import OK, Act, ReadBody, Recorder, Step, Zeros, eventually
 from tests.servers import StoreServer, free_port

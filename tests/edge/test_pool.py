@@ -8,10 +8,9 @@ from collections.abc import AsyncIterator, Coroutine
 from typing import Any
 
 import pytest
-
-from proxy.config import UpstreamSettings
-from proxy.edge.pool import Pool
-from proxy.edge.upstream import (
+from sidegate.config import UpstreamSettings
+from sidegate.edge.pool import Pool
+from sidegate.edge.upstream import (
     AnswerHead,
     Busy,
     ConnectFailed,
@@ -20,7 +19,8 @@ from proxy.edge.upstream import (
     UpstreamConnection,
     UpstreamError,
 )
-from proxy.edge.wire import Body, ResponseMessage
+from sidegate.edge.wire import Body, ResponseMessage
+
 from tests.recorder import OK
 from tests.servers import free_port
 

@@ -4,12 +4,11 @@ import json
 from typing import Any
 
 import pytest
-
-from proxy.decision.bucket import Charge, Level, Limit, Rate
-from proxy.decision.policy import Applied, Policy
-from proxy.decision.verdict import Answer, DecidedBy, Verdict
-from proxy.edge.headers import RateLimitFields
-from proxy.edge.replies import KEEPS_CONNECTION, MOST_MADE, Fault, RefusalReplies, fault_reply, page, retry_after_s
+from sidegate.decision.bucket import Charge, Level, Limit, Rate
+from sidegate.decision.policy import Policy, PolicyMatch
+from sidegate.decision.verdict import Answer, DecisionSource, Verdict
+from sidegate.edge.headers import RateLimitFields
+from sidegate.edge.replies import KEEPS_CONNECTION, MOST_MADE, Fault, RefusalReplies, fault_reply, page, retry_after_s
 
 LIMIT = Limit(Rate(1, 6_000_000), 15, 10, 3_600_000)
 IDENTITY = "alice-the-secret"
@@ -26,13 +25,13 @@ def parsed(reply: bytes) -> tuple[str, dict[str, str], bytes]:
 
 def refused(*levels: Level | None, cost: int = 1, blocked: bool = False, shadow: tuple[int, ...] = ()) -> Verdict:
     applied = [
-        Applied(
+        PolicyMatch(
             Policy(f"policy-{n}", limit=LIMIT, shadow=n in shadow),
             None if blocked else Charge(f"example:policy-{n}:{IDENTITY}", LIMIT, cost, n in shadow),
         )
         for n in range(len(levels))
     ]
-    return Verdict(Answer.REFUSE, DecidedBy.STORE, applied, levels)
+    return Verdict(Answer.REFUSE, DecisionSource.STORE, applied, levels)
 
 
 # Refusals
@@ -81,8 +80,8 @@ def test_the_refusals_kept_are_bounded() -> None:
     replies = RefusalReplies(RateLimitFields(standard=True, legacy=False))
     policy = Policy("p", limit=LIMIT)
     for number in range(2 * MOST_MADE + 10):
-        applied = [Applied(policy, Charge(f"example:p:{number}", LIMIT, 1))]
-        verdict = Verdict(Answer.REFUSE, DecidedBy.STORE, applied, [Level(0, 0, False)])
+        applied = [PolicyMatch(policy, Charge(f"example:p:{number}", LIMIT, 1))]
+        verdict = Verdict(Answer.REFUSE, DecisionSource.STORE, applied, [Level(0, 0, False)])
         assert b" 429 " in replies.of(verdict, head_only=False, connection=b"")
         assert len(replies._made) <= MOST_MADE
 

@@ -6,8 +6,8 @@ import struct
 from collections.abc import Iterator
 
 import pytest
+from sidegate.edge.tunnel import Frames
 
-from proxy.edge.tunnel import Frames
 from tests.raw_client import Broken, RawClient, Reply, get, request
 from tests.recorder import Act, Recorder, Step, eventually
 from tests.servers import StoreServer

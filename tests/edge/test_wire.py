@@ -11,9 +11,8 @@ import sys
 from pathlib import Path
 
 import pytest
-
-from proxy.config.advice import METHODS
-from proxy.edge.wire import (
+from sidegate.config.lint import METHODS
+from sidegate.edge.wire import (
     BODY_BUFFER_BYTES,
     BROKEN_BODY,
     EMPTY_BODY,
@@ -109,7 +108,7 @@ def test_the_compiled_parser_is_in_use() -> None:
 
 @pytest.mark.slow
 def test_the_fallback_parser_is_refused() -> None:
-    code = "from proxy.edge.wire import ensure_compiled; ensure_compiled()"
+    code = "from sidegate.edge.wire import ensure_compiled; ensure_compiled()"
     run = subprocess.run(
         [sys.executable, "-c", code],
         env={**os.environ, "AIOHTTP_NO_EXTENSIONS": "1"},

@@ -5,14 +5,15 @@ import contextlib
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
-from proxy.config import StoreSettings
-from proxy.decision.bucket import Charge, Limit, Rate
-from proxy.decision.policy import Applied, OnStoreFailure, Policy
-from proxy.decision.verdict import Verdict
-from proxy.store.deny_cache import DenyCache
-from proxy.store.limiter import Limiter
-from proxy.store.seam import StoreUnavailable
-from proxy.store.topology import open_store
+from sidegate.config import StoreSettings
+from sidegate.decision.bucket import Charge, Limit, Rate
+from sidegate.decision.policy import OnStoreFailure, Policy, PolicyMatch
+from sidegate.decision.verdict import Verdict
+from sidegate.store.deny_cache import DenyCache
+from sidegate.store.factory import open_store
+from sidegate.store.limiter import Limiter
+from sidegate.store.protocol import StoreUnavailable
+
 from tests.servers import USER
 
 # Bounds every wait of a test; what is waited for takes milliseconds.
@@ -35,10 +36,10 @@ def asking(
     *,
     shadow: bool = False,
     on_store_failure: OnStoreFailure = OnStoreFailure.DENY,
-) -> Applied:
+) -> PolicyMatch:
     """A policy that applies, on bucket `key`; a blocked key where there is no limit."""
     policy = Policy("p", limit=limit, shadow=shadow, on_store_failure=on_store_failure)
-    return Applied(policy, None if limit is None else Charge(key, limit, cost, shadow))
+    return PolicyMatch(policy, None if limit is None else Charge(key, limit, cost, shadow))
 
 
 class Sidecar:
@@ -55,13 +56,13 @@ class Sidecar:
         self.limiter = Limiter(self.store, self.deny_cache, proxies=lambda: self.proxies)
         self._changed = asyncio.Event()
 
-    def ask(self, *applied: Applied) -> asyncio.Future[Verdict]:
+    def ask(self, *applied: PolicyMatch) -> asyncio.Future[Verdict]:
         """Decide one request; the future fails where the promise to call back once is broken."""
         future: asyncio.Future[Verdict] = asyncio.get_running_loop().create_future()
         self.limiter.decide(applied, future.set_result)
         return future
 
-    def look(self, *applied: Applied) -> asyncio.Future[Verdict]:
+    def look(self, *applied: PolicyMatch) -> asyncio.Future[Verdict]:
         future: asyncio.Future[Verdict] = asyncio.get_running_loop().create_future()
         self.limiter.look(applied, future.set_result)
         return future

@@ -3,8 +3,7 @@
 from itertools import pairwise
 
 import pytest
-
-from proxy.store.breaker import COUNTED_APART_S, FAILURES_TO_OPEN, LONGEST_PAUSE_S, Breaker, BreakerState
+from sidegate.store.breaker import COUNTED_APART_S, FAILURES_TO_OPEN, LONGEST_PAUSE_S, Breaker, BreakerState
 
 
 def opened(breaker: Breaker, now_s: float = 0.0) -> float:

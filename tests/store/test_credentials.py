@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 import trustme
+from sidegate.config import StoreSettings
+from sidegate.decision.verdict import Answer
 
-from proxy.config import StoreSettings
-from proxy.decision.verdict import Answer
 from tests.conftest import StartStore
 from tests.servers import StoreServer
 from tests.store.sidecar import PATIENCE_S, Sidecar, asking, hourly, sidecar

@@ -3,9 +3,8 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
-from proxy.decision.bucket import Bucket, Charge, Level, Limit, Rate, decide, passed
-from proxy.store.deny_cache import MEMORY_S, STEADY_S, DenyCache
+from sidegate.decision.bucket import Bucket, Charge, Level, Limit, Rate, decide, passed
+from sidegate.store.deny_cache import MEMORY_S, STEADY_S, DenyCache
 
 SECOND = 1_000_000
 TENTHS = Limit(Rate(1, 100_000), 5, 5, 1)

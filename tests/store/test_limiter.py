@@ -6,12 +6,12 @@ from collections import Counter
 from collections.abc import Callable
 
 import pytest
+from sidegate.decision.bucket import Level, Limit, Rate
+from sidegate.decision.policy import OnStoreFailure
+from sidegate.decision.verdict import UNLIMITED, Answer, DecisionSource, Verdict
+from sidegate.store.limiter import MOST_UNDECIDED
+from sidegate.store.redis.batch import LARGEST_BATCH
 
-from proxy.decision.bucket import Level, Limit, Rate
-from proxy.decision.policy import OnStoreFailure
-from proxy.decision.verdict import UNLIMITED, Answer, DecidedBy, Verdict
-from proxy.store.batch import LARGEST_BATCH
-from proxy.store.limiter import MOST_UNDECIDED
 from tests.conftest import StartStore
 from tests.servers import StoreServer, free_port
 from tests.store.fake_store import HANG_UP, SILENCE, fake_store
@@ -21,7 +21,7 @@ ONE_LEFT = b"*3\r\n:1\r\n:0\r\n:TAG\r\n"
 ALLOW, DENY = OnStoreFailure.ALLOW, OnStoreFailure.DENY
 
 
-def answers(verdicts: list[Verdict]) -> Counter[tuple[Answer, DecidedBy]]:
+def answers(verdicts: list[Verdict]) -> Counter[tuple[Answer, DecisionSource]]:
     return Counter((verdict.answer, verdict.decided_by) for verdict in verdicts)
 
 
@@ -34,10 +34,10 @@ def tokens(verdict: Verdict) -> list[int | None]:
     return [None if level is None else level.tokens for level in verdict.levels]
 
 
-PASSED = (Answer.PASS, DecidedBy.STORE)
-REFUSED = (Answer.REFUSE, DecidedBy.STORE)
-REMEMBERED = (Answer.REFUSE, DecidedBy.DENY_CACHE)
-FAILED = (Answer.UNAVAILABLE, DecidedBy.STORE_FAILURE)
+PASSED = (Answer.PASS, DecisionSource.STORE)
+REFUSED = (Answer.REFUSE, DecisionSource.STORE)
+REMEMBERED = (Answer.REFUSE, DecisionSource.DENY_CACHE)
+FAILED = (Answer.UNAVAILABLE, DecisionSource.STORE_FAILURE)
 
 
 # -- one call for all requests of a turn ------------------------------------------------------------------------------
@@ -158,7 +158,7 @@ async def test_a_shadow_refuses_nothing_and_is_told_of(store_server: StoreServer
 async def test_a_blocked_key_is_refused_without_a_question(store_server: StoreServer) -> None:
     async with sidecar(store_server.url) as proxy:
         verdict = await proxy.ask(asking("free"), asking("blocked", None))
-        assert (verdict.answer, verdict.decided_by) == (Answer.REFUSE, DecidedBy.OVERRIDE)
+        assert (verdict.answer, verdict.decided_by) == (Answer.REFUSE, DecisionSource.OVERRIDE)
         assert list(verdict.levels) == [None, None]
         assert store_server.calls("evalsha") == 0
         assert store_server.client.dbsize() == 0
@@ -177,7 +177,7 @@ async def test_a_look_says_what_is_left_and_takes_nothing(store_server: StoreSer
         await proxy.ask(asking("k", cost=4))
         for _ in range(3):
             assert tokens(await proxy.look(asking("k"))) == [6]
-        assert (await proxy.look(asking("blocked", None))).decided_by is DecidedBy.OVERRIDE
+        assert (await proxy.look(asking("blocked", None))).decided_by is DecisionSource.OVERRIDE
         assert store_server.client.keys() == [b"k"]
 
 
@@ -534,7 +534,7 @@ async def test_the_strictest_policy_says_what_an_outage_means(
     async with sidecar(f"redis://127.0.0.1:{free_port()}", connected=False) as proxy:
         applied = [asking("k", shadow=shadow, on_store_failure=failure) for failure, shadow in policies]
         verdict = await proxy.ask(*applied)
-        assert (verdict.answer, verdict.decided_by) == (answer, DecidedBy.STORE_FAILURE)
+        assert (verdict.answer, verdict.decided_by) == (answer, DecisionSource.STORE_FAILURE)
         assert list(verdict.levels) == [None] * len(policies)
 
 
@@ -628,9 +628,9 @@ async def test_three_sidecars_admit_what_the_bucket_holds_and_no_more(
 
     async def ask(proxy: Sidecar, number: int) -> bool:
         verdict = await proxy.ask(buckets[number])
-        assert verdict.decided_by in (DecidedBy.STORE, DecidedBy.DENY_CACHE), verdict.reason
+        assert verdict.decided_by in (DecisionSource.STORE, DecisionSource.DENY_CACHE), verdict.reason
         first_seen_s.setdefault(number, loop.time())
-        if verdict.decided_by is DecidedBy.DENY_CACHE:
+        if verdict.decided_by is DecisionSource.DENY_CACHE:
             await asyncio.sleep(0)
         admitted[number] += verdict.answer is Answer.PASS
         return verdict.answer is Answer.PASS

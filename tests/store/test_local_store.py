@@ -5,10 +5,9 @@ from collections.abc import Sequence
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
-from proxy.decision.bucket import Bucket, Charge, Limit, Rate, decide
-from proxy.decision.policy import Applied, OnStoreFailure, Policy
-from proxy.store.local_store import LocalStore, share_of
+from sidegate.decision.bucket import Bucket, Charge, Limit, Rate, decide
+from sidegate.decision.policy import OnStoreFailure, Policy, PolicyMatch
+from sidegate.store.local_store import LocalStore, share_of
 
 SECOND = 1_000_000
 LOCAL, ALLOW, DENY = OnStoreFailure.LOCAL, OnStoreFailure.ALLOW, OnStoreFailure.DENY
@@ -22,16 +21,16 @@ def asking(
     *,
     shadow: bool = False,
     on_store_failure: OnStoreFailure = LOCAL,
-) -> Applied:
+) -> PolicyMatch:
     policy = Policy("p", limit=limit, cost=cost, shadow=shadow, on_store_failure=on_store_failure)
-    return Applied(policy, Charge(key, limit, cost, shadow))
+    return PolicyMatch(policy, Charge(key, limit, cost, shadow))
 
 
-def passes(store: LocalStore, *applied: Applied, proxies: int = 3, now_us: int = 0) -> bool:
+def passes(store: LocalStore, *applied: PolicyMatch, proxies: int = 3, now_us: int = 0) -> bool:
     return store.decide(applied, proxies, now_us)[2]
 
 
-def admitted(stores: Sequence[LocalStore], entry: Applied, seconds: int, each_second: int) -> int:
+def admitted(stores: Sequence[LocalStore], entry: PolicyMatch, seconds: int, each_second: int) -> int:
     """How many of so many requests a second pass, spread evenly over the proxies."""
     passed = 0
     for number in range(seconds * each_second):

@@ -5,12 +5,12 @@ import logging
 from collections import Counter
 
 import pytest
+from sidegate.decision.policy import OnStoreFailure
+from sidegate.decision.verdict import Answer, DecisionSource, Outcome, Verdict, outcome_of
+from sidegate.store.breaker import FAILURES_TO_OPEN, BreakerState
+from sidegate.store.housekeeping import Watch
+from sidegate.store.replicas import ENTRY_LIFE_S, Replicas
 
-from proxy.decision.policy import OnStoreFailure
-from proxy.decision.verdict import Answer, DecidedBy, Outcome, Verdict, outcome_of
-from proxy.store.breaker import FAILURES_TO_OPEN, BreakerState
-from proxy.store.replicas import ENTRY_LIFE_S, Replicas
-from proxy.store.watch import Watch
 from tests.conftest import StartStore
 from tests.servers import StoreServer, free_port
 from tests.store.fake_store import SILENCE, FakeStore, fake_store
@@ -20,7 +20,7 @@ ONE_LEFT = b"*3\r\n:1\r\n:0\r\n:TAG\r\n"
 LOCAL, ALLOW = OnStoreFailure.LOCAL, OnStoreFailure.ALLOW
 
 
-def answers(verdicts: list[Verdict]) -> Counter[tuple[Answer, DecidedBy]]:
+def answers(verdicts: list[Verdict]) -> Counter[tuple[Answer, DecisionSource]]:
     return Counter((verdict.answer, verdict.decided_by) for verdict in verdicts)
 
 
@@ -70,7 +70,7 @@ async def test_an_error_in_every_answer_opens_the_breaker_and_an_answer_closes_i
         assert proxy.limiter.guard.reason == ERRORS[error]
         fake.says = [ONE_LEFT]
         await until_closed(proxy)
-        assert answers([await proxy.ask(asking("k"))]) == {(Answer.PASS, DecidedBy.STORE): 1}
+        assert answers([await proxy.ask(asking("k"))]) == {(Answer.PASS, DecisionSource.STORE): 1}
         # A replica is left at once, for whoever is the master by then.
         assert (fake.connections == 1) == (ERRORS[error] != "readonly")
     events = [record.getMessage() for record in caplog.records if record.getMessage().startswith("store_breaker")]
@@ -84,7 +84,7 @@ async def test_a_store_that_says_nothing_is_given_up_and_probed_one_question_at_
         begun_s = asyncio.get_running_loop().time()
         for _ in range(40):
             assert answers(await all_of([proxy.ask(asking("k")) for _ in range(20)])) == {
-                (Answer.UNAVAILABLE, DecidedBy.STORE_FAILURE): 20
+                (Answer.UNAVAILABLE, DecisionSource.STORE_FAILURE): 20
             }
             await asyncio.sleep(0.01)
         # 800 requests, and probes whose pauses grow from 25 ms to half a second at least.
@@ -104,7 +104,7 @@ async def test_a_paused_store_opens_the_breaker_and_one_that_goes_on_closes_it(o
         own_store_server.resume()
         await until_closed(proxy)
         verdict = await proxy.ask(asking("fresh"))
-        assert (verdict.answer, verdict.decided_by) == (Answer.PASS, DecidedBy.STORE)
+        assert (verdict.answer, verdict.decided_by) == (Answer.PASS, DecisionSource.STORE)
 
 
 @pytest.mark.slow
@@ -148,7 +148,7 @@ async def test_a_dead_store_leaves_each_proxy_its_share() -> None:
         proxy.proxies = 3
         limit = hourly(30)
         verdicts = [await proxy.ask(asking("k", limit, on_store_failure=LOCAL)) for _ in range(15)]
-        assert answers(verdicts) == {(Answer.PASS, DecidedBy.LOCAL): 10, (Answer.REFUSE, DecidedBy.LOCAL): 5}
+        assert answers(verdicts) == {(Answer.PASS, DecisionSource.LOCAL): 10, (Answer.REFUSE, DecisionSource.LOCAL): 5}
         (entry,) = verdicts[-1].applied
         assert entry.charge is not None
         assert entry.charge.limit.burst == 10
@@ -168,11 +168,14 @@ async def test_what_was_admitted_locally_is_charged_when_the_store_is_back(own_s
         own_store_server.client.config_set("maxmemory", "1")
         await until_open(proxy)
         verdicts = await all_of([proxy.ask(one) for _ in range(40)] + [proxy.ask(other) for _ in range(5)])
-        assert answers(verdicts) == {(Answer.PASS, DecidedBy.LOCAL): 43, (Answer.REFUSE, DecidedBy.LOCAL): 2}
+        assert answers(verdicts) == {(Answer.PASS, DecisionSource.LOCAL): 43, (Answer.REFUSE, DecisionSource.LOCAL): 2}
         own_store_server.client.config_set("maxmemory", "0")
         await until_closed(proxy)
         last = await proxy.ask(one)
-        assert (last.decided_by, [level and level.tokens for level in last.levels]) == (DecidedBy.STORE, [100 - 42])
+        assert (last.decided_by, [level and level.tokens for level in last.levels]) == (
+            DecisionSource.STORE,
+            [100 - 42],
+        )
         assert own_store_server.client.hget("other", "tokens") == b"0"
         assert not proxy.limiter.local.owes
         assert (await proxy.ask(other)).answer is Answer.REFUSE
@@ -199,7 +202,7 @@ async def test_a_debt_whose_fate_is_unknown_is_not_charged_again() -> None:
     async with fake_store(SILENCE) as fake, sidecar(fake.url, timeout_s=0.05) as proxy:
         limit = hourly(1000)
         verdicts = [await proxy.ask(asking("k", limit, on_store_failure=LOCAL))]
-        assert answers(verdicts) == {(Answer.PASS, DecidedBy.LOCAL): 1}
+        assert answers(verdicts) == {(Answer.PASS, DecisionSource.LOCAL): 1}
         assert proxy.limiter.local.owes
         await proxy.until(connected=False)
         await proxy.until(connected=True)
@@ -224,7 +227,7 @@ async def test_a_bucket_that_cannot_be_read_is_decided_by_the_share_too(store_se
     store_server.client.set("poisoned", "a string")
     async with sidecar(store_server.url) as proxy:
         verdicts = [await proxy.ask(asking("poisoned", hourly(2), on_store_failure=LOCAL)) for _ in range(3)]
-        assert answers(verdicts) == {(Answer.PASS, DecidedBy.LOCAL): 2, (Answer.REFUSE, DecidedBy.LOCAL): 1}
+        assert answers(verdicts) == {(Answer.PASS, DecisionSource.LOCAL): 2, (Answer.REFUSE, DecisionSource.LOCAL): 1}
         assert store_server.client.get("poisoned") == b"a string"
 
 

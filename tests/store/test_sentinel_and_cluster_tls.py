@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 import trustme
+from sidegate.config import StoreSettings
+from sidegate.decision.verdict import Answer
+from sidegate.store.cluster.slots import slot_of
+from sidegate.store.redis.inspect import Buckets
 
-from proxy.config import StoreSettings
-from proxy.decision.verdict import Answer
-from proxy.store.inspect import Buckets
-from proxy.store.slots import slot_of
 from tests.servers import StoreServer, free_port
 from tests.store.sidecar import all_of, asking, sidecar
 from tests.topologies import SERVICE, ClusterTrio, SentinelServer

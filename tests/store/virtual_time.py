@@ -5,10 +5,9 @@ from collections.abc import Sequence
 from typing import NamedTuple, Protocol, cast
 
 import redis
-
-from proxy.decision.bucket import Bucket, Charge, Level, Limit, Rate, decide
-from proxy.store.batch import Batch
-from proxy.store.script import SCRIPT
+from sidegate.decision.bucket import Bucket, Charge, Level, Limit, Rate, decide
+from sidegate.store.redis.batch import Batch
+from sidegate.store.redis.script import SCRIPT
 
 # The one line of the script that reads the clock, and what stands in its place here. All else is the shipped script.
 READS_TIME = "local time = redis.call('TIME')"

@@ -112,7 +112,7 @@ async def process(port: str) -> asyncio.subprocess.Process:
     pipe = asyncio.subprocess.PIPE
     environment = os.environ | {"PORT": port, "HOST": "127.0.0.1", "NAME": "app3"}
     return await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "upstream_app", cwd=ROOT, env=environment, stdout=pipe, stderr=pipe
+        sys.executable, "upstream_app/app.py", cwd=ROOT, env=environment, stdout=pipe, stderr=pipe
     )
 
 

@@ -1,20 +1,19 @@
 """A worker's place, and what of a sidecar's bounds is its own."""
 
 import pytest
-
-from proxy.config import Settings
-from proxy.workers.place import VARIABLE, Place, place_in, usable_cores, worker_count
+from sidegate.config import Settings
+from sidegate.workers.place import VARIABLE, WorkerId, place_in, usable_cores, worker_count
 
 
 def test_a_place_is_told_in_the_environment_and_read_back() -> None:
-    place = Place(2, 4, 8080, 7)
+    place = WorkerId(2, 4, 8080, 7)
     assert place_in({VARIABLE: place.variable()}) == place
     assert place_in({}) is None
 
 
 def test_the_workers_bounds_never_add_up_to_more_than_the_sidecars() -> None:
     settings = Settings.model_validate({"listen": {"max_connections": 10}, "upstream": {"max_connections": 2}})
-    own = Place(0, 3, 8081, 7).share_of(settings)
+    own = WorkerId(0, 3, 8081, 7).share_of(settings)
     assert (own.listen.port, own.listen.max_connections, own.upstream.max_connections) == (8081, 3, 1)
 
 

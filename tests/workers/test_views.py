@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.ops.admin_client import ask
+from tests.admin.admin_client import ask
 from tests.raw_client import RawClient, get
 from tests.recorder import Recorder, eventually
 from tests.servers import StoreServer, free_port

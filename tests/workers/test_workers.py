@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 import yaml
+from sidegate.workers.parent import hold_port
 
-from proxy.workers.parent import hold_port
 from tests.raw_client import RawClient, get, request
 from tests.recorder import Act, Recorder, eventually
 from tests.servers import StoreServer, free_port

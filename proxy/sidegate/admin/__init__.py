@@ -1,0 +1,1 @@
+"""The admin listener: health, metrics, configuration, buckets, explanations and the dashboard."""

@@ -1,0 +1,62 @@
+"""The caller's own limits, as JSON: what is left, and when more comes. Looking consumes nothing."""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+
+from sidegate.decision.bucket import Charge, Level
+from sidegate.decision.policy import Policy, PolicyMatch, PolicySet
+from sidegate.decision.request import RequestFacts
+from sidegate.decision.verdict import Decide, DecisionSource, Verdict
+
+
+class CallerStatus:
+    """Makes the status page. `look` asks for the levels of buckets at no cost."""
+
+    def __init__(self, policies: Callable[[], PolicySet], look: Decide) -> None:
+        self._policies = policies
+        self._look = look
+
+    async def page(self, facts: RequestFacts) -> tuple[int, Mapping[str, object]]:
+        """Status and content for the caller of this request. Raises BadRequest where its identity is ambiguous."""
+        policies = self._policies()
+        applied = policies.concerning(facts)
+        verdict = await self._levels(applied)
+        failed = verdict.decided_by is DecisionSource.STORE_FAILURE
+        content: dict[str, object] = {
+            "client": policies.identity.client_group(facts),
+            "policies": [
+                _described(policies, entry, real.charge, level)
+                for entry, real, level in zip(verdict.applied, applied, verdict.levels, strict=True)
+            ],
+        }
+        if failed:
+            content["error"] = f"the store does not answer: {verdict.reason}"
+        return (503 if failed else 200), content
+
+    async def _levels(self, applied: Sequence[PolicyMatch]) -> Verdict:
+        verdict: asyncio.Future[Verdict] = asyncio.get_running_loop().create_future()
+        self._look(applied, lambda found: None if verdict.done() else verdict.set_result(found))
+        return await verdict
+
+
+def _described(
+    policies: PolicySet, applied: PolicyMatch, charge: Charge | None, level: Level | None
+) -> Mapping[str, object]:
+    policy: Policy = applied.policy
+    if charge is None:
+        return {"name": policy.name, "blocked": True, "shadow": policy.shadow}
+    limit = charge.limit
+    described: dict[str, object] = {
+        "name": policy.name,
+        "key": policies.key_in(charge.key, policy),
+        "limit": limit.burst,
+        "burst": limit.burst,
+        "rate": {"tokens": limit.rate.tokens, "period_us": limit.rate.period_us},
+        "cost": charge.cost,
+        "shadow": policy.shadow,
+    }
+    if level is not None:
+        missing = limit.burst - level.tokens
+        described["remaining"] = level.tokens
+        described["reset_s"] = -(-limit.wait_us(missing, level.age_us) // 1_000_000)
+    return described

@@ -1,0 +1,86 @@
+"""The command `sidegate`. Exit status: 0 right, 1 found wrong, 2 misused; 130 where Ctrl-C ended it."""
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+import sidegate
+from sidegate.commands.arguments import add_explain, add_simulate
+from sidegate.commands.check import add_check, add_schema
+from sidegate.commands.fleet.admin_arguments import add_buckets, add_status, add_top
+from sidegate.config import ConfigError, Settings, load
+
+_EXPORTER = "opentelemetry.exporter.otlp.proto.http.trace_exporter"
+DEFAULT_CONFIG = "config.yaml"
+_INTERRUPTED = 128 + signal.SIGINT  # as a shell has it
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status."""
+    options = _parser().parse_args(arguments)
+    if "alone" in options:
+        alone: int = options.alone(options)
+        return alone
+    try:
+        settings = load(Path(options.config), os.environ)
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return 1
+    try:
+        status: int = options.do(settings, options)
+    except KeyboardInterrupt:
+        return _INTERRUPTED
+    return status
+
+
+def _run(settings: Settings, options: argparse.Namespace) -> int:
+    from sidegate.workers.place import place_in, worker_count
+
+    if settings.tracing.endpoint and not _can_trace():
+        print("sidegate: cannot start: tracing needs more packages: pip install 'sidegate[otel]'", file=sys.stderr)
+        return 1
+    place, path = place_in(os.environ), Path(options.config)
+    try:
+        if place is None and (count := worker_count(settings.listen.workers)) > 1:
+            from sidegate.workers.parent import supervise
+
+            return supervise(settings, path, count)
+        from sidegate.app import run
+
+        run(settings, path, place)
+    except OSError as error:
+        print(f"sidegate: cannot start: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _can_trace() -> bool:
+    try:
+        return find_spec("opentelemetry.sdk.trace") is not None and find_spec(_EXPORTER) is not None
+    except ModuleNotFoundError:
+        return False
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="sidegate", description=sidegate.__doc__, allow_abbrev=False)
+    parser.add_argument("--version", action="version", version=f"sidegate {sidegate.__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    default = os.environ.get("CONFIG") or DEFAULT_CONFIG
+    about_config = "the configuration (default: $CONFIG, else config.yaml)"
+
+    run = commands.add_parser("run", help="run the sidecar until SIGTERM, which drains it")
+    run.add_argument("--config", default=default, metavar="FILE", help=about_config)
+    run.set_defaults(do=_run)
+
+    add_check(commands, default, about_config)
+    add_schema(commands)
+    add_explain(commands)
+    add_simulate(commands)
+    add_status(commands)
+    add_top(commands)
+    add_buckets(commands)
+    return parser

@@ -1,0 +1,132 @@
+"""The command lines of explain and simulate. Light to import: what the commands need is loaded when one runs."""
+
+import argparse
+import re
+from ipaddress import ip_address
+from typing import TYPE_CHECKING, NoReturn
+
+from sidegate.commands.simulate.log_entry import Format
+
+if TYPE_CHECKING:
+    from sidegate.config import Settings
+
+    Commands = argparse._SubParsersAction[argparse.ArgumentParser]
+
+_METHOD = re.compile(r"[A-Z][A-Z_-]*")
+_FIELD = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+):(.*)", re.DOTALL)
+_FORMATS = [form.value for form in Format]
+_URL = re.compile(r"(?:[A-Za-z][A-Za-z0-9+.-]*://([^/?#]*))?([^#]*)(?:#.*)?", re.DOTALL)
+
+
+def add_explain(commands: "Commands") -> None:
+    """Add the command `explain`."""
+    parser = commands.add_parser(
+        "explain",
+        help="say which policies apply to one request, and why not the others",
+        description="Say which policies apply to one request and why not the others, which buckets are charged what, "
+        "and with --live what they hold now. Exit status: 0; 1 where the configuration has a fault or the store "
+        "does not answer; 2 where the command line is wrong.",
+    )
+    _add_config(parser)
+    parser.add_argument("method", type=_method, metavar="METHOD", help="e.g. GET")
+    parser.add_argument(
+        "url", type=_url, metavar="URL", help="e.g. /api/data or http://host/api/data?x=1, sent as it is"
+    )
+    parser.add_argument(
+        "-H",
+        "--header",
+        action="append",
+        default=[],
+        type=_field,
+        metavar="'Name: value'",
+        help="a header field; repeat",
+    )
+    parser.add_argument(
+        *("--from", "--peer"), dest="peer", default="127.0.0.1", type=_peer, metavar="IP",
+        help="the address that the connection comes from (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument("--live", action="store_true", help="ask the store what the buckets hold now; takes nothing")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.set_defaults(do=_explain)
+
+
+def add_simulate(commands: "Commands") -> None:
+    """Add the command `simulate`."""
+    parser = commands.add_parser(
+        "simulate",
+        help="say what a configuration would have done to an access log",
+        description="Replay an access log in its own time: what each policy would have admitted and refused, the keys "
+        "hit hardest, a timeline. Read are the combined format and its relatives and JSON lines, mixed if need be. "
+        "Exit status: 0; 1 where the configuration has a fault or the log could not be read to its end; 2 where the "
+        "command line is wrong.",
+    )
+    _add_config(parser)
+    parser.add_argument("log", metavar="ACCESS_LOG", help="an access log, gzip or not; - reads standard input")
+    parser.add_argument(
+        "--against", metavar="OTHER", help="another configuration to compare with, e.g. the present one"
+    )
+    parser.add_argument(
+        *("--format",), type=_format, default=Format.AUTO, metavar="|".join(_FORMATS),
+        help="how the lines are written (default: looks at each line)",
+    )  # fmt: skip
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.set_defaults(do=_simulate)
+
+
+def _add_config(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("config", metavar="FILE", help="the configuration")
+
+
+def _explain(settings: "Settings", options: argparse.Namespace) -> int:
+    from sidegate.commands.explain import run  # noqa: PLC0415  (no other command needs it)
+
+    return run(settings, options)
+
+
+def _simulate(settings: "Settings", options: argparse.Namespace) -> int:
+    from sidegate.commands.simulate.command import run  # noqa: PLC0415  (no other command needs it)
+
+    return run(settings, options)
+
+
+def _method(text: str) -> str:
+    if not _METHOD.fullmatch(text):
+        _misused(f"{text!r} is not a method; methods are written in capitals, e.g. GET")
+    return text
+
+
+def _url(text: str) -> tuple[str, str]:
+    """Host (empty where the URL names none) and request target."""
+    found = _URL.fullmatch(text)
+    if found is None or re.search(r"[\x00-\x20\x7f]", text):
+        _misused(f"{text!r} holds spaces or control characters, which no request line can")
+    host, target = found[1] or "", found[2]
+    if found[1] is not None and not target.startswith("/"):
+        target = "/" + target
+    if not target.startswith("/") and target != "*":
+        _misused(f"{text!r} is neither a path nor a URL; expected e.g. /api/data or http://localhost:8080/api/data")
+    return host.rpartition("@")[2], target
+
+
+def _field(text: str) -> tuple[str, str]:
+    found = _FIELD.fullmatch(text)
+    if found is None or re.search(r"[\x00\r\n]", text):
+        _misused(f"{text!r} is not a header field; expected e.g. 'X-User-ID: alice'")
+    return found[1], found[2].strip(" \t")
+
+
+def _peer(text: str) -> str:
+    try:
+        return str(ip_address(text))
+    except ValueError:
+        _misused(f"{text!r} is not an IP address")
+
+
+def _format(text: str) -> Format:
+    if text not in _FORMATS:
+        _misused(f"{text!r} is not a format; expected one of {', '.join(_FORMATS)}")
+    return Format(text)
+
+
+def _misused(message: str) -> NoReturn:
+    raise argparse.ArgumentTypeError(message)

@@ -1,0 +1,47 @@
+"""`sidegate explain`: which policies match a request and why not the others, which buckets, what they hold now."""
+
+import argparse
+
+from multidict import CIMultiDict
+
+from sidegate.admin.explain_page import as_json, levels_by_policy
+from sidegate.commands.explain_report import as_text
+from sidegate.commands.live import present_levels
+from sidegate.commands.output import complain, write_json, write_text
+from sidegate.config import Settings, compile_policies
+from sidegate.config.builtin_routes import is_own_page, own_pages
+from sidegate.decision.explanation import explain
+from sidegate.decision.request import RequestFacts
+from sidegate.decision.verdict import Verdict
+from sidegate.store.protocol import StoreUnavailable
+
+
+def run(settings: Settings, options: argparse.Namespace) -> int:
+    """Explain one request. Returns 1 only where --live was asked for and the store gave no answer."""
+    facts = _facts(options)
+    own_page = is_own_page(facts, own_pages(settings))
+    explanation = explain(compile_policies(settings), facts)
+    verdict: Verdict | None = None
+    failure = ""
+    if options.live and not own_page and any(entry.charge for entry in explanation.applied):
+        try:
+            verdict = present_levels(settings.store, explanation.applied)
+        except StoreUnavailable as error:
+            failure = f"the store at {settings.store.normalised_url} does not answer: {error} ({error.reason})"
+    levels = levels_by_policy(verdict)
+    if options.json:
+        document = as_json(explanation, settings, levels, own_page=own_page)
+        write_json({**document, "live_error": failure} if failure else document)
+    else:
+        write_text(as_text(explanation, settings, levels, own_page=own_page))
+    if failure:
+        complain(failure)
+    return 1 if failure else 0
+
+
+def _facts(options: argparse.Namespace) -> RequestFacts:
+    host, target = options.url
+    fields = CIMultiDict(options.header)
+    if host and "Host" not in fields:
+        fields.add("Host", host)
+    return RequestFacts(options.method, target, fields, options.peer)

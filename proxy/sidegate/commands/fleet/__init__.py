@@ -1,0 +1,1 @@
+"""Commands that query running sidecars over their admin listeners."""

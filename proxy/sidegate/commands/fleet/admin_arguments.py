@@ -1,0 +1,87 @@
+"""The command lines of status, top and buckets: what is asked of running sidecars. Light to import."""
+
+import argparse
+import os
+import re
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from sidegate.commands.fleet.sidecars import default_urls
+
+if TYPE_CHECKING:
+    Commands = argparse._SubParsersAction[argparse.ArgumentParser]
+
+_URL = re.compile(r"https?://[A-Za-z0-9.\[\]:_-]+/?")
+
+
+def add_status(commands: "Commands") -> None:
+    """Add the command `status`."""
+    parser = commands.add_parser("status", help="all sidecars at once: ready, store, configuration")
+    _add_common(parser)
+    parser.set_defaults(alone=_later("status", "run"))
+
+
+def add_top(commands: "Commands") -> None:
+    """Add the command `top`."""
+    parser = commands.add_parser("top", help="what is limited, live, over all sidecars")
+    _add_common(parser)
+    parser.add_argument("--once", action="store_true", help="print one screen and end")
+    parser.add_argument(
+        "--interval", type=_seconds, default=1.0, metavar="S", help="seconds between screens (default: 1)"
+    )
+    parser.set_defaults(alone=_later("top", "run"))
+
+
+def add_buckets(commands: "Commands") -> None:
+    """Add the command `buckets`."""
+    parser = commands.add_parser("buckets", help="list, show or reset buckets")
+    actions = parser.add_subparsers(required=True, metavar="list|show|reset")
+    listing = actions.add_parser("list", help="buckets in the store")
+    _add_common(listing)
+    listing.add_argument("--policy", default="", help="of this policy only")
+    listing.add_argument("--search", default="", metavar="TEXT", help="whose key holds this")
+    listing.add_argument("--limit", type=_count, default=100, metavar="N", help="how many at most (default: 100)")
+    listing.set_defaults(alone=_later("buckets", "run_list"))
+    for name, text in (("show", "what one holds now; takes nothing"), ("reset", "give a key a new bucket")):
+        one = actions.add_parser(name, help=text)
+        _add_common(one)
+        one.add_argument("policy", metavar="POLICY")
+        one.add_argument("key", metavar="KEY", help="as list shows it")
+        one.set_defaults(alone=_later("buckets", f"run_{name}"))
+
+
+def _add_common(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--admin", action="append", type=_url, metavar="URL",
+        help="a sidecar's admin listener; repeat (default: the one of $ADMIN_PORT, else the demonstration's three)",
+    )  # fmt: skip
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _later(module: str, name: str) -> Callable[[argparse.Namespace], int]:
+    def run(options: argparse.Namespace) -> int:
+        from importlib import import_module  # noqa: PLC0415  (no other command needs what this one loads)
+
+        options.admin = options.admin or default_urls(os.environ)
+        status: int = getattr(import_module(f"sidegate.commands.fleet.{module}"), name)(options)
+        return status
+
+    return run
+
+
+def _url(text: str) -> str:
+    if not _URL.fullmatch(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no admin listener; expected e.g. http://127.0.0.1:9901")
+    return text.rstrip("/")
+
+
+def _seconds(text: str) -> float:
+    if not re.fullmatch(r"[0-9]{1,4}(\.[0-9]{1,3})?", text) or not float(text) >= 0.1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds from 0.1")
+    return float(text)
+
+
+def _count(text: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,7}", text) or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1")
+    return int(text)

@@ -1,0 +1,1 @@
+"""The command `simulate`: replay an access log through the policies."""

@@ -1,0 +1,63 @@
+"""One configuration applied to a log: which policies apply, what their buckets hold, what would have been answered."""
+
+from collections.abc import Collection, Sequence
+
+from sidegate.commands.simulate.log_entry import Entry
+from sidegate.commands.simulate.tally import Tally
+from sidegate.commands.simulate.virtual_store import MOST_BUCKETS, VirtualStore
+from sidegate.config.builtin_routes import is_own_page
+from sidegate.decision.bucket import Charge
+from sidegate.decision.policy import PolicyMatch, PolicySet
+from sidegate.decision.request import BadRequest
+from sidegate.decision.verdict import Answer, DecisionSource, Verdict
+
+
+class Replay:
+    """Decides requests in virtual time and counts. `own_pages` are the paths that the sidecar answers itself."""
+
+    def __init__(self, policies: PolicySet, own_pages: Collection[str] = (), most_buckets: int = MOST_BUCKETS) -> None:
+        self._policies = policies
+        self._own_pages = own_pages
+        self.store = VirtualStore(most_buckets)
+        self.tally = Tally(policies)
+
+    def take(self, entry: Entry) -> Verdict | None:
+        """Decide one request and count it; None where nothing is to decide."""
+        facts, tally = entry.facts, self.tally
+        tally.requests_over_time.add(entry.time_us)
+        if is_own_page(facts, self._own_pages):
+            tally.own_pages += 1
+            return None
+        try:
+            applied = self._policies.applying(facts)
+        except BadRequest as error:
+            tally.count_ambiguous(str(error))
+            return None
+        if not applied:
+            tally.unlimited += 1
+            return None
+        verdict = self._verdict(applied, entry.time_us)
+        tally.count(verdict, entry.time_us, entry.status)
+        return verdict
+
+    def _verdict(self, applied: Sequence[PolicyMatch], now_us: int) -> Verdict:
+        charges = [entry.charge for entry in applied if entry.charge is not None]
+        if len(charges) < len(applied):
+            return self._verdict_on_blocked(applied, charges, now_us)
+        levels, passes = self.store.decide(charges, now_us)
+        return Verdict(Answer.PASS if passes else Answer.REFUSE, DecisionSource.STORE, applied, levels)
+
+    def _verdict_on_blocked(self, applied: Sequence[PolicyMatch], charges: Sequence[Charge], now_us: int) -> Verdict:
+        """As `store.limiter` decides: a blocked key refuses at once and nothing is charged; a shadow's is only seen."""
+        refuses = any(entry.charge is None and not entry.policy.shadow for entry in applied)
+        if refuses or not charges:
+            answer = Answer.REFUSE if refuses else Answer.PASS
+            return Verdict(answer, DecisionSource.OVERRIDE, applied, (None,) * len(applied))
+        levels, passes = self.store.decide(charges, now_us)
+        following = iter(levels)
+        known = [None if entry.charge is None else next(following) for entry in applied]
+        return Verdict(Answer.PASS if passes else Answer.REFUSE, DecisionSource.STORE, applied, known)
+
+    def fields_not_in(self, logged: Collection[str]) -> list[str]:
+        """Header fields that decide a limit and that the log never holds."""
+        return sorted(self._policies.fields - set(logged))

@@ -1,0 +1,79 @@
+"""The upstream's URL, hosts, ports and networks as a configuration may give them. See store_url for the store's URL.
+
+Every function raises ValueError with a sentence.
+"""
+
+import re
+from ipaddress import IPv6Address, IPv6Network, ip_network
+from typing import NamedTuple
+
+from sidegate.config.faults import shown
+from sidegate.decision.identity import Network
+
+HOST = r"(?:[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+\])"
+PORT = r"(?::[0-9]{1,5})?"
+_UPSTREAM = re.compile(rf"http://(?P<host>{HOST})(?::(?P<port>[0-9]{{1,5}}))?/?")
+
+_AN_UPSTREAM = "expected e.g. http://127.0.0.1:9000"
+
+
+class Endpoint(NamedTuple):
+    """Where the application listens."""
+
+    host: str
+    port: int
+
+    @property
+    def url(self) -> str:
+        return f"http://[{self.host}]:{self.port}" if ":" in self.host else f"http://{self.host}:{self.port}"
+
+
+def upstream(url: str) -> Endpoint:
+    """The endpoint that an upstream's URL names."""
+    if url.startswith("https://"):
+        raise ValueError(f"{_bare(url)} asks for TLS, but the sidecar stands beside the application; {_AN_UPSTREAM}")
+    match = _UPSTREAM.fullmatch(url)
+    if match is None:
+        raise ValueError(f"{_bare(url)} is not an upstream; {_AN_UPSTREAM}: scheme, host and port alone")
+    return Endpoint(host(match["host"]), port(match["port"], 80))
+
+
+def network(text: str) -> Network:
+    """A network or a single address. IPv4-mapped IPv6 is IPv4, as addresses of clients are."""
+    expected = "expected e.g. 10.0.0.0/8, 192.0.2.7, 2001:db8::/32"
+    try:
+        loose = ip_network(text, strict=False)
+    except ValueError:
+        raise ValueError(f"{shown(text)} is not a network; {expected}") from None
+    if "%" in text:
+        raise ValueError(f"{shown(text)} names a zone; {expected}")
+    try:
+        found = ip_network(text)
+    except ValueError:
+        raise ValueError(f"{shown(text)} has bits beyond its prefix; did you mean {loose}?") from None
+    if isinstance(found, IPv6Network) and found.prefixlen >= 96 and found.network_address.ipv4_mapped is not None:
+        return ip_network((found.network_address.ipv4_mapped, found.prefixlen - 96))
+    return found
+
+
+def host(text: str) -> str:
+    """A host as a socket takes it: IPv6 without its brackets."""
+    if not text.startswith("["):
+        return text
+    try:
+        return str(IPv6Address(text[1:-1]))
+    except ValueError:
+        raise ValueError(f"{shown(text)} is not an IPv6 address; expected e.g. [2001:db8::1]") from None
+
+
+def port(text: str | None, default: int) -> int:
+    """A port to connect to."""
+    number = default if text is None else int(text)
+    if not 0 < number < 65536:
+        raise ValueError(f"{number} is not a port to connect to; expected a whole number from 1 to 65535")
+    return number
+
+
+def _bare(url: str) -> str:
+    """The URL as shown, without what stands before an `@`: people put passwords there."""
+    return shown(url.rpartition("@")[2])

@@ -1,0 +1,96 @@
+"""From policies as they are written to policies as they are applied."""
+
+import re
+from ipaddress import ip_network
+
+from sidegate.config import globs
+from sidegate.config.clauses import FieldCondition
+from sidegate.config.model import Settings
+from sidegate.config.policies import MatchSettings, OverrideSettings, PolicySettings
+from sidegate.config.units import Quota
+from sidegate.decision.bucket import Limit, Rate
+from sidegate.decision.identity import KeySource, SourceKind
+from sidegate.decision.policy import FieldMatch, Match, OnStoreFailure, Override, Policy, PolicySet
+
+
+def compile_policies(settings: Settings) -> PolicySet:
+    """The policies of a configuration, ready to be applied."""
+    on_failure = OnStoreFailure(settings.store.on_failure)
+    prefix = settings.client_ip.ipv6_prefix
+    policies = [_policy(policy, on_failure, prefix) for policy in settings.policies]
+    return PolicySet(policies, settings.client_ip.addresses, settings.store.key_prefix)
+
+
+def _policy(written: PolicySettings, on_failure: OnStoreFailure, prefix: int) -> Policy:
+    if written.exempt or written.limit is None:
+        return Policy(written.name, _match(written.match), exempt=True)
+    own = OnStoreFailure(written.on_store_failure) if written.on_store_failure else on_failure
+    return Policy(
+        name=written.name,
+        match=_match(written.match),
+        key=written.key,
+        limit=_limit(written.limit, written.burst, written.initial, written.idle_ttl_ms),
+        cost=written.cost.other,
+        costs=written.cost.by_method,
+        overrides=_overrides(written, prefix),
+        shadow=written.shadow,
+        on_store_failure=own,
+    )
+
+
+def _limit(quota: Quota, burst: int | None, initial: int | None, idle_ttl_ms: int) -> Limit:
+    burst = burst or quota.count
+    rate = Rate.fitting(quota.count, quota.period_us, burst)
+    return Limit(rate, burst, burst if initial is None else min(initial, burst), idle_ttl_ms)
+
+
+def _overrides(written: PolicySettings, prefix: int) -> dict[tuple[str, ...], Override]:
+    overrides: dict[tuple[str, ...], Override] = {}
+    parts = written.key.parts if written.key else ()
+    for each in written.overrides:
+        override = _override(each, written.idle_ttl_ms)
+        for values in each.key:
+            overrides[values] = override
+            folded = written.match.ignore_case
+            shown = tuple(_as_shown(*pair, prefix, folded) for pair in zip(values, parts, strict=True))
+            overrides.setdefault(shown, override)
+    return overrides
+
+
+def _as_shown(value: str, alternatives: tuple[KeySource, ...], prefix: int, folded: bool) -> str:
+    """The value as a request shows it: an IPv6 client is known by its network only, a path whose match ignores case in
+    lower case (`folded`).
+    """
+    if folded and all(source.kind is SourceKind.PATH for source in alternatives):
+        return value.lower()
+    if ":" not in value or all(source.kind is not SourceKind.CLIENT_IP for source in alternatives):
+        return value
+    try:
+        found = ip_network(value, strict=False)
+    except ValueError:
+        return value
+    if found.version == 4 or found.prefixlen < prefix:
+        return str(found)
+    return str(found.supernet(new_prefix=prefix) if prefix < 128 else found.network_address)
+
+
+def _override(written: OverrideSettings, idle_ttl_ms: int) -> Override:
+    limit = written.limit and _limit(written.limit, written.burst, written.initial, idle_ttl_ms)
+    return Override(limit, blocked=written.blocked, exempt=written.exempt)
+
+
+def _match(written: MatchSettings) -> Match:
+    case = re.IGNORECASE if written.ignore_case else re.NOFLAG
+    return Match(
+        paths=tuple(re.compile(globs.path_regex(pattern), case) for pattern in written.path),
+        methods=frozenset(written.method),
+        fields=tuple(map(_field, written.header)),
+        hosts=tuple(re.compile(globs.text_regex(pattern), re.IGNORECASE) for pattern in written.host),
+        client_ip=written.client_ip,
+    )
+
+
+def _field(written: FieldCondition) -> FieldMatch:
+    if not written.values:
+        return FieldMatch(written.name, None)
+    return FieldMatch(written.name, re.compile("|".join(f"(?:{globs.text_regex(value)})" for value in written.values)))

@@ -1,0 +1,203 @@
+"""What in a valid configuration is hardly meant: rules that never work, bursts of days, identities that anybody claims.
+
+Nothing here keeps a sidecar from starting; `sidegate check` says it. Each piece of advice is true for certain: what
+cannot be seen in the configuration as written is passed over.
+"""
+
+from collections.abc import Iterator, Sequence
+from difflib import get_close_matches
+
+from sidegate.config.faults import Path, shown
+from sidegate.config.model import Settings
+from sidegate.config.overlap import Comparison
+from sidegate.config.policies import MatchSettings, PolicySettings
+from sidegate.config.units import Quota
+from sidegate.decision.identity import KeySource, SourceKind
+
+_SECOND_US = 1_000_000
+_DAY_US = 86_400 * _SECOND_US
+
+# What the sidecar's parser takes; a request with another method is answered 400 and meets no policy.
+METHODS = frozenset(
+    {
+        *("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "QUERY", "SEARCH", "SOURCE"),
+        *("PROPFIND", "PROPPATCH", "MKCOL", "COPY", "MOVE", "LOCK", "UNLOCK", "BIND", "REBIND", "UNBIND", "ACL"),
+        *("REPORT", "MKACTIVITY", "CHECKOUT", "MERGE", "M-SEARCH", "NOTIFY", "SUBSCRIBE", "UNSUBSCRIBE", "PURGE"),
+        *("MKCALENDAR", "LINK", "UNLINK"),
+    }
+)
+# Fields that carry addresses: anybody may write them, and `client_ip` reads them with the care they need.
+_ADDRESS_FIELDS = frozenset({"x-forwarded-for", "x-real-ip", "forwarded", "true-client-ip", "cf-connecting-ip"})
+# Parts of a match of which each entry stands for itself.
+_LISTS = ("path", "method", "host", "client_ip")
+
+Advice = tuple[Path, str]
+
+
+def advice(settings: Settings) -> Iterator[Advice]:
+    """Paths and sentences, in no order."""
+    if all(policy.exempt for policy in settings.policies):
+        yield ("policies",), "no policy limits anything; every request passes"
+    for index, network in enumerate(settings.client_ip.trusted_proxies):
+        if network.prefixlen == 0:
+            message = f"'{network}' believes whoever connects: any client can claim any address; expected your proxies'"
+            yield ("client_ip", "trusted_proxies", index), message
+    exempt = [policy for policy in settings.policies if policy.exempt]
+    by_address = [policy for policy in settings.policies if _is_by_address(policy)]
+    comparison = Comparison()
+    for index, policy in enumerate(settings.policies):
+        found = [
+            *_own_pages(policy.match, settings),
+            *_unknown_methods(policy),
+            *(_redundant if policy.exempt else _partly_exempt)(policy, exempt, comparison),
+            *_beyond_burst(policy),
+            *_days_of_burst(policy),
+            *([] if settings.client_ip.trusted_proxies else _forgeable(policy, by_address, comparison)),
+            *_addresses_by_hand(policy),
+        ]
+        yield from ((("policies", index, *path), message) for path, message in found)
+
+
+# -- what never works -------------------------------------------------------------------------------------------------
+
+
+def _own_pages(match: MatchSettings, settings: Settings) -> Iterator[Advice]:
+    own = {settings.listen.health_path, settings.listen.status_path}
+    for index, path in enumerate(match.path):
+        if path in own:
+            yield ("match", "path", index), f"{shown(path)} is answered by the sidecar itself and never limited"
+
+
+def _unknown_methods(policy: PolicySettings) -> Iterator[Advice]:
+    for index, name in enumerate(policy.match.method):
+        if name not in METHODS:
+            yield ("match", "method", index), _no_method(name)
+    for name in policy.cost.by_method:
+        if name not in METHODS:
+            yield ("cost", name), _no_method(name)
+        elif policy.match.method and name not in policy.match.method:
+            yield ("cost", name), f"the cost of {name} is never asked for: this policy matches {_listed(policy)} only"
+
+
+def _no_method(name: str) -> str:
+    close = get_close_matches(name[:32], sorted(METHODS), n=1)
+    hint = f"; did you mean {close[0]}?" if close else ""
+    return f"{shown(name)} is no method that the sidecar takes; this never matches{hint}"
+
+
+def _listed(policy: PolicySettings) -> str:
+    return ", ".join(policy.match.method)
+
+
+def _redundant(policy: PolicySettings, exempt: Sequence[PolicySettings], comparison: Comparison) -> Iterator[Advice]:
+    def is_over(other: PolicySettings) -> bool:
+        return other is not policy and comparison.covers(other.match, policy.match)
+
+    over = next(filter(is_over, exempt), None)
+    if over is None:
+        return
+    # Of two that are the same, the later one is told.
+    later = exempt.index(over) < exempt.index(policy)
+    if later or not comparison.covers(policy.match, over.match, unknown=True):
+        yield (), f"does nothing: {shown(over.name)} exempts all that it matches"
+
+
+def _partly_exempt(
+    policy: PolicySettings, exempt: Sequence[PolicySettings], comparison: Comparison
+) -> Iterator[Advice]:
+    def exempting(match: MatchSettings) -> PolicySettings | None:
+        return next((other for other in exempt if comparison.covers(other.match, match)), None)
+
+    for name in _LISTS:
+        if not exempt or comparison.exhausted:
+            return
+        entries: Sequence[object] = getattr(policy.match, name)
+        over = [exempting(policy.match.model_copy(update={name: (entry,)})) for entry in entries]
+        if entries and all(over):
+            both = " and ".join(dict.fromkeys(shown(each.name) for each in over if each))
+            yield (), f"can never apply: {both} together exempt all that it matches"
+            return
+        for index, each in enumerate(over):
+            if each is not None:
+                yield ("match", name, index), f"never matches: {shown(each.name)} exempts it"
+
+
+# -- numbers that are hardly meant ------------------------------------------------------------------------------------
+
+
+def _limits(policy: PolicySettings) -> Iterator[tuple[Path, Quota, int, int | None]]:
+    """Each limit of a policy: where it stands, its rate, its burst, and its initial filling where one is written."""
+    if policy.limit is not None:
+        yield (), policy.limit, policy.burst or policy.limit.count, policy.initial
+    for index, each in enumerate(policy.overrides):
+        if each.limit is not None:
+            yield ("overrides", index), each.limit, each.capacity, each.initial
+
+
+def _beyond_burst(policy: PolicySettings) -> Iterator[Advice]:
+    for path, _, burst, initial in _limits(policy):
+        if initial is not None and initial > burst:
+            yield (*path, "initial"), f"{initial} is more than a bucket holds; a new one starts with {burst}, its burst"
+
+
+def _days_of_burst(policy: PolicySettings) -> Iterator[Advice]:
+    for path, limit, burst, _ in _limits(policy):
+        fill_us = burst * limit.period_us // limit.count
+        if limit.period_us <= _SECOND_US and fill_us >= _DAY_US:
+            days = fill_us // _DAY_US
+            message = (
+                f"at {limit} a bucket of {burst} takes {days} {'day' if days == 1 else 'days'} to fill, and is then "
+                "spent at once; for a quota of days write a policy of its own, e.g. limit: 5000/day"
+            )
+            yield (*path, "burst"), message
+
+
+# -- identities that anybody can claim --------------------------------------------------------------------------------
+
+
+def _forgeable(
+    policy: PolicySettings, by_address: Sequence[PolicySettings], comparison: Comparison
+) -> Iterator[Advice]:
+    """For configurations that trust no proxy: whoever connects is the client, and writes what fields it likes."""
+    if policy.exempt:
+        claims = [f"the field {condition.name}" for condition in policy.match.header]
+        claims += ["the field Host"] if policy.match.host else []
+        if claims and not policy.match.client_ip:
+            message = (
+                f"any client can exempt itself: it writes {claims[0]} as it likes, as no proxy is trusted to; "
+                "add client_ip, or name your proxies in client_ip.trusted_proxies"
+            )
+            yield ("match",), message
+        return
+    claimed = [source for part in policy.key.parts for source in part if _is_claimed(source)] if policy.key else []
+    if not claimed or policy.shadow:
+        return
+    # Where another policy limits by address whatever this one does, inventing identities gains little.
+    if not any(comparison.covers(other.match, policy.match, unknown=True) for other in by_address):
+        message = (
+            f"any client can forge {claimed[0]}, and have a new bucket for each value: no proxy is trusted to write "
+            "it; name yours in client_ip.trusted_proxies, or add a policy with key: client_ip"
+        )
+        yield ("key",), message
+
+
+def _is_claimed(source: KeySource) -> bool:
+    if source.kind is SourceKind.HEADER:
+        return source.name.lower() not in _ADDRESS_FIELDS  # those are told of in any case
+    return source.kind is SourceKind.COOKIE
+
+
+def _is_by_address(policy: PolicySettings) -> bool:
+    address = KeySource(SourceKind.CLIENT_IP)
+    return policy.key is not None and not policy.shadow and all(address in part for part in policy.key.parts)
+
+
+def _addresses_by_hand(policy: PolicySettings) -> Iterator[Advice]:
+    for part in policy.key.parts if policy.key else ():
+        for source in part:
+            if source.kind is SourceKind.HEADER and source.name.lower() in _ADDRESS_FIELDS:
+                message = (
+                    f"{source} is taken as sent, also what a client has put into it; expected client_ip, which "
+                    "believes trusted proxies only"
+                )
+                yield ("key",), message

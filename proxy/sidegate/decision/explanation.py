@@ -1,0 +1,110 @@
+"""What a configuration makes of one request, and why: pure, from the same PolicySet that decides."""
+
+from dataclasses import dataclass
+from enum import Enum
+
+from sidegate.decision.bucket import Charge, Limit, Rate
+from sidegate.decision.policy import Mismatch, Policy, PolicyMatch, PolicySet
+from sidegate.decision.request import BadRequest, RequestFacts, paths_of
+
+
+class MatchResult(Enum):
+    """What a policy has to do with a request."""
+
+    APPLIES = "applies"
+    BLOCKED = "blocked"  # an override refuses the key
+    EXEMPTS = "exempts"  # it is an exempt policy, and matches
+    KEY_EXEMPT = "key_exempt"  # an override exempts the key
+    SET_ASIDE = "set_aside"  # it matches, but an exempt policy does too
+    NO_MATCH = "no_match"
+
+
+@dataclass(frozen=True, slots=True)
+class Consideration:
+    """One policy. `mismatch` is there exactly with NO_MATCH, `charge` with APPLIES; `key` wherever one was read."""
+
+    policy: Policy
+    part: MatchResult
+    key: str = ""
+    charge: Charge | None = None
+    mismatch: Mismatch | None = None
+
+    @property
+    def overridden(self) -> bool:
+        """Whether the key has a limit of its own."""
+        return self.charge is not None and self.charge.limit is not self.policy.limit
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """A request explained. Where `ambiguous` says why it would be answered 400, nothing is `considered`."""
+
+    facts: RequestFacts
+    client: str
+    client_group: str
+    paths: tuple[str, ...] = ()
+    ambiguous: str = ""
+    considered: tuple[Consideration, ...] = ()
+    applied: tuple[PolicyMatch, ...] = ()
+
+
+def explain(policies: PolicySet, facts: RequestFacts) -> Explanation:
+    """Explain what `policies.applying` answers for this request."""
+    identity = policies.identity
+    client, group = str(identity.client_ip(facts)), identity.client_group(facts)
+    paths: tuple[str, ...] = ()
+    try:
+        paths = paths_of(facts.target)
+        if len(facts.fields.getall("Host", ())) > 1:
+            raise BadRequest("the field Host occurs more than once")
+        applied = tuple(policies.applying(facts))
+        misses = [policy.why_not(facts, identity) for policy in policies.policies]
+    except BadRequest as error:
+        return Explanation(facts, client, group, paths, ambiguous=str(error))
+    exempted = any(policy.exempt and miss is None for policy, miss in zip(policies.policies, misses, strict=True))
+    by_name = {entry.policy.name: entry for entry in applied}
+    considered = tuple(
+        _considered(policies, policy, facts, miss, by_name.get(policy.name), exempted)
+        for policy, miss in zip(policies.policies, misses, strict=True)
+    )
+    return Explanation(facts, client, group, paths, considered=considered, applied=applied)
+
+
+def _considered(
+    policies: PolicySet,
+    policy: Policy,
+    facts: RequestFacts,
+    miss: Mismatch | None,
+    entry: PolicyMatch | None,
+    exempted: bool,
+) -> Consideration:
+    if miss is not None:
+        return Consideration(policy, MatchResult.NO_MATCH, mismatch=miss)
+    if policy.exempt:
+        return Consideration(policy, MatchResult.EXEMPTS)
+    if exempted:
+        return Consideration(policy, MatchResult.SET_ASIDE)
+    if entry is not None and entry.charge is not None:
+        return Consideration(policy, MatchResult.APPLIES, policies.key_in(entry.charge.key, policy), entry.charge)
+    return Consideration(
+        policy, MatchResult.KEY_EXEMPT if entry is None else MatchResult.BLOCKED, policies.key_of(policy, facts)
+    )
+
+
+def limit_text(limit: Limit) -> str:
+    """A limit in the words of the configuration: `10/minute, burst 15, initial 10`."""
+    initial = "" if limit.initial == limit.burst else f", initial {limit.initial}"
+    return f"{rate_text(limit.rate, limit.burst)}, burst {limit.burst}{initial}"
+
+
+def rate_text(rate: Rate, burst: int = 0) -> str:
+    """A rate as a whole count of a usual unit: of that which makes it the burst, else of the smallest that can be."""
+    whole = [
+        (unit_us * rate.tokens // rate.period_us, name)
+        for name, unit_us in (("s", 10**6), ("minute", 60 * 10**6), ("hour", 3600 * 10**6), ("day", 86_400 * 10**6))
+        if unit_us * rate.tokens % rate.period_us == 0
+    ]
+    if not whole:
+        return f"{rate.tokens}/{rate.period_us / 10**6:g}s"
+    count, unit = next((pair for pair in whole if pair[0] == burst), whole[0])
+    return f"{count}/{unit}"

@@ -1,0 +1,136 @@
+"""What was decided for one request, and by whom: the one value that edge answers from and ops tells of."""
+
+from collections.abc import Callable, Sequence
+from enum import Enum, StrEnum
+from functools import partial
+from typing import NamedTuple
+
+from sidegate.decision.bucket import Level
+from sidegate.decision.policy import OnStoreFailure, PolicyMatch
+
+
+class Answer(Enum):
+    """What the edge does: forward, answer 429, answer 503."""
+
+    PASS = "pass"  # noqa: S105  (a verdict, not a password)
+    REFUSE = "refuse"
+    UNAVAILABLE = "unavailable"
+
+
+class DecisionSource(StrEnum):
+    """Where the decision was made."""
+
+    NO_POLICY = "no_policy"
+    STORE = "store"
+    DENY_CACHE = "deny_cache"
+    OVERRIDE = "override"
+    STORE_FAILURE = "store_failure"
+    LOCAL = "local"
+
+
+class Outcome(StrEnum):
+    """What became of one policy on one request; the values are metric labels."""
+
+    ALLOWED = "allowed"
+    REFUSED = "refused"
+    SHADOW_REFUSED = "shadow_refused"
+    STORE_DENIED = "store_denied"
+    STORE_ALLOWED = "store_allowed"
+    LOCAL_ALLOWED = "local_allowed"
+    LOCAL_REFUSED = "local_refused"
+
+
+class Verdict(NamedTuple):
+    """The decision over all policies that applied.
+
+    `levels` holds one entry per entry of `applied`; None where the bucket's state is not known: its key is blocked,
+    the store failed, or another bucket's refusal was remembered and the store not asked. `reason` says why the store
+    could not decide. Where this proxy's share decided (`LOCAL`), `applied` holds the shares, `levels` their buckets.
+    """
+
+    answer: Answer
+    decided_by: DecisionSource
+    applied: Sequence[PolicyMatch] = ()
+    levels: Sequence[Level | None] = ()
+    reason: str = ""
+
+    @property
+    def refusing(self) -> tuple[str, ...]:
+        """Names of the policies that refused, in the order of the configuration."""
+        if len(self.applied) == 1 and self.answer is Answer.REFUSE:
+            return (self.applied[0].policy.name,)
+        return tuple(
+            [
+                applied.policy.name
+                for applied, level in zip(self.applied, self.levels, strict=True)
+                if outcome_of(self, applied, level) in REFUSALS
+            ]
+        )
+
+    @property
+    def retry_us(self) -> int | None:
+        """Microseconds until the request would pass; None where no time will help (a blocked key)."""
+        if len(self.applied) == 1 and not self.applied[0].policy.shadow:
+            charge, level = self.applied[0].charge, self.levels[0]
+            if charge is None:
+                return None
+            return charge.limit.wait_us(charge.cost - level.tokens, level.age_us) if level is not None else 0
+        longest_us = 0
+        for (policy, charge), level in zip(self.applied, self.levels, strict=True):
+            if policy.shadow:
+                continue
+            if charge is None:
+                return None
+            if level is not None and level.tokens < charge.cost:
+                longest_us = max(longest_us, charge.limit.wait_us(charge.cost - level.tokens, level.age_us))
+        return longest_us
+
+
+# Makes one of a tuple of all its members: a third of what naming them costs, for those that are made for each request.
+judged = partial(tuple.__new__, Verdict)
+
+REFUSALS = frozenset({Outcome.REFUSED, Outcome.LOCAL_REFUSED})
+
+# Decides; calls back exactly once, at once or in a later turn, and never raises.
+Decide = Callable[[Sequence[PolicyMatch], Callable[[Verdict], None]], None]
+
+UNLIMITED = Verdict(Answer.PASS, DecisionSource.NO_POLICY)
+
+
+def outcome_of(verdict: Verdict, applied: PolicyMatch, level: Level | None) -> Outcome:
+    """What became of one of the verdict's policies.
+
+    A policy that had its tokens while another refused is `allowed`: it was not the one that stood in the way.
+    """
+    if verdict.decided_by is DecisionSource.STORE_FAILURE:
+        return Outcome.STORE_DENIED if _denies(applied) else Outcome.STORE_ALLOWED
+    if verdict.decided_by is DecisionSource.LOCAL:
+        return _local_outcome(applied, level)
+    if applied.charge is None or (level is not None and not level.enough):
+        return Outcome.SHADOW_REFUSED if applied.policy.shadow else Outcome.REFUSED
+    return Outcome.ALLOWED
+
+
+def decided_locally(applied: Sequence[PolicyMatch]) -> bool:
+    """Whether this proxy's shares decide where the store cannot: a policy is `local`, and none denies."""
+    return not any(map(_denies, applied)) and any(
+        entry.policy.on_store_failure is OnStoreFailure.LOCAL for entry in applied
+    )
+
+
+def store_failed(applied: Sequence[PolicyMatch], reason: str) -> Verdict:
+    """The verdict where the store cannot decide and no share of this proxy's does: `deny` wins over `allow`."""
+    answer = Answer.UNAVAILABLE if any(map(_denies, applied)) else Answer.PASS
+    return Verdict(answer, DecisionSource.STORE_FAILURE, applied, (None,) * len(applied), reason)
+
+
+def _denies(applied: PolicyMatch) -> bool:
+    return applied.policy.on_store_failure is OnStoreFailure.DENY and not applied.policy.shadow
+
+
+def _local_outcome(applied: PolicyMatch, level: Level | None) -> Outcome:
+    if level is None and applied.charge is not None:
+        return Outcome.STORE_ALLOWED
+    if level is None or not level.enough:
+        return Outcome.SHADOW_REFUSED if applied.policy.shadow else Outcome.LOCAL_REFUSED
+    return Outcome.LOCAL_ALLOWED

@@ -1,0 +1,100 @@
+"""One listener: accepts clients' connections, knows all of them, and lets them finish when it is to end."""
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+from collections.abc import Mapping
+
+from sidegate.config import ListenSettings
+from sidegate.edge.client import ClientConnection, Page
+from sidegate.edge.file_limit import raise_file_limit
+from sidegate.edge.gateway import Gateway
+
+logger = logging.getLogger(__name__)
+
+
+class Server:
+    """All client connections of one listener."""
+
+    def __init__(self, settings: ListenSettings, gateway: Gateway, pages: Mapping[str, Page]) -> None:
+        self.settings = settings
+        self.gateway = gateway
+        self.pages = pages
+        self.draining = False
+        self.connections: set[ClientConnection] = set()
+        self._loop = asyncio.get_running_loop()
+        self._listener: asyncio.Server | None = None
+        self._empty = asyncio.Event()
+
+    async def listen(self, *, shared: bool = False) -> int:
+        """Accept connections, on a port of its own or one shared with its like; returns the port.
+
+        Raises OSError where the address cannot be had.
+        """
+        wanted = self.settings.max_connections + self.gateway.upstream.max_connections
+        if (most := raise_file_limit(wanted)) < wanted:
+            # Beyond it, libuv accepts and closes what comes: nothing spins, but clients are not told why.
+            logger.warning("few_file_descriptors", extra={"fields": {"limit": most, "connections": wanted}})
+        self._listener = await self._loop.create_server(
+            lambda: ClientConnection(self, self._loop),
+            self.settings.host,
+            self.settings.port,
+            backlog=1024,
+            reuse_port=shared or None,
+        )
+        return int(self._listener.sockets[0].getsockname()[1])
+
+    async def drain(self) -> int:
+        """Accept nothing new, let the requests under way finish, then end. Returns how many had to be cut off."""
+        self.draining = True
+        if self._listener is not None:
+            for accepted in _close_listener(self._listener):
+                await self._loop.connect_accepted_socket(lambda: ClientConnection(self, self._loop), accepted)
+        for connection in list(self.connections):
+            connection.drain_and_close()
+        try:
+            async with asyncio.timeout(self.settings.drain_timeout_s):
+                while self.connections:
+                    self._empty.clear()
+                    await self._empty.wait()
+        except TimeoutError:
+            pass
+        cut_off = list(self.connections)
+        for connection in cut_off:
+            connection.break_off()
+        return len(cut_off)
+
+    @property
+    def in_flight(self) -> int:
+        """How many requests are being answered. Counted when asked, which no request pays for."""
+        return sum(connection.answering for connection in self.connections)
+
+    @property
+    def tunnels(self) -> int:
+        """How many of the connections are WebSockets by now."""
+        return sum(connection.tunnel is not None for connection in self.connections)
+
+    def forget(self, connection: ClientConnection) -> None:
+        """A connection is lost."""
+        self.connections.discard(connection)
+        if not self.connections:
+            self._empty.set()
+
+
+def _close_listener(listener: asyncio.Server) -> list[socket.socket]:
+    """Stop listening; returns the connections that the kernel had made by then and nobody had accepted yet.
+
+    Their clients may have sent requests already: closing the listener alone resets them. What is left to chance are the
+    microseconds between the last look into the kernel's queue and the end of the socket.
+    """
+    accepted: list[socket.socket] = []
+    copies = [socket.socket(fileno=os.dup(each.fileno())) for each in listener.sockets]
+    listener.close()
+    for copy in copies:
+        copy.setblocking(False)
+        with copy, contextlib.suppress(OSError):  # BlockingIOError: there are no more
+            while True:
+                accepted.append(copy.accept()[0])
+    return accepted

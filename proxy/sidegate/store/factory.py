@@ -1,0 +1,23 @@
+"""From the configuration to a store that can be asked."""
+
+from sidegate.config import StoreSettings
+from sidegate.config.store_url import Kind
+from sidegate.decision.record import ObserveStore
+from sidegate.store.cluster.cluster_store import ClusterStore
+from sidegate.store.protocol import Store
+from sidegate.store.redis.connector import Dialer
+from sidegate.store.redis.node import OnChange
+from sidegate.store.redis.single_store import RedisStore
+
+
+def open_store(
+    settings: StoreSettings,
+    on_change: OnChange,
+    timeout_s: float | None = None,
+    observe: ObserveStore | None = None,
+) -> Store:
+    """The store that the settings name; it connects once its `keep_connected` runs. `observe` is told of every call."""
+    dialer = Dialer(settings, timeout_s or settings.timeout_s)
+    if settings.address.kind is Kind.CLUSTER:
+        return ClusterStore(dialer, on_change, observe)
+    return RedisStore(dialer, on_change, observe)

@@ -1,0 +1,94 @@
+"""What is done at the store beside deciding: announcing this proxy, and looking whether the store is fit for its work.
+
+Nothing here is in the way of a request. Each step is bounded by `store.timeout` like any question.
+"""
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable
+from functools import partial
+
+from sidegate.store.protocol import Command, Store
+from sidegate.store.replicas import ANNOUNCE_EVERY_S, Replicas
+
+# How often the store's keys are counted (DBSIZE costs the store nothing to speak of).
+LOOK_EVERY_S = 60.0
+
+logger = logging.getLogger(__name__)
+
+
+class Watch:
+    """Runs beside the limiter. `shares` says whether any policy needs the number of proxies."""
+
+    def __init__(self, store: Store, replicas: Replicas, warn_at_buckets: int, shares: Callable[[], bool]) -> None:
+        self._store = store
+        self._replicas = replicas
+        self._shares = shares
+        self._loop = asyncio.get_running_loop()
+        self._connected = asyncio.Event()
+        self._next_look_s = 0.0
+        self._warned_at = 0
+        self._policy_seen = ""
+        self.warn_at_buckets = warn_at_buckets
+        # Keys in the store's database at the last look.
+        self.keys = 0
+
+    def connected(self) -> None:
+        """A connection was made: announce at once, and look who it is that answers."""
+        self._next_look_s = 0.0
+        self._connected.set()
+
+    async def run(self) -> None:
+        """Runs until cancelled."""
+        while True:
+            self._connected.clear()
+            if self._store.failure is None:
+                await self._once()
+            pause_s = ANNOUNCE_EVERY_S * random.uniform(0.8, 1.0)
+            try:
+                async with asyncio.timeout(pause_s):
+                    await self._connected.wait()
+            except TimeoutError:
+                pass
+
+    async def _once(self) -> None:
+        if self._replicas.fixed is None and self._shares():
+            await self._answer(self._replicas.announce)
+        if self._loop.time() >= self._next_look_s:
+            self._next_look_s = self._loop.time() + LOOK_EVERY_S
+            self._note_keys(await self._command("DBSIZE"))
+            self._note_memory(await self._command("INFO", "memory"))
+
+    async def _command(self, *command: str) -> object:
+        words: Command = command
+        return await self._answer(partial(self._store.command, "", words))
+
+    async def _answer(self, ask: Callable[[Callable[[object], None]], None]) -> object:
+        answer: asyncio.Future[object] = self._loop.create_future()
+        ask(lambda reply: None if answer.done() else answer.set_result(reply))
+        return await answer
+
+    def _note_keys(self, reply: object) -> None:
+        if type(reply) is not int:
+            return
+        self.keys = reply
+        if reply < self.warn_at_buckets:
+            self._warned_at = 0
+        elif reply >= 2 * self._warned_at:  # again when they have doubled
+            self._warned_at = reply
+            fields = {"keys": reply, "warn_at_buckets": self.warn_at_buckets}
+            logger.warning("store_many_buckets", extra={"fields": fields})
+
+    def _note_memory(self, reply: object) -> None:
+        """Warn once of a store that may forget buckets. A user of the store who may not see this is told nothing."""
+        if not isinstance(reply, bytes):
+            return
+        facts = dict(line.split(":", 1) for line in reply.decode("utf-8", "replace").splitlines() if ":" in line)
+        policy, bound = facts.get("maxmemory_policy", ""), facts.get("maxmemory", "0")
+        seen = policy if bound != "0" else ""
+        if seen not in ("", "noeviction", self._policy_seen):
+            detail = "buckets that are evicted start full again; set maxmemory-policy noeviction"
+            fields = {"maxmemory_policy": policy, "maxmemory": bound, "detail": detail}
+            logger.warning("store_evicts", extra={"fields": fields})
+        self._policy_seen = seen

@@ -1,0 +1,1 @@
+"""One Redis or Valkey server: connecting, batching, the Lua scripts, inspecting buckets."""

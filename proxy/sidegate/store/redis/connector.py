@@ -1,0 +1,109 @@
+"""Connections opened by redis-py as the settings say: TLS, credentials, database; wherever the server is now."""
+
+from typing import Any
+
+from redis.asyncio.connection import Connection, ConnectionPool, SSLConnection, UnixDomainSocketConnection
+from redis.asyncio.retry import Retry
+from redis.asyncio.sentinel import Sentinel
+from redis.backoff import NoBackoff
+
+from sidegate.config import CREDENTIALS, StoreSettings
+from sidegate.config.store_url import Address, Kind
+from sidegate.store.protocol import StoreUnavailable
+from sidegate.store.redis.connection import MultiplexedConnection, open_connection
+
+# A Sentinel that does not answer costs this much before the next one is asked.
+SENTINEL_TIMEOUT_S = 0.2
+
+
+class Dialer:
+    """Opens connections to the store, each by the settings of the moment."""
+
+    def __init__(self, settings: StoreSettings, timeout_s: float) -> None:
+        self.settings = settings
+        self.timeout_s = timeout_s
+        # The master that was connected to last.
+        self.dialled: Address | None = None
+        self._sentinels: Sentinel | None = None
+        self._sentinels_of = settings
+
+    def use(self, settings: StoreSettings) -> bool:
+        """Open the next connections with these credentials; returns whether they are others."""
+        before, self.settings = self.settings, settings.model_copy(update={"url": self.settings.url})
+        return any(getattr(before, name) != getattr(settings, name) for name in CREDENTIALS)
+
+    async def close(self) -> None:
+        """Give up what is kept between two questions to the Sentinels."""
+        sentinels, self._sentinels = self._sentinels, None
+        if sentinels is not None:
+            await sentinels.aclose()
+
+    async def open(self) -> MultiplexedConnection:
+        """A connection to the server, or to the Sentinels' master. Raises StoreUnavailable."""
+        url = self.settings.address
+        if url.kind is Kind.SOCKET:
+            return await self._open({"connection_class": UnixDomainSocketConnection, "path": url.path})
+        self.dialled = await self.master() if url.kind is Kind.SENTINEL else url.addresses[0]
+        return await self.open_at(self.dialled)
+
+    async def open_at(self, address: Address, *, any_role: bool = False) -> MultiplexedConnection:
+        """A connection to one server of the store: a master, if nothing else is said. Raises StoreUnavailable."""
+        options = {**transport(self.settings), "host": address.host, "port": address.port}
+        return await self._open(options, any_role=any_role)
+
+    async def master(self) -> Address:
+        """Where the Sentinels say that the master is. Raises StoreUnavailable."""
+        if self._sentinels is None or self._sentinels_of is not self.settings:
+            await self.close()
+            self._sentinels, self._sentinels_of = sentinel(self.settings), self.settings
+        service = self.settings.address.service
+        try:
+            host, port = await self._sentinels.discover_master(service)
+        except Exception as error:  # redis-py raises more than its own exceptions
+            raise StoreUnavailable("no_master", f"no Sentinel names a master of {service}: {error}") from error
+        return Address(host, port)
+
+    async def _open(self, options: dict[str, Any], *, any_role: bool = False) -> MultiplexedConnection:
+        options = {**options, **credentials(self.settings), "db": self.settings.address.db}
+        pool = ConnectionPool(protocol=2, retry=None, driver_info=None, **options)
+        return await open_connection(pool, self.timeout_s, any_role=any_role)
+
+
+def sentinel(settings: StoreSettings) -> Sentinel:
+    """The Sentinels of a store, asked one after the other. They have credentials of their own."""
+    options: dict[str, Any] = {
+        "socket_timeout": SENTINEL_TIMEOUT_S,
+        "socket_connect_timeout": SENTINEL_TIMEOUT_S,
+        "retry": Retry(NoBackoff(), 0),
+        "username": settings.sentinel_username or None,
+        "password": settings.sentinel_password.get_secret_value() or None,
+    }
+    untyped: Any = Sentinel
+    found: Sentinel = untyped(settings.address.addresses, sentinel_kwargs={**options, **ssl(settings)})
+    return found
+
+
+def credentials(settings: StoreSettings) -> dict[str, str]:
+    """User name and password as redis-py takes them; absent where there are none."""
+    username, password = settings.credentials
+    return {name: text for name, text in (("username", username), ("password", password)) if text}
+
+
+def transport(settings: StoreSettings) -> dict[str, Any]:
+    """TCP or TLS, as a connection pool of redis-py takes it."""
+    if not settings.address.tls:
+        return {"connection_class": Connection}
+    return {"connection_class": SSLConnection, **_certificates(settings)}
+
+
+def ssl(settings: StoreSettings) -> dict[str, Any]:
+    """TCP or TLS, as a client of redis-py takes it."""
+    return {"ssl": True, **_certificates(settings)} if settings.address.tls else {}
+
+
+def _certificates(settings: StoreSettings) -> dict[str, Any]:
+    return {
+        "ssl_ca_certs": settings.ca_file,
+        "ssl_certfile": settings.cert_file,
+        "ssl_keyfile": settings.key_file,
+    }

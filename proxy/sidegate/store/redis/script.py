@@ -1,0 +1,175 @@
+"""One call of the bucket script for one batch, from sending it to giving everybody an answer."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from hashlib import sha1
+from importlib.resources import files
+
+from sidegate.decision.record import ObserveStore, StoreCall
+from sidegate.store.protocol import OnLevels, StoreUnavailable
+from sidegate.store.redis.batch import BadReply, Batch
+from sidegate.store.redis.connection import ReplyError
+from sidegate.store.redis.node import Node
+
+SCRIPT = files(__package__).joinpath("bucket.lua").read_text("utf-8")
+SCRIPT_SHA = sha1(SCRIPT.encode(), usedforsecurity=False).hexdigest()
+
+# Whether somebody takes care of a call whose node answered this error.
+Redirect = Callable[["ScriptCall", str], bool]
+
+logger = logging.getLogger(__name__)
+
+
+class ScriptCall:
+    """A batch under way. Sent again only where the store said that it did not run, and then under the first deadline.
+
+    `redirect` is asked about every error reply but NOSCRIPT.
+    """
+
+    __slots__ = (
+        "_arguments",
+        "_evaluated",
+        "_observe",
+        "_redirect",
+        "_timer",
+        "asked_s",
+        "asking",
+        "batch",
+        "before_us",
+        "done",
+        "due_s",
+        "hops",
+        "node",
+        "timed",
+    )
+
+    def __init__(
+        self,
+        batch: Batch[OnLevels],
+        node: Node,
+        timeout_s: float,
+        redirect: "Redirect",
+        observe: ObserveStore | None,
+    ) -> None:
+        self.batch = batch
+        self.node = node
+        self.asked_s = time.monotonic()
+        self.due_s = self.asked_s + timeout_s
+        self.done = False
+        # How often it was sent on, and whether the last time with ASKING.
+        self.hops = 0
+        self.asking = False
+        # Where wanted (`timed`), a moment of the node's clock just before it charged.
+        self.timed = False
+        self.before_us: int | None = None
+        self._arguments = batch.arguments()
+        self._redirect = redirect
+        self._observe = observe
+        self._evaluated: Node | None = None
+        self._timer: asyncio.TimerHandle | None = None
+
+    def send(self) -> None:
+        """Ask the node."""
+        if self.timed:
+            self.node.ask(("TIME",), self._note_time)
+        if self.asking:  # counts for the next command alone
+            self.node.ask(("ASKING",), _ignore)
+        self.node.ask(("EVALSHA", SCRIPT_SHA, *self._arguments), self._on_reply)
+
+    def send_on(self, node: Node, *, asking: bool = False) -> None:
+        """Ask another node, since the last one said that it did not run the script."""
+        self._expire_in_time()
+        self.node, self.asking, self.before_us = node, asking, None
+        self.hops += 1
+        node.once_tried(lambda: None if self.done else self.send())
+
+    def send_again_in(self, pause_s: float) -> None:
+        """Ask the same node once more, a moment later."""
+        self._expire_in_time()
+        asyncio.get_running_loop().call_later(pause_s, lambda: None if self.done else self.send())
+
+    def send_part(self, part: Batch[OnLevels], redirect: "Redirect") -> "ScriptCall":
+        """Ask for a part of the batch alone, as it would be asked for now; this call says no more."""
+        self.done = True
+        call = ScriptCall(part, self.node, 0, redirect, self._observe)
+        call.asked_s, call.due_s, call.hops, call.asking = self.asked_s, self.due_s, self.hops, self.asking
+        call.timed = self.timed
+        call._expire_in_time()
+        call.send()
+        return call
+
+    def _expire_in_time(self) -> None:
+        """Keep the first deadline: a connection's own begins anew with each question."""
+        if self._timer is None:
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(max(0.0, self.due_s - time.monotonic()), self._expire)
+
+    def finish(self, reply: object) -> None:
+        """Give everyone in the batch an answer, once. Raises BadReply where the reply cannot be the script's."""
+        if self.done:
+            return
+        self.done = True
+        if self._timer is not None:
+            self._timer.cancel()
+        if isinstance(reply, StoreUnavailable):
+            self._fail(reply)
+            return
+        try:
+            pairs = self.batch.deliver(reply)
+        except BadReply as error:
+            self._fail(StoreUnavailable("protocol", str(error)))
+            raise  # ends the connection: nothing else it says can be trusted
+        self._tell("")
+        asked_s = self.asked_s
+        for then, levels in pairs:
+            try:
+                then(levels, asked_s)
+            except Exception:  # the boundary of one request: the others of its batch must get their answers
+                logger.exception("a request failed after its decision")
+
+    def _on_reply(self, reply: object) -> None:
+        if not isinstance(reply, ReplyError):
+            self.finish(reply)
+        elif not self.done:
+            self._on_error(str(reply))
+
+    def _on_error(self, text: str) -> None:
+        word = text.partition(" ")[0]
+        if word == "NOSCRIPT" and self._evaluated is not self.node:
+            self._evaluated = self.node
+            self._expire_in_time()
+            if self.asking:
+                self.node.ask(("ASKING",), _ignore)
+            self.node.ask(("EVAL", SCRIPT, *self._arguments), self._on_reply)
+        elif not self._redirect(self, text):
+            self.finish(StoreUnavailable(word.lower(), text))
+
+    def _note_time(self, reply: object) -> None:
+        if isinstance(reply, list) and len(reply) == 2:
+            self.before_us = int(reply[0]) * 1_000_000 + int(reply[1])
+
+    def _expire(self) -> None:
+        self.finish(StoreUnavailable("timeout", "no reply in time, having been sent on"))
+
+    def _tell(self, failure: str) -> None:
+        if self._observe is not None:
+            self._observe(StoreCall(len(self.batch), time.monotonic() - self.asked_s, failure))
+
+    def _fail(self, failure: StoreUnavailable) -> None:
+        self._tell(failure.reason)
+        fail(self.batch, failure, self.asked_s)
+
+
+def fail(batch: Batch[OnLevels], failure: StoreUnavailable, asked_s: float) -> None:
+    """Tell everyone in a batch that there is no answer."""
+    for then in batch.waiters():
+        try:
+            then(failure, asked_s)
+        except Exception:  # the boundary of one request, as in `ScriptCall.finish`
+            logger.exception("a request failed after its decision")
+
+
+def _ignore(reply: object) -> None:
+    """What ASKING answers says nothing that the next reply does not say."""

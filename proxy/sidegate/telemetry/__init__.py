@@ -1,0 +1,1 @@
+"""Metrics, logs and traces of requests and of the sidecar's state."""

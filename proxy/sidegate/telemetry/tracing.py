@@ -1,0 +1,151 @@
+"""Spans of requests and store calls, sent to an OpenTelemetry collector. Imported only where `tracing` is configured.
+
+A span is made from the finished record, beginning and end given, so that nothing is carried along while a request is
+under way. A thread of OpenTelemetry's own sends them in batches; what finds no room in its queue is dropped. Names are
+those of OpenTelemetry's semantic conventions for HTTP servers and database clients, ours begin with `sidegate.`.
+"""
+
+import os
+import random
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+from opentelemetry.context import Context
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.sdk.trace.sampling import ALWAYS_ON, ParentBased
+from opentelemetry.trace import SpanKind, StatusCode, get_current_span
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+import sidegate
+from sidegate.config import TracingSettings
+from sidegate.decision.policy import PolicySet
+from sidegate.decision.record import Observe, ObserveStore, Record, StoreCall
+from sidegate.decision.request import RequestFacts, path_part
+from sidegate.telemetry.logs import LONGEST_METHOD_CHARS, LONGEST_PATH_CHARS, printable
+from sidegate.telemetry.outcomes import policy_outcomes
+
+# For one batch to be taken; and for what waits at the end, so that a collector that hangs holds up no stop for long.
+EXPORT_TIMEOUT_S = 2.0
+CLOSE_TIMEOUT_S = 3.0
+
+# What the conventions know; others are `_OTHER`, so that no client can make up names of spans.
+_METHODS = frozenset({"CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "QUERY", "TRACE"})
+_TRACE_CONTEXT = ("traceparent", "tracestate")
+
+Attributes = dict[str, str | int | float | Sequence[str]]
+
+
+class Tracing:
+    """Makes spans and sends them. `policies` gives those in force. `close` when done."""
+
+    def __init__(self, settings: TracingSettings, policies: Callable[[], PolicySet]) -> None:
+        service = {
+            "service.name": os.environ.get("OTEL_SERVICE_NAME", "sidegate"),
+            "service.version": sidegate.__version__,
+        }
+        self._provider = TracerProvider(
+            sampler=ParentBased(ALWAYS_ON),  # of the traces that begin here, the rest is left out before it is a span
+            resource=Resource.create(service),
+            shutdown_on_exit=False,
+        )
+        exporter = OTLPSpanExporter(endpoint=settings.endpoint, timeout=EXPORT_TIMEOUT_S)
+        self._provider.add_span_processor(BatchSpanProcessor(exporter))
+        self._tracer = self._provider.get_tracer("sidegate", sidegate.__version__)
+        self._propagator = TraceContextTextMapPropagator()
+        self._policies = policies
+        self._sample = settings.sample
+
+    def requests(self, observe: Observe) -> Observe:
+        """`observe`, and a span of each record."""
+
+        def both(record: Record) -> None:
+            observe(record)
+            self._note(record)
+
+        return both
+
+    def store_calls(self, observe: ObserveStore) -> ObserveStore:
+        """`observe`, and a span of each call: of no request's trace, since a call decides many requests."""
+
+        def both(call: StoreCall) -> None:
+            observe(call)
+            self._note_call(call)
+
+        return both
+
+    def close(self) -> None:
+        """Send what waits, for at most CLOSE_TIMEOUT_S. Blocks: call it in a thread."""
+        sending = threading.Thread(target=self._provider.shutdown, name="spans", daemon=True)
+        sending.start()
+        sending.join(CLOSE_TIMEOUT_S)
+
+    def _note(self, record: Record) -> None:
+        parent = self._parent(record.facts)
+        if parent is None and self._left_out():
+            return
+        method = record.facts.method if record.facts.method in _METHODS else "_OTHER"
+        name = "HTTP" if method == "_OTHER" else method
+        attributes = self._about(record, method)
+        failed = record.status >= 500  # the conventions leave a 4xx to the client
+        if failed or record.error:
+            attributes["error.type"] = record.error or str(record.status)
+        self._span(name, SpanKind.SERVER, parent or Context(), attributes, record.total_s, failed=failed)
+
+    def _note_call(self, call: StoreCall) -> None:
+        if self._left_out():
+            return
+        attributes: Attributes = {"db.system.name": "redis", "db.operation.name": "EVALSHA"}
+        if call.requests > 1:  # as the conventions have it
+            attributes["db.operation.batch.size"] = call.requests
+        if call.failure:
+            attributes["error.type"] = call.failure
+        self._span("EVALSHA", SpanKind.CLIENT, Context(), attributes, call.took_s, failed=bool(call.failure))
+
+    def _about(self, record: Record, method: str) -> Attributes:
+        facts, verdict = record.facts, record.verdict
+        attributes: Attributes = {
+            "http.request.method": method,
+            "http.response.status_code": record.status,
+            "url.scheme": "http",
+            "url.path": printable(path_part(facts.target)[:LONGEST_PATH_CHARS]),
+            "client.address": self._policies().identity.client_group(facts),
+            "sidegate.decision_ms": round(record.decision_s * 1000, 3),
+        }
+        if method == "_OTHER":
+            attributes["http.request.method_original"] = printable(facts.method[:LONGEST_METHOD_CHARS])
+        if record.request_id:
+            attributes["sidegate.request_id"] = record.request_id
+        if verdict is not None:
+            attributes["sidegate.decided_by"] = verdict.decided_by.value
+            if verdict.applied:
+                outcomes = policy_outcomes(verdict)
+                attributes["sidegate.policies"] = [name for name, _ in outcomes]
+                attributes["sidegate.outcomes"] = [outcome.value for _, outcome in outcomes]
+        return attributes
+
+    def _left_out(self) -> bool:
+        """Whether a trace that begins here is not sent: drawn before anything is worked out for it."""
+        return random.random() >= self._sample
+
+    def _parent(self, facts: RequestFacts) -> Context | None:
+        """What the request's traceparent names; None where there is none, or no valid one."""
+        values = {name: facts.fields.getall(name, ()) for name in _TRACE_CONTEXT}
+        if len(values["traceparent"]) != 1:
+            return None
+        carrier = {name: printable(",".join(each)) for name, each in values.items() if each}
+        parent = self._propagator.extract(carrier, Context())
+        return parent if get_current_span(parent).get_span_context().is_valid else None
+
+    def _span(
+        self, name: str, kind: SpanKind, parent: Context, attributes: Attributes, took_s: float, *, failed: bool
+    ) -> None:
+        end_ns = time.time_ns()  # a collector wants the time of day; how long it took is measured elsewhere
+        start_ns = end_ns - int(took_s * 1e9)
+        span = self._tracer.start_span(name, parent, kind, attributes, start_time=start_ns)
+        if failed:
+            span.set_status(StatusCode.ERROR)
+        span.end(end_ns)

@@ -1,0 +1,181 @@
+"""The parent of the workers: starts them, starts a dead one again, passes signals on, and gathers their metrics.
+
+It serves nothing itself. Each worker is a whole sidecar in a process of its own, listening on the same port
+(SO_REUSEPORT: the kernel spreads new connections over them). The parent holds the port, bound but not listening, so
+that it is the same for every worker, also for one that is started again.
+
+Figures. Each worker reports once a second: its metrics, and a word on its state. When the first one does, the parent
+sends it what the others said: their metrics added up, and the word of each. It has the admin listener and tells of all
+of them (admin/workers_view). Counters of a worker that died stay in the sum, so that no counter falls back.
+The first message to a first worker holds what was counted before it was there.
+"""
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+from sidegate.config import Settings
+from sidegate.telemetry.logs import start_logging
+from sidegate.telemetry.merge_metrics import Snapshot, merged, without_gauges
+from sidegate.workers.channel import Channel, Message, open_channel
+from sidegate.workers.place import VARIABLE, WorkerId
+
+# Pauses before a dead worker is started again: doubling, until one has lived for STEADY_S.
+FIRST_PAUSE_S = 0.1
+LONGEST_PAUSE_S = 10.0
+STEADY_S = 10.0
+# Beyond `listen.drain_timeout`, in which a worker ends by itself.
+KILL_AFTER_S = 5.0
+
+logger = logging.getLogger(__name__)
+
+
+def supervise(settings: Settings, path: Path, count: int) -> int:
+    """Run `count` workers until SIGTERM or SIGINT; returns the exit status. Raises OSError where the port is taken."""
+    with hold_port(settings.listen.host, settings.listen.port) as held:
+        writer = start_logging(settings.log)
+        try:
+            port = int(held.getsockname()[1])
+            return asyncio.run(Parent(path, count, port, settings.listen.drain_timeout_s).run())
+        finally:
+            writer.close()
+
+
+def hold_port(host: str, port: int) -> socket.socket:
+    """A socket that keeps a port for sockets that share it. Raises OSError where somebody else has it."""
+    family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+    with socket.socket(family, socket.SOCK_STREAM) as alone:
+        # Sharing would let two sidecars sit on one port unnoticed: look for others first.
+        alone.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        alone.bind(address)
+        found = alone.getsockname()
+    held = socket.socket(family, socket.SOCK_STREAM)
+    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    try:
+        held.bind(found)
+    except OSError:
+        held.close()
+        raise
+    return held
+
+
+class Parent:
+    """See the module's text."""
+
+    def __init__(self, path: Path, count: int, port: int, drain_timeout_s: float) -> None:
+        self._path = path
+        self._count = count
+        self._port = port
+        self._patience_s = drain_timeout_s + KILL_AFTER_S
+        self._stop = asyncio.Event()
+        self._failed = False
+        self._running: dict[int, asyncio.subprocess.Process] = {}
+        self._channels: dict[int, Channel] = {}
+        self._ready: set[int] = set()
+        self._snapshots: dict[int, Snapshot] = {}
+        self._reports: dict[int, object] = {}
+        self._retired: Snapshot = []
+
+    async def run(self) -> int:
+        """Keep the workers until told to stop, then let them drain; 1 where one could not start or had to be killed."""
+        loop = asyncio.get_running_loop()
+        for each in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(each, self._stop.set)
+        loop.add_signal_handler(signal.SIGHUP, self._pass_on, signal.SIGHUP)
+        async with asyncio.TaskGroup() as group:
+            for number in range(self._count):
+                _ = group.create_task(self._keep(number))
+            await self._stop.wait()
+            self._pass_on(signal.SIGTERM)
+            _ = loop.call_later(self._patience_s, self._kill)
+        return 1 if self._failed else 0
+
+    def _pass_on(self, passed: signal.Signals) -> None:
+        for number, process in self._running.items():
+            # One that is just starting would die of a SIGHUP, and reads the file anyway.
+            if passed is not signal.SIGHUP or number in self._ready:
+                process.send_signal(passed)
+
+    def _kill(self) -> None:
+        for process in self._running.values():
+            logger.error("worker_killed", extra={"fields": {"pid": process.pid}})
+            self._failed = True
+            process.kill()
+
+    async def _keep(self, number: int) -> None:
+        """Start a worker whenever it is not there."""
+        loop = asyncio.get_running_loop()
+        pause_s, has_served = FIRST_PAUSE_S / 2, False
+        while not self._stop.is_set():
+            began_s = loop.time()
+            status = await self._live(number)
+            has_served |= number in self._ready
+            self._ready.discard(number)
+            if self._stop.is_set():
+                self._failed |= status not in (0, -signal.SIGTERM)  # the latter: it was only starting
+                return
+            fields = {"worker": number, "status": status}
+            if not has_served:
+                # What keeps it from starting keeps all of them: say so and end, as a single sidecar would.
+                logger.error("worker_cannot_start", extra={"fields": fields})
+                self._failed = True
+                self._stop.set()
+                return
+            steady = loop.time() - began_s >= STEADY_S
+            pause_s = FIRST_PAUSE_S if steady else min(pause_s * 2, LONGEST_PAUSE_S)
+            logger.error("worker_died", extra={"fields": {**fields, "again_in_s": pause_s}})
+            try:
+                async with asyncio.timeout(pause_s):
+                    await self._stop.wait()
+            except TimeoutError:
+                continue
+
+    async def _live(self, number: int) -> int:
+        """One worker's life; returns its exit status."""
+        ours, theirs = socket.socketpair()
+        place = WorkerId(number, self._count, self._port, theirs.fileno())
+        with theirs:
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "sidegate", "run", "--config", str(self._path)),
+                stdin=subprocess.DEVNULL,
+                env={**os.environ, VARIABLE: place.variable()},
+                pass_fds=(place.channel,),
+                process_group=0,  # a terminal's Ctrl-C is the parent's to pass on
+            )
+        self._running[number] = process
+        if self._stop.is_set():  # it came too late for the signal that went to the others
+            process.send_signal(signal.SIGTERM)
+        channel = self._channels[number] = await open_channel(ours)
+        if number == 0:
+            self._tell_leading()
+        await channel.listen(lambda message: self._heard(number, message))
+        status = await process.wait()
+        await channel.close()
+        del self._running[number], self._channels[number]
+        self._retired = merged([self._retired, without_gauges(self._snapshots.pop(number, []))])
+        self._reports.pop(number, None)
+        return status
+
+    def _heard(self, number: int, message: Message) -> None:
+        if "forget" in message:  # a bucket that was reset, which the others are to know of
+            for each, channel in self._channels.items():
+                if each != number:
+                    channel.send(message)
+            return
+        self._snapshots[number], self._reports[number] = message["metrics"], message["report"]
+        if number not in self._ready:
+            self._ready.add(number)
+            if len(self._ready) == self._count:
+                logger.info("workers_ready", extra={"fields": {"workers": self._count, "port": self._port}})
+        if number == 0:
+            self._tell_leading()
+
+    def _tell_leading(self) -> None:
+        others = [taken for each, taken in self._snapshots.items() if each != 0]
+        reports = [report for each, report in self._reports.items() if each != 0]
+        self._channels[0].send({"others": merged([self._retired, *others]), "reports": reports})

@@ -1,0 +1,72 @@
+"""A worker's place among its like: how many there are, which one it is, and what part of each bound is its own."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from sidegate.config import Settings
+
+# How a parent tells a worker its place; not for people.
+VARIABLE = "SIDEGATE_WORKER"
+_CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerId:
+    """Worker `number` (from 0) of `count`, on the port that the parent holds; `channel` is the socket to the parent."""
+
+    number: int
+    count: int
+    port: int
+    channel: int
+
+    @property
+    def is_leader(self) -> bool:
+        """Whether this worker has the admin listener."""
+        return self.number == 0
+
+    def variable(self) -> str:
+        """The place, as the value of VARIABLE."""
+        return f"{self.number},{self.count},{self.port},{self.channel}"
+
+    def share_of(self, settings: Settings) -> Settings:
+        """The settings with the worker's own part of what the sidecar as a whole may claim."""
+        listen = settings.listen.model_copy(
+            update={"port": self.port, "max_connections": self._part(settings.listen.max_connections)}
+        )
+        upstream = settings.upstream.model_copy(
+            update={"max_connections": self._part(settings.upstream.max_connections)}
+        )
+        return settings.model_copy(update={"listen": listen, "upstream": upstream})
+
+    def _part(self, whole: int) -> int:
+        """Rounded down, so that the parts never add up to more than the whole, but at least 1."""
+        return max(1, whole // self.count)
+
+
+def place_in(environ: Mapping[str, str]) -> WorkerId | None:
+    """The place that a parent has told; None where there is no parent."""
+    text = environ.get(VARIABLE)
+    return WorkerId(*map(int, text.split(","))) if text else None
+
+
+def worker_count(wanted: int | Literal["auto"]) -> int:
+    """How many workers there shall be; `auto` is one for each core that this process may use."""
+    return usable_cores(len(os.sched_getaffinity(0)), _quota_text()) if wanted == "auto" else wanted
+
+
+def usable_cores(cores: int, quota: str) -> int:
+    """The cores, or fewer where a container's quota ("MAX PERIOD" in µs, cgroup v2) grants fewer, rounded up."""
+    granted, _, period = quota.partition(" ")
+    if granted.isdigit() and period.strip().isdigit() and int(period):
+        return max(1, min(cores, -(-int(granted) // int(period))))
+    return cores
+
+
+def _quota_text() -> str:
+    try:
+        return _CPU_QUOTA.read_text("ascii")
+    except OSError:
+        return ""

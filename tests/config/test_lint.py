@@ -1,0 +1,145 @@
+"""What in a valid configuration is hardly meant is said with its place, and what is meant is not."""
+
+from pathlib import Path
+
+import pytest
+from sidegate.config import examine
+
+from tests.sidecar import ROOT
+
+NO_PROXY = "client_ip: {trusted_proxies: []}\n"
+
+
+def warnings_of(text: str, folder: Path) -> list[str]:
+    file = folder / "c.yaml"
+    file.write_text(text)
+    return [str(warning).removeprefix(f"{folder}/") for warning in examine(file, {}).warnings]
+
+
+def policy(text: str) -> str:
+    return f"policies: [{{name: a, key: client_ip, limit: 10/s, {text}}}]"
+
+
+FORGED = (
+    "any client can forge header:X-User-ID, and have a new bucket for each value: no proxy is trusted to write it; "
+    "name yours in client_ip.trusted_proxies, or add a policy with key: client_ip"
+)
+EXEMPTS_ITSELF = "as no proxy is trusted to; add client_ip, or name your proxies in client_ip.trusted_proxies"
+
+
+@pytest.mark.parametrize(
+    ("text", "warning"),
+    [
+        (
+            policy("burst: 15, initial: 20"),
+            "c.yaml:1:71: policies[0].initial: 20 is more than a bucket holds; a new one starts with 15, its burst",
+        ),
+        (
+            policy("overrides: [{key: 192.0.2.1, limit: 5/s, initial: 6}]"),
+            (
+                "c.yaml:1:101: policies[0].overrides[0].initial: 6 is more than a bucket holds; a new one starts with 5, "
+                "its burst"
+            ),
+        ),
+        (
+            policy("burst: 1000000"),
+            (
+                "c.yaml:1:58: policies[0].burst: at 10/second a bucket of 1000000 takes 1 day to fill, and is then spent at "
+                "once; for a quota of days write a policy of its own, e.g. limit: 5000/day"
+            ),
+        ),
+        (
+            policy("match: {method: [GTE, POST]}"),
+            (
+                "c.yaml:1:68: policies[0].match.method[0]: 'GTE' is no method that the sidecar takes; this never matches; "
+                "did you mean GET?"
+            ),
+        ),
+        (
+            policy("match: {method: GET}, cost: {POST: 5}"),
+            "c.yaml:1:86: policies[0].cost.POST: the cost of POST is never asked for: this policy matches GET only",
+        ),
+        (
+            policy("match: {path: [/api/**, /health]}"),
+            "c.yaml:1:75: policies[0].match.path[1]: '/health' is answered by the sidecar itself and never limited",
+        ),
+        (
+            "policies: [{name: a, key: 'header:X-Forwarded-For', limit: 1/s}]",
+            (
+                "c.yaml:1:27: policies[0].key: header:X-Forwarded-For is taken as sent, also what a client has put into it; "
+                "expected client_ip, which believes trusted proxies only"
+            ),
+        ),
+        (
+            f"client_ip: {{trusted_proxies: [0.0.0.0/0]}}\n{policy('burst: 15')}",
+            (
+                "c.yaml:1:31: client_ip.trusted_proxies[0]: '0.0.0.0/0' believes whoever connects: any client can claim any "
+                "address; expected your proxies'"
+            ),
+        ),
+        ("", "c.yaml:1:1: policies: no policy limits anything; every request passes"),
+        (
+            NO_PROXY + "policies: [{name: a, key: 'header:X-User-ID', limit: 1/s}]",
+            f"c.yaml:2:27: policies[0].key: {FORGED}",
+        ),
+        (
+            NO_PROXY + "policies: [{name: x, exempt: true, match: {header: {X-In: true}}}, "
+            "{name: a, key: client_ip, limit: 1/s}]",
+            (
+                f"c.yaml:2:43: policies[0].match: any client can exempt itself: it writes the field X-In as it likes, "
+                f"{EXEMPTS_ITSELF}"
+            ),
+        ),
+    ],
+)
+def test_what_is_hardly_meant_is_said_with_its_place(text: str, warning: str, tmp_path: Path) -> None:
+    assert warnings_of(text, tmp_path) == [warning]
+
+
+EXEMPT = "{name: in, exempt: true, match: {path: /in/**}}"
+EXEMPT_TOO = "{name: ops, exempt: true, match: {path: /ops}}"
+
+
+@pytest.mark.parametrize(
+    ("policies", "warning"),
+    [
+        ("{name: a, key: client_ip, limit: 1/s, match: {path: [/x, /in/y]}}", "match.path[1]: never matches: 'in' exempts it"),
+        (
+            "{name: a, key: client_ip, limit: 1/s, match: {path: [/in/y, /ops]}}",
+            ": can never apply: 'in' and 'ops' together exempt all that it matches",
+        ),
+        ("{name: a, exempt: true, match: {path: /in/y}}", ": does nothing: 'in' exempts all that it matches"),
+        ("{name: a, exempt: true, match: {path: /in/**}}", ": does nothing: 'in' exempts all that it matches"),
+    ],
+)  # fmt: skip
+def test_what_lies_under_an_exemption_is_said(policies: str, warning: str, tmp_path: Path) -> None:
+    limited = "{name: other, key: client_ip, limit: 1/s}"
+    (found,) = warnings_of(f"policies: [{EXEMPT}, {EXEMPT_TOO}, {limited}, {policies}]", tmp_path)
+    assert found.partition("policies[3]")[2].removeprefix(".") == warning
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        policy("burst: 15, initial: 15"),
+        policy("burst: 863999"),  # a second short of a day
+        policy("match: {method: [post, M-SEARCH]}, cost: {post: 2}"),
+        "policies: [{name: a, key: client_ip, limit: 5000/day}]",
+        "policies: [{name: a, key: 'header:X-User-ID', limit: 1/s}]",
+        NO_PROXY + "policies: [{name: a, key: 'header:X-User-ID', limit: 1/s, shadow: true}, {name: b, key: client_ip, limit: 1/s}]",
+        NO_PROXY + "policies: [{name: a, key: 'header:X-User-ID', limit: 1/s}, {name: b, key: client_ip, limit: 9/s}]",
+        NO_PROXY + "policies: [{name: a, exempt: true, match: {client_ip: 10.0.0.0/8, header: {X: true}}}, {name: b, key: path, limit: 9/s}]",
+    ],
+)  # fmt: skip
+def test_what_may_well_be_meant_is_passed_over(text: str, tmp_path: Path) -> None:
+    assert warnings_of(text, tmp_path) == []
+
+
+def test_the_demonstration_has_nothing_to_be_warned_of() -> None:
+    assert examine(ROOT / "config.yaml", {}).warnings == ()
+
+
+def test_an_address_limit_of_other_requests_bounds_no_forging(tmp_path: Path) -> None:
+    elsewhere = "{name: b, key: client_ip, limit: 9/s, match: {path: /login}}"
+    text = f"{NO_PROXY}policies: [{{name: a, key: 'header:X-User-ID', limit: 1/s}}, {elsewhere}]"
+    assert warnings_of(text, tmp_path) == [f"c.yaml:2:27: policies[0].key: {FORGED}"]

@@ -1,0 +1,142 @@
+"""A store that Sentinels name: found, followed, and never a replica."""
+
+import asyncio
+import time
+from collections.abc import Iterator
+
+import pytest
+from sidegate.decision.verdict import Answer
+
+from tests.conftest import StartStore
+from tests.recorder import eventually
+from tests.servers import free_port
+from tests.store.sidecar import PATIENCE_S, Sidecar, asking, hourly, sidecar
+from tests.topologies import DOWN_AFTER_S, SERVICE, SentinelServer, SentinelTrio
+
+
+@pytest.fixture(scope="session")
+def shared_sentinels() -> Iterator[SentinelTrio]:
+    trio = SentinelTrio()
+    yield trio
+    trio.stop()
+
+
+@pytest.fixture
+def own_sentinels() -> Iterator[SentinelTrio]:
+    trio = SentinelTrio()
+    yield trio
+    trio.stop()
+
+
+@pytest.fixture
+def sentinels(shared_sentinels: SentinelTrio) -> SentinelTrio:
+    shared_sentinels.master.client.flushall()
+    return shared_sentinels
+
+
+async def until_decided(proxy: Sidecar) -> float:
+    """Ask until the store decides; returns when, by the monotonic clock."""
+    await proxy.until(connected=True)
+    while (await proxy.ask(asking("probe", hourly(1_000_000)))).answer is not Answer.PASS:
+        await proxy.until(connected=True)
+    return time.monotonic()
+
+
+async def test_the_master_is_found_and_charged(sentinels: SentinelTrio) -> None:
+    async with sidecar(sentinels.url) as proxy:
+        assert (await proxy.ask(asking("k"))).answer is Answer.PASS
+        assert sentinels.master.client.hget("k", "tokens") == b"9"
+
+
+async def test_one_sentinel_that_answers_suffices(sentinels: SentinelTrio) -> None:
+    last = sentinels.sentinels[-1].port
+    url = f"redis+sentinel://127.0.0.1:{free_port()},127.0.0.1:{free_port()},127.0.0.1:{last}/{SERVICE}"
+    async with sidecar(url) as proxy:
+        assert (await proxy.ask(asking("k"))).answer is Answer.PASS
+
+
+async def test_a_name_that_no_sentinel_knows_is_an_outage_and_said(sentinels: SentinelTrio) -> None:
+    async with sidecar(sentinels.url.replace(SERVICE, "another"), connected=False) as proxy:
+        verdict = await proxy.ask(asking("k"))
+        assert (verdict.answer, verdict.reason) == (Answer.UNAVAILABLE, "no_master")
+
+
+@pytest.mark.slow
+async def test_a_failover_on_request_is_followed_while_the_old_master_still_answers(
+    own_sentinels: SentinelTrio,
+) -> None:
+    after = own_sentinels.replica
+    async with sidecar(own_sentinels.url) as proxy:
+        bucket = asking("k", hourly(1_000_000))
+        await proxy.ask(bucket)
+        eventually(lambda: after.client.exists("k"), "the replica has the bucket")
+        own_sentinels.sentinels[0].client.sentinel_failover(SERVICE)
+        async with asyncio.timeout(PATIENCE_S):
+            while after.calls("evalsha") + after.calls("eval") == 0:
+                await asyncio.gather(*(proxy.ask(bucket) for _ in range(20)))
+                await asyncio.sleep(0.005)
+        assert after.client.role()[0] == b"master"
+        held = int(after.client.hget("k", "tokens") or 0)
+        assert (await proxy.ask(bucket)).answer is Answer.PASS
+        assert after.client.hget("k", "tokens") == b"%d" % (held - 1)
+
+
+@pytest.mark.slow
+async def test_a_master_that_crashes_is_followed_to_its_replica(own_sentinels: SentinelTrio) -> None:
+    before, after = own_sentinels.master, own_sentinels.replica
+    async with sidecar(own_sentinels.url) as proxy:
+        await until_decided(proxy)
+        before.kill()
+        await proxy.until(connected=False)
+        killed_s = time.monotonic()
+        took_s = await until_decided(proxy) - killed_s
+        assert after.calls("evalsha") + after.calls("eval") > 0
+        assert took_s >= DOWN_AFTER_S / 2  # it was the failover that was waited for
+
+
+async def test_a_master_that_the_sentinels_no_longer_name_is_left_while_it_still_answers(
+    start_store: StartStore,
+) -> None:
+    old, new = start_store(), start_store()
+    sentinel = SentinelServer(old.port)
+    try:
+        async with sidecar(f"redis+sentinel://127.0.0.1:{sentinel.port}/{SERVICE}") as proxy:
+            await proxy.ask(asking("k", hourly(1_000_000)))
+            sentinel.client.sentinel_remove(SERVICE)
+            sentinel.client.sentinel_monitor(SERVICE, "127.0.0.1", new.port, 1)
+            async with asyncio.timeout(PATIENCE_S):
+                while not new.client.exists("k"):
+                    assert (await proxy.ask(asking("k", hourly(1_000_000)))).answer is Answer.PASS
+                    await asyncio.sleep(0.005)
+            assert proxy.failures == [None]  # nobody noticed
+    finally:
+        sentinel.stop()
+
+
+async def test_a_replica_that_a_sentinel_takes_for_the_master_is_not_used(start_store: StartStore) -> None:
+    replica = start_store()
+    replica.client.set("k", "untouched")
+    sentinel = SentinelServer(replica.port)
+    try:
+        replica.client.replicaof("127.0.0.1", str(free_port()))
+        async with sidecar(f"redis+sentinel://127.0.0.1:{sentinel.port}/{SERVICE}", connected=False) as proxy:
+            verdict = await proxy.ask(asking("k"))
+            assert (verdict.answer, verdict.reason) == (Answer.UNAVAILABLE, "readonly")
+            assert replica.calls("evalsha") == 0
+    finally:
+        sentinel.stop()
+
+
+async def test_sentinels_have_a_password_of_their_own(start_store: StartStore) -> None:
+    master = start_store(password="the master's")
+    sentinel = SentinelServer(master.port, f'sentinel auth-pass {SERVICE} "the master\'s"')
+    try:
+        sentinel.client.acl_setuser("watcher", enabled=True, passwords=["+pw"], categories=["+@all"], channels=["*"])
+        sentinel.client.acl_setuser("default", enabled=False)
+        url = f"redis+sentinel://127.0.0.1:{sentinel.port}/{SERVICE}"
+        async with sidecar(url, password="the master's", sentinel_username="watcher", sentinel_password="pw") as proxy:
+            assert (await proxy.ask(asking("k"))).answer is Answer.PASS
+        async with sidecar(url, password="the master's", connected=False) as proxy:
+            assert (await proxy.ask(asking("k"))).reason == "no_master"
+    finally:
+        sentinel.stop()
