@@ -364,7 +364,8 @@ def test_no_interval_admits_more_though_the_clock_steps_back(
     asked = [(now - data.draw(steps), cost) for now, cost in asked]
     rate = Fraction(bucket_limit.rate.tokens, bucket_limit.rate.period_us)
     latest, spent, begun = START, 0, None
-    for now, cost in admitted(bucket_limit, asked):
+    # A cost of 0 charges nothing and creates no bucket, so no interval begins with it.
+    for now, cost in ((now, cost) for now, cost in admitted(bucket_limit, asked) if cost):
         latest = max(latest, START + now) if begun is not None else START + now
         begun = latest if begun is None else begun
         spent += cost
