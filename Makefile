@@ -1,21 +1,25 @@
-# Thin on purpose: what the targets do stands in deploy/. RUNTIME=docker or RUNTIME=local overrides the choice.
+# The targets are thin: deploy/ holds what they do. RUNTIME=docker or RUNTIME=local overrides the choice of runtime.
 
-# The environment's Python where there is one, else any from 3.11 on: `make PYTHON=/path/to/python3.12` names another.
+# The environment's Python if there is one, else the first that is 3.11 or newer; or name one: make PYTHON=/path/to/python3.12
 PYTHON ?= $(shell for each in python3 python3.14 python3.13 python3.12 python3.11; do \
 	"$$each" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo "$$each"; break; }; done)
 DEPLOY = $(if $(wildcard .venv/bin/python),.venv/bin/python,$(or $(PYTHON),$(error No Python 3.11 or newer was \
 	found. Install one, or name it: make PYTHON=/path/to/python3.11))) -m deploy
-STAMP = .venv/.installed
 VENV = .venv/bin
+# RUN: packages that run the demonstration. DEV: these and the tools of `make check`.
+RUN = .venv/.installed-run
+DEV = .venv/.installed-dev
 
 .DEFAULT_GOAL := help
 .SUFFIXES:
 .NOTPARALLEL:
 MAKEFLAGS += --no-print-directory --no-builtin-rules
 
-.PHONY: help install start stop restart status health test load check chaos bench bench-cores bench-growth bench-watching bench-extras bench-tools soak lock schema clean logs redis-keys redis-cli redis-monitor top
+.PHONY: help install install-dev start stop restart status health test load running \
+	check coverage fuzz chaos bench bench-cores bench-growth bench-watching bench-extras bench-tools soak lock schema clean \
+	logs redis-keys redis-cli redis-monitor top
 
-help: ## this list
+help: ## list the targets
 	@colour=; plain=; if [ -t 1 ] && [ -z "$$NO_COLOR" ]; then colour=$$(printf '\033[36m'); plain=$$(printf '\033[0m'); fi; \
 	sed -n 's/^\([a-z0-9-][a-z0-9 -]*\):[^#]*## \(.*\)/\1	\2/p' $(firstword $(MAKEFILE_LIST)) | \
 	while IFS='	' read -r name text; do printf '%s%-15s%s %s\n' "$$colour" "$$name" "$$plain" "$$text"; done
@@ -23,75 +27,86 @@ help: ## this list
 
 # -- the demonstration ------------------------------------------------------------------------------------------------
 
-install: $(STAMP) ## set up .venv with the command .venv/bin/sidegate
+install: $(RUN) ## create .venv with the command .venv/bin/sidegate
 	@echo "installed: .venv/bin/sidegate"
-start: $(STAMP) ## start the store, three apps and three sidecars; return when all are healthy
+start: $(RUN) ## start the store, three apps and three sidecars; return when all are healthy
 	@$(DEPLOY) start
-stop: ## stop exactly what was started; requests in flight end first
+stop: ## drain and stop what `make start` started
 	@$(DEPLOY) stop
-restart: $(STAMP) ## renew sidecars and apps, one pair after the other; no request in flight is lost, buckets stay
+restart: $(RUN) ## restart sidecars and apps, one pair after the other; no request in flight is lost, buckets stay
 	@$(DEPLOY) restart
-status: ## what runs, since when, where; fails where something does not
+status: ## list the processes with uptime and address; fails if one does not run
 	@$(DEPLOY) status
-health: ## ask the three sidecars for their health
+health: ## GET /health of the three sidecars
 	@$(DEPLOY) health
-test: $(STAMP) ## 15 requests of one fresh user over the three sidecars: 10 pass, 5 get 429 (USER_ID=…)
+test: running $(RUN) ## 15 requests of a new user over the three sidecars: 10 pass, 5 get 429 (USER_ID=…)
 	@$(DEPLOY) load test
-load: $(STAMP) ## more of them: make load ARGS='--users 20 --concurrency 16 --duration 10'
+load: running $(RUN) ## load test: make load ARGS='--users 20 --concurrency 16 --duration 10'
 	@$(DEPLOY) load load
+running:
+	@$(DEPLOY) running
 
-# -- looking inside ---------------------------------------------------------------------------------------------------
+# -- inspection -------------------------------------------------------------------------------------------------------
 
-logs: ## follow all logs (LINES=50 FOLLOW=0: only their ends); one: logs-app1…3 logs-proxy1…3 logs-redis
+logs: ## follow all logs (LINES=50 FOLLOW=0: print their ends); one log: logs-app1…3 logs-proxy1…3 logs-redis
 	@$(DEPLOY) logs
 LOGS = $(foreach number,1 2 3,logs-app$(number) logs-proxy$(number)) logs-redis
 .PHONY: $(LOGS)
 $(LOGS):
 	@$(DEPLOY) logs $(@:logs-%=%)
-redis-keys: $(STAMP) ## the buckets in the store, with their time to live (PATTERN='example:*')
+redis-keys: $(RUN) ## list the buckets in the store with their time to live (PATTERN='example:*')
 	@$(DEPLOY) redis-keys
-redis-cli: $(STAMP) ## a prompt at the store, or one command: make redis-cli ARGS='HGETALL example:ratelimit:user-123'
+redis-cli: $(RUN) ## open a Redis prompt, or run one command: make redis-cli ARGS='HGETALL example:ratelimit:user-123'
 	@$(DEPLOY) redis-cli
-top: $(STAMP) ## what is limited, live in the terminal (ARGS='--once'); the dashboard is at http://localhost:9081/
+top: $(RUN) ## show limits and refused keys live (ARGS='--once'); the dashboard is at http://localhost:9081/
 	@$(DEPLOY) top
-redis-monitor: $(STAMP) ## every command as it reaches the store
+redis-monitor: $(RUN) ## print every command that the store receives
 	@$(DEPLOY) redis-cli MONITOR
 
 # -- development ------------------------------------------------------------------------------------------------------
 
-check: $(STAMP) ## lint, format, types, the whole test suite
+install-dev: $(DEV) ## install the tools of `make check` into .venv (about 500 MB)
+check: $(DEV) ## lint, check format and types, run all tests
 	$(VENV)/ruff check .
 	$(VENV)/ruff format --check .
 	$(VENV)/mypy
 	$(VENV)/python -m pytest --numprocesses 4 --dist worksteal $(ARGS)
-.PHONY: fuzz
-fuzz: $(STAMP) ## search for bytes that break the edge, for SECONDS=60
+coverage: $(DEV) ## measure the coverage of decision, config, telemetry and commands; fails below the floor in pyproject.toml
+	@rm -rf .coverage-data && mkdir .coverage-data
+	@$(VENV)/coverage run -m pytest -q --numprocesses 4 --dist worksteal \
+		tests/decision tests/config tests/telemetry tests/commands $(ARGS)
+	@$(VENV)/coverage combine -q
+	@$(VENV)/coverage report
+fuzz: $(DEV) ## search for bytes that break the HTTP readers, for SECONDS=60
 	@$(VENV)/python -m tests.edge.fuzz --seconds $(or $(SECONDS),60)
-chaos: $(STAMP) ## what becomes of requests while the store is killed, stopped, full, slow, lying: a table (ARGS='FA04 --span 6')
+chaos: $(DEV) ## load three sidecars while their store is killed, stopped, full, slow or wrong; print a table (ARGS='FA04 --span 6')
 	@$(VENV)/python -m tests.chaos $(ARGS)
-bench: $(STAMP) ## what a request costs beside nginx+Lua, Traefik, Envoy, aiohttp; 9 minutes; writes benchmarks/results.md
-	@$(DEPLOY) bench-tools || echo "bench: goes on without them" >&2
+bench: $(DEV) ## compare CPU, latency and memory with nginx+Lua, Traefik, Envoy and aiohttp; writes benchmarks/results.md
+	@$(DEPLOY) bench-tools || echo "bench: continues without them" >&2
 	@$(VENV)/python -m benchmarks.bench $(ARGS)
-bench-growth: $(STAMP) ## how the cost grows with policies, buckets, overrides, callers, bodies, sidecars; 3 minutes
-	@$(DEPLOY) bench-tools || echo "bench: goes on without them" >&2
+bench-growth: $(DEV) ## measure how cost grows with policies, buckets, overrides, callers, bodies and sidecars; 3 minutes
+	@$(DEPLOY) bench-tools || echo "bench: continues without them" >&2
 	@$(VENV)/python -m benchmarks.bench.growth $(ARGS)
-bench-cores: $(STAMP) ## how much more two workers serve than one; half a minute
+bench-cores: $(DEV) ## compare the throughput of two workers with that of one; half a minute
 	@$(VENV)/python -m benchmarks.bench.cores $(ARGS)
-bench-watching: $(STAMP) ## what it costs to be scraped, followed by a dashboard and asked by top; 5 minutes (ARGS='--pairs 10')
+bench-watching: $(DEV) ## measure the overhead of scrapes, dashboard and top; 5 minutes (ARGS='--pairs 10')
 	@$(VENV)/python -m benchmarks.bench.watching $(ARGS)
-bench-extras: $(STAMP) ## what request ids, spans and the log of all requests add to a request; 3 minutes
+bench-extras: $(DEV) ## measure the overhead of request ids, spans and the log of all requests; 3 minutes
 	@$(VENV)/python -m benchmarks.bench.extras $(ARGS)
-bench-tools: ## install what bench compares with and draws with (.venv-bench)
+bench-tools: ## install the peers and the chart library of `make bench` into .venv-bench
 	@$(DEPLOY) bench-tools
-soak: $(STAMP) ## mixed traffic with errors, reloads and clients that leave: make soak SECONDS=600
+soak: $(DEV) ## run mixed traffic with errors, reloads and clients that leave: make soak SECONDS=600
 	@$(VENV)/python -m benchmarks.soak $(or $(SECONDS),600)
-lock: $(STAMP) ## write the pinned versions in requirements/ anew (ARGS=--upgrade for newer ones)
+lock: $(DEV) ## write the pinned versions in requirements/ (ARGS=--upgrade for newer ones)
 	@$(VENV)/python -m deploy.locks $(ARGS)
-schema: $(STAMP) ## write the JSON Schema of configurations to docs/config.schema.json
+schema: $(RUN) ## write the JSON Schema of the configuration to docs/config.schema.json
 	@$(VENV)/sidegate schema > docs/config.schema.json
 clean: ## stop, and remove .venv, .venv-tools, .venv-bench, .run and caches
 	@$(or $(PYTHON),python3) -m deploy clean
 
-$(STAMP): pyproject.toml requirements/dev.txt
+$(RUN): pyproject.toml requirements/run.txt
 	@$(DEPLOY) install
 	@touch $@
+$(DEV): pyproject.toml requirements/dev.txt
+	@$(DEPLOY) install-dev
+	@touch $(RUN) $@

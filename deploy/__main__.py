@@ -1,7 +1,7 @@
-"""`python -m deploy COMMAND`: what the Makefile's targets do.
+"""`python -m deploy COMMAND`: implements the Makefile's targets.
 
-Exit 0 right, 1 found wrong, 2 misused, 130 interrupted. Standard library only, but for `store`: so that stopping and
-cleaning need no environment.
+Exit status: 0 success, 1 failure, 2 wrong usage, 130 interrupted. All but `store` uses only the standard library,
+so that `make stop` and `make clean` work without .venv.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ _CACHES = (".mypy_cache", ".pytest_cache", ".ruff_cache", ".hypothesis")
 
 
 class Runtime(Protocol):
-    """What both runtimes can do; each raises Trouble where the person has to act."""
+    """Operations that both runtimes implement. Each raises Trouble if the user has to act."""
 
     def running(self, settings: Settings) -> object: ...
     def start(self, settings: Settings) -> None: ...
@@ -58,40 +58,45 @@ def _install(_: list[str]) -> int:
     return 0
 
 
+def _install_dev(_: list[str]) -> int:
+    install.install_dev()
+    return 0
+
+
 def _bench_tools(_: list[str]) -> int:
     install.bench_tools()
     return 0
 
 
 def _start(_: list[str]) -> int:
-    with _alone():
+    with _exclusive():
         settings = load(os.environ)
         runtime = _runtime(settings)
         if runtime.running(settings):
             if not recorded(settings.run):
                 record(settings, RUNTIME=_name(settings))
-            say("it already runs:")
+            say("already running:")
             return 0 if runtime.status(settings) else 1
         settings = load(os.environ, afresh=True)
         _runtime(settings).start(settings)
     good(f"all healthy ({_name(settings)})")
-    _say_what_next(load(os.environ))
+    _print_next_steps(load(os.environ))
     return 0
 
 
 def _stop(_: list[str]) -> int:
-    with _alone():
+    with _exclusive():
         settings = load(os.environ)
         stopped = _runtime(settings).stop(settings)
     if stopped:
         good("stopped")
     else:
-        say("nothing runs here")
+        say("nothing is running")
     return 0
 
 
 def _restart(_: list[str]) -> int:
-    with _alone():
+    with _exclusive():
         settings = load(os.environ)
         _runtime(settings).restart(settings)
     return 0
@@ -106,10 +111,10 @@ def _health(_: list[str]) -> int:
     answers = probe.health(load(os.environ))
     for name, answer in answers.items():
         try:
-            said = json.loads(answer.text)
+            report = json.loads(answer.text)
         except ValueError:
-            said = answer.text
-        print(json.dumps({"sidecar": name, "status": answer.status, "health": said}))
+            report = answer.text
+        print(json.dumps({"sidecar": name, "status": answer.status, "health": report}))
     return 0 if all(answer.good for answer in answers.values()) else 1
 
 
@@ -123,20 +128,20 @@ def _logs(names: list[str]) -> int:
     folder = settings.run / "logs"
     wanted = names or sorted(path.stem for path in folder.glob("*.log") if path.stem != "supervisord")
     if not all((folder / f"{name}.log").exists() for name in wanted) or not wanted:
-        raise Trouble(f"no log of {' '.join(names) or 'anything'} here", "make start writes them")
+        raise Trouble(f"no log of {' '.join(names) or 'any process'} in {folder}", "make start writes logs")
     logs.show({name: folder / f"{name}.log" for name in wanted}, lines, follow=follow)
     return 0
 
 
 def _redis_keys(_: list[str]) -> int:
-    from deploy import store  # noqa: PLC0415  needs redis-py, which only the environment has
+    from deploy import store  # noqa: PLC0415  needs redis-py, which only .venv has
 
     store.keys(load(os.environ), os.environ.get("PATTERN") or "example:*")
     return 0
 
 
 def _redis_cli(arguments: list[str]) -> int:
-    from deploy import store  # noqa: PLC0415  needs redis-py, which only the environment has
+    from deploy import store  # noqa: PLC0415  needs redis-py, which only .venv has
 
     settings = load(os.environ)
     arguments = arguments or shlex.split(os.environ.get("ARGS", ""))
@@ -145,8 +150,16 @@ def _redis_cli(arguments: list[str]) -> int:
     return store.prompt(settings, arguments)
 
 
+def _running(_: list[str]) -> int:
+    """Check that the three sidecars accept connections, before anything is installed or loaded."""
+    urls = [load(os.environ).proxy_url(number) for number in NUMBERS]
+    if silent := [url for url in urls if not probe.accepts(url)]:
+        raise Trouble(f"no sidecar listens at {', '.join(silent)}", "start the demonstration first: make start")
+    return 0
+
+
 def _load(arguments: list[str]) -> int:
-    """The load script against the sidecars that run."""
+    """Run the load script against the running sidecars."""
     settings = load(os.environ)
     environment = {"PROXY_URLS": ",".join(settings.proxy_url(number) for number in NUMBERS), **os.environ}
     command = [sys.executable, "-m", "benchmarks.load", *arguments, *shlex.split(os.environ.get("ARGS", ""))]
@@ -154,7 +167,7 @@ def _load(arguments: list[str]) -> int:
 
 
 def _top(arguments: list[str]) -> int:
-    """What is limited, live, at the admin listeners of the sidecars that run."""
+    """Run `sidegate top` on the admin listeners of the running sidecars."""
     settings = load(os.environ)
     urls = [settings.admin_url(number) for number in NUMBERS]
     command = [sys.executable, "-m", "sidegate", "top", *(word for url in urls for word in ("--admin", url))]
@@ -191,19 +204,22 @@ def _name(settings: Settings) -> str:
 
 
 @contextlib.contextmanager
-def _alone() -> Iterator[None]:
-    """Let one start, stop or restart be at work in this folder at a time."""
+def _exclusive() -> Iterator[None]:
+    """Hold the folder's lock, so that one start, stop or restart runs at a time."""
     settings = load(os.environ)
     settings.run.mkdir(mode=0o700, parents=True, exist_ok=True)
     with settings.lock_path.open("w") as lock:
         deadline = time.monotonic() + _LOCK_LIMIT_S
-        told = False
+        announced = False
         while not _locked(lock.fileno()):
-            if not told:
-                step("another start, stop or restart is at work here; waiting for it")
-                told = True
+            if not announced:
+                step("waiting for another start, stop or restart in this folder")
+                announced = True
             if time.monotonic() > deadline:
-                raise Trouble(f"it has not ended within {_LOCK_LIMIT_S} s", f"who holds it: fuser {settings.lock_path}")
+                raise Trouble(
+                    f"the other command did not end within {_LOCK_LIMIT_S} s",
+                    f"find the process that holds the lock: fuser {settings.lock_path}",
+                )
             time.sleep(0.1)
         yield
 
@@ -216,7 +232,7 @@ def _locked(descriptor: int) -> bool:
     return True
 
 
-def _say_what_next(settings: Settings) -> None:
+def _print_next_steps(settings: Settings) -> None:
     urls = [settings.proxy_url(number).replace("127.0.0.1", "localhost") for number in NUMBERS]
     token = f"  (token {settings.admin_token})" if settings.admin_token else ""
     say(f"""
@@ -227,19 +243,21 @@ def _say_what_next(settings: Settings) -> None:
 {paint("try next", "bold")}
   curl -i -H "X-User-ID: alice" {urls[0]}/api/data
   curl -H "X-User-ID: alice" {urls[1]}/api/status
-  make test            15 requests of one user over the three: 10 pass, 5 are refused
-  $EDITOR {os.path.relpath(settings.config, ROOT)}  a valid edit is in force within a second
+  make test            15 requests of one user over the three sidecars: 10 pass, 5 are refused
+  $EDITOR {os.path.relpath(settings.config, ROOT)}  a valid edit takes effect within a second
   make logs, make status, make stop""")
 
 
 _COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "install": _install,
+    "install-dev": _install_dev,
     "bench-tools": _bench_tools,
     "start": _start,
     "stop": _stop,
     "restart": _restart,
     "status": _status,
     "health": _health,
+    "running": _running,
     "load": _load,
     "logs": _logs,
     "redis-keys": _redis_keys,

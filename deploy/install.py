@@ -1,8 +1,8 @@
-"""Set up `.venv`: exactly the versions and files of `requirements/dev.txt`, then this project, editable.
+"""Create `.venv` from a lock in `requirements/`, with an editable install of this project.
 
-Also, on demand: `.venv-tools` for the Redis prompt, since iredis needs another redis-py than the sidecar; `.venv-bench`
-for the benchmark's peers and charts, which are large.
-Runs under any Python from 3.11 on, before anything is installed: standard library only.
+`run.txt` holds what the demonstration needs, `dev.txt` also the tools of `make check`. On demand: `.venv-tools` for the
+Redis prompt (iredis needs another version of redis-py) and `.venv-bench` for the benchmark's peers and charts (large).
+Standard library only: this module runs under any Python from 3.11 on, before anything is installed.
 """
 
 import hashlib
@@ -18,7 +18,8 @@ from deploy.terminal import Trouble, step
 
 _VENV = ROOT / ".venv"
 _TOOLS = ROOT / ".venv-tools"
-_LOCK = ROOT / "requirements" / "dev.txt"
+_RUN_LOCK = ROOT / "requirements" / "run.txt"
+_DEV_LOCK = ROOT / "requirements" / "dev.txt"
 _TOOLS_LOCK = ROOT / "requirements" / "redis-cli.txt"
 _BENCH = ROOT / ".venv-bench"
 _BENCH_LOCK = ROOT / "requirements" / "bench.txt"
@@ -27,32 +28,55 @@ _OLDEST = (3, 11)
 
 
 def install() -> None:
-    stamp, wanted = _VENV / ".installed", _fingerprint(_LOCK, ROOT / "pyproject.toml")
-    if stamp.exists() and stamp.read_text() == wanted and (_VENV / "bin" / "sidegate").exists():
-        return
+    """Install what the demonstration needs, unless it is there. Raises Trouble if pip fails."""
+    if not _is_installed(_RUN_LOCK, "run"):
+        step("installing the packages that running needs (the first time takes up to a minute)")
+        _install(_RUN_LOCK, "run")
+
+
+def install_dev() -> None:
+    """Install what `make check` needs, unless it is there. Raises Trouble if pip fails."""
+    if not _is_installed(_DEV_LOCK, "dev"):
+        step("installing the tools of `make check` (the first time takes some minutes)")
+        _install(_DEV_LOCK, "dev")
+        _record(_RUN_LOCK, "run")  # the versions of the smaller lock are among those of the larger one
+
+
+def _is_installed(lock: Path, name: str) -> bool:
+    stamp = _VENV / f".installed-{name}"
+    return stamp.exists() and stamp.read_text() == _wanted(lock) and (_VENV / "bin" / "sidegate").exists()
+
+
+def _install(lock: Path, name: str) -> None:
     _make_venv(_VENV)
-    step("installing the locked packages (the first time takes a minute)")
-    _pip(_VENV, "install", "--require-hashes", "-r", str(_LOCK))
-    step("installing sidegate, editable")
+    _pip(_VENV, "install", "--require-hashes", "-r", str(lock))
     _pip(_VENV, "install", "--no-deps", "--no-build-isolation", "-e", str(ROOT))
-    stamp.write_text(wanted)
+    _record(lock, name)
+
+
+def _record(lock: Path, name: str) -> None:
+    (_VENV / f".installed-{name}").write_text(_wanted(lock))
+
+
+def _wanted(lock: Path) -> str:
+    return _fingerprint(lock, ROOT / "pyproject.toml")
 
 
 def redis_prompt() -> Path:
-    """The path of iredis, installed first if need be."""
-    _on_demand(_TOOLS, _TOOLS_LOCK, "no redis-cli here: installing iredis into .venv-tools, once")
+    """Return the path of iredis; installs it on first use."""
+    _on_demand(_TOOLS, _TOOLS_LOCK, "redis-cli is not installed: installing iredis into .venv-tools, once")
     return _TOOLS / "bin" / "iredis"
 
 
 def bench_tools() -> None:
-    """Install what the benchmark compares with and draws with."""
+    """Install the benchmark's peers and its chart library."""
     _on_demand(_BENCH, _BENCH_LOCK, "installing Traefik, Envoy and matplotlib into .venv-bench, once (100 MB)")
 
 
-def _on_demand(folder: Path, lock: Path, telling: str) -> None:
+def _on_demand(folder: Path, lock: Path, message: str) -> None:
     stamp, wanted = folder / ".installed", _fingerprint(lock)
     if not stamp.exists() or stamp.read_text() != wanted:
-        step(telling)
+        step(message)
         _make_venv(folder)
         _pip(folder, "install", "--require-hashes", "-r", str(lock))
         stamp.write_text(wanted)
@@ -64,15 +88,15 @@ def _make_venv(folder: Path) -> None:
     if not (importlib.util.find_spec("venv") and importlib.util.find_spec("ensurepip")):
         package = f"python{sys.version_info.major}.{sys.version_info.minor}-venv"
         raise Trouble(
-            f"{sys.executable} comes without the module venv or ensurepip",
-            f"Debian and Ubuntu have it in a package of its own: apt install {package}",
-            "or name another Python: make PYTHON=…",
+            f"{sys.executable} lacks the module venv or ensurepip",
+            f"Debian and Ubuntu package it separately: apt install {package}",
+            "or use another Python: make PYTHON=…",
         )
     if (folder / "bin" / "python").exists() and _runs(folder):
         return
     step(f"creating {folder.name} with Python {sys.version.split()[0]}")
     shutil.rmtree(folder, ignore_errors=True)
-    # Not the interpreter of the folder that is about to go.
+    # This process may run in the folder that was just removed: use the interpreter that it was made from.
     base = getattr(sys, "_base_executable", sys.executable)
     _quietly([base, "-m", "venv", str(folder)], f"{folder.name} could not be created")
 

@@ -1,5 +1,7 @@
-"""Write the lock files in `requirements/` anew: names, versions, hashes; no index address. What is pinned stays unless
-`--upgrade` or `--upgrade-package NAME` is given. One file serves every Python from 3.11 on and every platform.
+"""Write the lock files in `requirements/`: names, versions and hashes, no index address.
+
+Pinned versions stay unless `--upgrade` or `--upgrade-package NAME` is given. One file serves every platform and every
+Python from 3.11 on.
 """
 
 import subprocess
@@ -15,27 +17,34 @@ _LIMIT_S = 600
 
 @dataclass(frozen=True, slots=True)
 class Lock:
+    """One file. `stdin` are the requirements where `arguments` name no file."""
+
     name: str
-    what: str
+    purpose: str
     arguments: tuple[str, ...]
-    given: str = ""
+    stdin: str = ""
 
 
 _LOCKS = (
-    Lock("dev", "development, CI and the local runtime", ("pyproject.toml", "--extra", "dev")),
+    Lock("dev", "development and CI", ("pyproject.toml", "--extra", "dev")),
+    Lock(
+        "run",
+        "the demonstration as local processes",
+        ("pyproject.toml", "--extra", "local", "--extra", "build", "--constraints", "requirements/dev.txt"),
+    ),
     Lock("image", "the container image", ("pyproject.toml", "--constraints", "requirements/dev.txt")),
     Lock(
         "build",
         "building the wheel inside the image",
         ("-", "--constraints", "requirements/dev.txt"),
-        given="hatchling\neditables\n",
+        stdin="hatchling\neditables\n",
     ),
-    Lock("redis-cli", "the Redis prompt where redis-cli is not installed", ("-",), given="iredis\n"),
+    Lock("redis-cli", "the Redis prompt where redis-cli is not installed", ("-",), stdin="iredis\n"),
     Lock(
         "bench",
-        "the benchmark: two proxies to compare with, and what draws the charts",
+        "the benchmark: two proxies to compare with, and the chart library",
         ("-",),
-        given="matplotlib\ntraefik-bin\nenvoy-server; sys_platform == 'linux' and platform_machine == 'x86_64'\n",
+        stdin="matplotlib\ntraefik-bin\nenvoy-server; sys_platform == 'linux' and platform_machine == 'x86_64'\n",
     ),
 )
 
@@ -54,10 +63,10 @@ def _write(uv: Path, lock: Lock, arguments: list[str]) -> None:
     options = "--quiet --no-config --universal --python-version=3.11 --generate-hashes --no-header --no-emit-index-url"
     command = [str(uv), "pip", "compile", *options.split(), "--output-file", target, *lock.arguments, *arguments]
     subprocess.run(
-        command, cwd=ROOT, check=True, timeout=_LIMIT_S, input=lock.given, text=True, stdout=subprocess.DEVNULL
+        command, cwd=ROOT, check=True, timeout=_LIMIT_S, input=lock.stdin, text=True, stdout=subprocess.DEVNULL
     )
     path = ROOT / target
-    path.write_text(f"# For {lock.what}. Written by `make lock`.\n{path.read_text()}")
+    path.write_text(f"# For {lock.purpose}. Written by `make lock`.\n{path.read_text()}")
     print(f"{target}: {sum('==' in line for line in path.read_text().splitlines())} packages")
 
 

@@ -1,6 +1,7 @@
-"""Questions over HTTP, each with a short limit."""
+"""HTTP requests and connection checks with a short timeout."""
 
 import http.client
+import socket
 import urllib.parse
 from dataclasses import dataclass
 
@@ -12,7 +13,7 @@ _MOST_BYTES = 64 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """`status` is None when nothing answered; `text` then says why."""
+    """An HTTP response. `status` is None if there was none; `text` then holds the reason."""
 
     status: int | None
     text: str
@@ -35,6 +36,16 @@ def get(url: str) -> Answer:
         connection.close()
 
 
+def accepts(url: str) -> bool:
+    """Whether something accepts TCP connections at the URL's host and port."""
+    parts = urllib.parse.urlsplit(url)
+    try:
+        with socket.create_connection((parts.hostname or "", parts.port or 80), _LIMIT_S):
+            return True
+    except OSError:
+        return False
+
+
 def health(settings: Settings) -> dict[str, Answer]:
-    """What each sidecar says of itself, its application and the store."""
+    """Return `GET /health` of each sidecar."""
     return {f"proxy{number}": get(f"{settings.proxy_url(number)}/health") for number in NUMBERS}

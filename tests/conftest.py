@@ -1,6 +1,7 @@
-"""What all tests share: stores, and how hypothesis searches."""
+"""Fixtures for store servers, the profiles of hypothesis, and the marker `speed`."""
 
 import os
+import sys
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -8,8 +9,8 @@ from hypothesis import HealthCheck, settings
 
 from tests.servers import StoreServer
 
-# No deadlines: a noisy machine is no fault. Everywhere the same examples; SIDEGATE_TEST_SEARCH=1 searches for new ones.
-# A store fixture is shared by all examples of a test on purpose: each example takes keys of its own or empties it.
+# No deadlines: a busy machine must not fail a test. Each run uses the same examples; SIDEGATE_TEST_SEARCH=1 tries new ones.
+# All examples of a test share its store fixture: each example uses its own keys or empties the store.
 settings.register_profile(
     "same",
     derandomize=True,
@@ -20,6 +21,15 @@ settings.register_profile(
 )
 settings.register_profile("search", settings.get_profile("same"), derandomize=False, max_examples=2_000)
 settings.load_profile("search" if os.environ.get("SIDEGATE_TEST_SEARCH") else "same")
+
+# A tracer (coverage, a debugger) makes code several times slower.
+_TRACED = sys.gettrace() is not None
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if _TRACED and item.get_closest_marker("speed"):
+        pytest.skip("a tracer is active, and this test bounds the time that code takes")
+
 
 StartStore = Callable[..., StoreServer]
 
@@ -33,7 +43,7 @@ def shared_store_server() -> Iterator[StoreServer]:
 
 @pytest.fixture
 def store_server(shared_store_server: StoreServer) -> StoreServer:
-    """A store shared by many tests, empty at the start of each. Do not stop, pause or reconfigure it."""
+    """A store server shared by many tests, empty at the start of each test. Do not stop, pause or reconfigure it."""
     shared_store_server.client.flushall()
     shared_store_server.client.script_flush()
     shared_store_server.client.config_resetstat()
@@ -42,7 +52,7 @@ def store_server(shared_store_server: StoreServer) -> StoreServer:
 
 @pytest.fixture
 def start_store() -> Iterator[StartStore]:
-    """Starts stores of the test's own, which it may stop, pause, kill and reconfigure."""
+    """Starts store servers for one test, which may stop, pause, kill and reconfigure them."""
     servers: list[StoreServer] = []
 
     def start(*options: str, password: str | None = None) -> StoreServer:
@@ -56,5 +66,5 @@ def start_store() -> Iterator[StartStore]:
 
 @pytest.fixture
 def own_store_server(start_store: StartStore) -> StoreServer:
-    """A store of the test's own."""
+    """A store server for one test."""
     return start_store()

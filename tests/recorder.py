@@ -293,22 +293,14 @@ class Recorder:
             case Zeros():
                 await _write_zeros(writer, step)
             case Act.HOLD:
-                while not self._released.is_set():
-                    if connection.reader.at_eof() or writer.transport.is_closing():
-                        return False  # the proxy has left
-                    await asyncio.sleep(0.003)
+                return await self._hold(connection)
             case Act.TARGET:
                 writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(request.target), request.target))
                 await writer.drain()
             case Act.CLOSE:
                 return False
             case Act.ECHO | Act.SINK:
-                while data := await connection.reader.read(256 * 1024):
-                    request.body_bytes += len(data)
-                    request.body += data[: KEPT_BODY_BYTES - len(request.body)]
-                    if step is Act.ECHO:
-                        writer.write(data)
-                        await writer.drain()
+                await _read_to_end(connection, request, echo=step is Act.ECHO)
                 return False
             case Act.RESET:
                 linger_none = struct.pack("ii", 1, 0)
@@ -316,6 +308,23 @@ class Recorder:
                 writer.transport.abort()
                 return False
         return True
+
+    async def _hold(self, connection: _Connection) -> bool:
+        """Wait for `release`; returns False if the proxy closed the connection first."""
+        while not self._released.is_set():
+            if connection.reader.at_eof() or connection.writer.transport.is_closing():
+                return False
+            await asyncio.sleep(0.003)
+        return True
+
+
+async def _read_to_end(connection: _Connection, request: Received, *, echo: bool) -> None:
+    while data := await connection.reader.read(256 * 1024):
+        request.body_bytes += len(data)
+        request.body += data[: KEPT_BODY_BYTES - len(request.body)]
+        if echo:
+            connection.writer.write(data)
+            await connection.writer.drain()
 
 
 async def _read_piece(reader: asyncio.StreamReader, request: Received, size: int) -> None:

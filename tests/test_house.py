@@ -246,3 +246,20 @@ def test_a_phrase_is_found_across_lines_and_cases(text: str) -> None:
 
 def test_a_phrase_within_other_words_is_left_alone() -> None:
     assert list(phrases("This told offers; his toldness; what is meanter")) == []
+
+
+# -- documents name what exists ----------------------------------------------------------------------------------------
+
+DOCUMENTS_WITH_PATHS = ("CONTRIBUTING.md", "README.md", "docs/architecture.md", "docs/operations.md")
+# A path in back-quotes or link brackets: of the repository, or of the package (`store/limiter.py`).
+DOCUMENTED_PATH = re.compile(r"[`(]((?:[\w.-]+/)+[\w.-]+\.(?:py|md|lua|yaml|yml|json|js|html|service))\b")
+
+
+@pytest.mark.parametrize("document", DOCUMENTS_WITH_PATHS)
+def test_files_that_a_document_names_exist(document: str) -> None:
+    path = REPOSITORY / document
+    names = set(DOCUMENTED_PATH.findall(path.read_text("utf-8")))
+    assert names
+    assert [
+        name for name in sorted(names) if not any((root / name).exists() for root in (REPOSITORY, path.parent, PACKAGE))
+    ] == []

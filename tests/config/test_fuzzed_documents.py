@@ -240,6 +240,7 @@ SLOW: dict[str, Callable[[], str]] = {
 
 
 @pytest.mark.slow
+@pytest.mark.speed
 @pytest.mark.parametrize("name", SLOW)
 def test_a_document_of_a_mebibyte_is_read_within_a_second(name: str) -> None:
     text = SLOW[name]()

@@ -162,6 +162,7 @@ def test_a_value_pattern_means_what_the_plain_rules_say(pattern: str, text: str)
     assert (re.fullmatch(text_regex(checked_value(pattern)), text) is not None) == text_fits(pattern, text)
 
 
+@pytest.mark.speed
 @pytest.mark.parametrize(
     ("pattern", "path"),
     [
