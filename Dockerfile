@@ -3,7 +3,7 @@
 FROM python:3.11-slim AS build
 WORKDIR /src
 RUN python -m venv /opt/build && python -m venv --without-pip /opt/sidegate
-# Versions and hashes first: an edit to the code does not install the packages again.
+# Packages first: a change of the code does not install them again.
 COPY requirements/build.txt requirements/image.txt requirements/
 RUN /opt/build/bin/pip install --no-cache-dir --disable-pip-version-check --require-hashes -r requirements/build.txt \
  && /opt/build/bin/pip --python /opt/sidegate/bin/python install --no-cache-dir --disable-pip-version-check \
@@ -17,13 +17,13 @@ RUN /opt/build/bin/hatchling build --target wheel --directory dist \
 FROM python:3.11-slim
 COPY --from=build /opt/sidegate /opt/sidegate
 COPY upstream_app/app.py /opt/upstream_app/app.py
-# Nothing is written at run time, so the root file system may be read-only.
+# The sidecar writes no files, so the root file system may be read-only.
 ENV PATH=/opt/sidegate/bin:$PATH PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 CONFIG=/etc/sidegate/config.yaml
 USER 10001:10001
 WORKDIR /
 EXPOSE 8080
 STOPSIGNAL SIGTERM
-# Of the process alone: a sidecar whose store or application is away must not be taken for a broken one and be killed.
+# Checks the process alone: a sidecar whose store or application is down must not be killed.
 HEALTHCHECK --interval=10s --timeout=3s --start-period=15s --retries=3 CMD ["python", "-c", "import http.client, os; \
 c = http.client.HTTPConnection('127.0.0.1', int(os.environ.get('ADMIN_PORT') or 9901), timeout=2); \
 c.request('GET', '/livez'); raise SystemExit(c.getresponse().status != 200)"]

@@ -1,4 +1,4 @@
-"""Is config.yaml right, before anything is started or changed?"""
+"""Validates config.yaml before anything is started or changed."""
 
 import dataclasses
 import os
@@ -8,12 +8,12 @@ from deploy.terminal import Trouble
 
 
 def checked(settings: Settings) -> Settings:
-    """The settings, with what config.yaml says of stopping; raises Trouble with every fault of the file."""
-    # Only the environment of the demonstration has it; stopping and cleaning do without.
+    """Return the settings with the drain timeout of config.yaml. Raises Trouble with every error in the file."""
+    # Only .venv has it; `make stop` and `make clean` work without .venv.
     from sidegate.config import ConfigError, load  # noqa: PLC0415
 
     if not settings.config.exists():
-        raise Trouble(f"{settings.config} does not exist", "CONFIG=… names another file")
+        raise Trouble(f"{settings.config} does not exist", "set CONFIG=… to use another file")
     environ = {**os.environ, "REDIS_URL": settings.store_url, "REDIS_PASSWORD": settings.redis_password}
     environ["ADMIN_TOKEN"] = settings.admin_token
     try:

@@ -1,4 +1,4 @@
-"""The demonstration under Docker Compose: the same commands, carried out by the engine."""
+"""Runs the demonstration with Docker Compose."""
 
 import dataclasses
 import functools
@@ -16,12 +16,12 @@ from deploy import probe
 from deploy.check import checked
 from deploy.local.proc import free_port_above, holder, taken
 from deploy.settings import NUMBERS, ROOT, Settings, forget, record
-from deploy.terminal import Trouble, colourful, end_ticks, good, keyboard_is_ours, say, step, table, tick
+from deploy.terminal import Trouble, colourful, end_ticks, foreground, good, say, step, table, tick
 
-_ASK_LIMIT_S = 20
+_QUERY_LIMIT_S = 20
 _BUILD_LIMIT_S = 1800
 _HEALTH_DEADLINE_S = 60.0
-# Inside the container, where the password is. An empty one would be sent as well, and be complained of.
+# Runs inside the container, which has the password. redis-cli would send an empty password and print a warning.
 _REDIS_CLI = '[ -z "$REDIS_PASSWORD" ] || export REDISCLI_AUTH="$REDIS_PASSWORD"; exec redis-cli "$@"'
 _PROFILE = "observability"
 _SERVICES = ("redis", *(f"app{n}" for n in NUMBERS), *(f"proxy{n}" for n in NUMBERS))
@@ -29,7 +29,7 @@ _SERVICES = ("redis", *(f"app{n}" for n in NUMBERS), *(f"proxy{n}" for n in NUMB
 
 @functools.cache
 def command() -> tuple[str, ...] | None:
-    """`docker compose` or `docker-compose`, whichever is there; None when no engine answers within 3 s."""
+    """Return `docker compose` or `docker-compose`, whichever is installed; None if no engine answers within 3 s."""
     try:
         engine = subprocess.run(["docker", "info"], capture_output=True, check=False, timeout=3)
         if engine.returncode or b"Server Version" not in engine.stdout:
@@ -43,21 +43,21 @@ def command() -> tuple[str, ...] | None:
 
 
 def running(settings: Settings) -> bool:
-    return bool(_ask(settings, "ps", "-q").split())
+    return bool(_output(settings, "ps", "-q").split())
 
 
 def start(settings: Settings) -> None:
-    """Build, start, and return when the sidecars are healthy; else raise Trouble with everything stopped again."""
+    """Build, start, and return when the sidecars are healthy. On failure, stop everything and raise Trouble."""
     settings = checked(_with_token(settings))
     _check_reach(settings)
     _check_ports(settings)
     step("building the image (the first time takes some minutes)")
-    _do(settings, "build", "proxy1", limit_s=_BUILD_LIMIT_S)  # one image for all
+    _run(settings, "build", "proxy1", limit_s=_BUILD_LIMIT_S)  # one image for all
     record(settings, RUNTIME="docker")
     try:
-        # With REDIS_URL, our own Redis stays out.
+        # With REDIS_URL, do not start the Redis of docker-compose.yml.
         more = ["--no-deps", *_SERVICES[1:], *_observers()] if settings.redis_url else []
-        _do(settings, "up", "--detach", "--no-build", *more, limit_s=_BUILD_LIMIT_S)
+        _run(settings, "up", "--detach", "--no-build", *more, limit_s=_BUILD_LIMIT_S)
         step("started the containers; waiting until all are healthy")
         _wait_until_healthy(settings)
     except BaseException:
@@ -68,29 +68,29 @@ def start(settings: Settings) -> None:
 
 
 def stop(settings: Settings) -> bool:
-    if not _ask(settings, "ps", "--all", "-q").split():
+    if not _output(settings, "ps", "--all", "-q").split():
         forget(settings)
         return False
-    # The profile is named whatever the environment says now: what was started with it has to end.
-    _do(settings, "--profile", _PROFILE, "down", "--remove-orphans", limit_s=_down_limit_s(settings))
+    # Always name the profile: containers that were started with it must stop as well.
+    _run(settings, "--profile", _PROFILE, "down", "--remove-orphans", limit_s=_down_limit_s(settings))
     forget(settings)
     return True
 
 
 def restart(settings: Settings) -> None:
-    """One sidecar after the other, from the present image: drained first, back in health before the next."""
+    """Restart one sidecar after the other from a new image: drain, start, wait until healthy, then the next."""
     if not running(settings):
-        raise Trouble("nothing runs here", "make start")
+        raise Trouble("nothing is running", "make start")
     settings = checked(settings)
     step("building the image")
-    _do(settings, "build", "proxy1", limit_s=_BUILD_LIMIT_S)  # one image for all
+    _run(settings, "build", "proxy1", limit_s=_BUILD_LIMIT_S)  # one image for all
     for number in NUMBERS:
         began_s = time.monotonic()
-        # The application lives in its sidecar's network namespace, so it is made anew after it. Compose would end it
-        # first, or both at once: the sidecar drains while its application still answers.
+        # The application shares its sidecar's network namespace, so it is recreated after the sidecar. Compose alone
+        # would stop the application first, or both at once; the sidecar must drain while its application answers.
         pair = (f"proxy{number}", f"app{number}")
-        _do(settings, "stop", pair[0], limit_s=_down_limit_s(settings))
-        _do(
+        _run(settings, "stop", pair[0], limit_s=_down_limit_s(settings))
+        _run(
             settings,
             "up",
             "--detach",
@@ -107,7 +107,7 @@ def restart(settings: Settings) -> None:
 def status(settings: Settings) -> bool:
     found = {container.service: container for container in _containers(settings)}
     if not found:
-        say("nothing runs here: make start")
+        say("nothing is running: make start")
         return False
     rows = [("process", "state", "health", "since", "url")]
     for name in _SERVICES:
@@ -124,7 +124,7 @@ def status(settings: Settings) -> bool:
 
 def logs(settings: Settings, names: list[str], lines: int, *, follow: bool) -> None:
     options = [*(["--follow"] if follow else []), *([] if colourful(sys.stdout) else ["--no-color"])]
-    with keyboard_is_ours():
+    with foreground():
         try:
             command_line = [*_compose(), "logs", f"--tail={lines}", *options, *names]
             subprocess.run(command_line, cwd=ROOT, env=_env(settings), check=False)
@@ -134,7 +134,7 @@ def logs(settings: Settings, names: list[str], lines: int, *, follow: bool) -> N
 
 def redis_cli(settings: Settings, arguments: list[str]) -> int:
     terminal = os.isatty(0) and not arguments
-    with keyboard_is_ours():
+    with foreground():
         options = [] if terminal else ["-T"]
         command_line = [*_compose(), "exec", *options, "redis", "sh", "-c", _REDIS_CLI, "redis-cli", *arguments]
         try:
@@ -152,10 +152,10 @@ class _Container:
 
 
 def _containers(settings: Settings) -> list[_Container]:
-    ids = _ask(settings, "ps", "-q").split()
+    ids = _output(settings, "ps", "-q").split()
     if not ids:
         return []
-    done = subprocess.run(["docker", "inspect", *ids], capture_output=True, check=False, timeout=_ASK_LIMIT_S)
+    done = subprocess.run(["docker", "inspect", *ids], capture_output=True, check=False, timeout=_QUERY_LIMIT_S)
     return [
         _Container(
             service=each["Config"]["Labels"]["com.docker.compose.service"],
@@ -180,17 +180,17 @@ def _wait_until_healthy(settings: Settings, numbers: Iterable[int] = NUMBERS) ->
         ended = [each.service for each in _containers(settings) if each.state in {"exited", "dead", "restarting"}]
         passed_s = time.monotonic() - began_s
         if ended or (waiting and passed_s > _HEALTH_DEADLINE_S):
-            said = [f"{name}: {answers[name].text}" for name in waiting]
-            tail = _ask(settings, "logs", "--no-color", "--tail=12", *(ended or waiting)).splitlines()
-            fault = f"ended at once: {', '.join(ended)}" if ended else f"not healthy in time: {', '.join(waiting)}"
-            raise Trouble(fault, *said, *tail)
+            reports = [f"{name}: {answers[name].text}" for name in waiting]
+            tail = _output(settings, "logs", "--no-color", "--tail=12", *(ended or waiting)).splitlines()
+            fault = f"exited: {', '.join(ended)}" if ended else f"not healthy in time: {', '.join(waiting)}"
+            raise Trouble(fault, *reports, *tail)
         tick(f"{passed_s:.0f} s, waiting for {', '.join(waiting)}")
         time.sleep(0.3)
     end_ticks()
 
 
 def _with_token(settings: Settings) -> Settings:
-    """Outside their containers the admin listeners are reached by others than loopback: with a token only."""
+    """The admin listeners accept connections from outside their containers, which requires a token."""
     return dataclasses.replace(settings, admin_token=settings.admin_token or secrets.token_hex(16))
 
 
@@ -203,11 +203,11 @@ def _check_reach(settings: Settings) -> None:
     if settings.redis_url and host.startswith(("localhost", "127.", "[::1]")):
         raise Trouble(
             f"REDIS_URL={settings.redis_url}: inside a container, {host.partition(':')[0]} is the container itself",
-            "name an address that containers reach, or use RUNTIME=local",
+            "use an address that containers can reach, or RUNTIME=local",
         )
     for path in (settings.config, settings.config.parent):
         if not path.stat().st_mode & 0o004:
-            raise Trouble(f"{path} is not readable for the container's user", f"chmod a+rX {path}")
+            raise Trouble(f"the container's user cannot read {path}", f"chmod a+rX {path}")
 
 
 def _check_ports(settings: Settings) -> None:
@@ -218,20 +218,22 @@ def _check_ports(settings: Settings) -> None:
         port = settings.ports[name]
         if taken("0.0.0.0" if name.startswith("PROXY") else "127.0.0.1", port):
             elsewhere[name] = free_port_above(port, {*settings.ports.values(), *elsewhere.values()})
-            rows.append((f"{name}={port}", f"is held by {holder(port)}"))
+            rows.append((f"{name}={port}", f"is used by {holder(port)}"))
     if rows:
         instead = " ".join(f"{name}={port}" for name, port in elsewhere.items())
-        raise Trouble("taken ports, so nothing was started:", *table(rows), f"leave them alone:  make start {instead}")
+        raise Trouble(
+            "ports are in use, so nothing was started:", *table(rows), f"use other ports:  make start {instead}"
+        )
 
 
 def _compose() -> tuple[str, ...]:
     found = command()
     if not found:
-        raise Trouble("no Docker engine answers, or Compose is missing", "start it, or use RUNTIME=local")
+        raise Trouble("no Docker engine answers, or Compose is missing", "start Docker, or use RUNTIME=local")
     return found
 
 
-def _ask(settings: Settings, *arguments: str) -> str:
+def _output(settings: Settings, *arguments: str) -> str:
     done = subprocess.run(
         [*_compose(), *arguments],
         cwd=ROOT,
@@ -239,14 +241,14 @@ def _ask(settings: Settings, *arguments: str) -> str:
         capture_output=True,
         text=True,
         check=False,
-        timeout=_ASK_LIMIT_S,
+        timeout=_QUERY_LIMIT_S,
     )
     if done.returncode:
         raise Trouble(f"docker compose {' '.join(arguments)} failed:", *done.stderr.splitlines()[-10:])
     return done.stdout
 
 
-def _do(settings: Settings, *arguments: str, limit_s: float) -> None:
+def _run(settings: Settings, *arguments: str, limit_s: float) -> None:
     done = subprocess.run(
         [*_compose(), *arguments],
         cwd=ROOT,
@@ -272,7 +274,7 @@ def _env(settings: Settings) -> dict[str, str]:
     more["STOP_GRACE_PERIOD"] = f"{settings.stop_wait_s}s"
     more["REDIS_URL"] = settings.redis_url or ""
     more["REDIS_PASSWORD"] = settings.redis_password
-    # Before anything of ours runs there is no token; then the listeners keep to themselves.
+    # There is no token until the demonstration runs; then the listeners stay on loopback.
     more["ADMIN_HOST"] = "0.0.0.0" if settings.admin_token else "127.0.0.1"
     more["ADMIN_TOKEN"] = settings.admin_token
     return {**os.environ, **ports, **more}

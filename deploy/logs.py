@@ -1,4 +1,4 @@
-"""Follow log files as they grow, through rotation."""
+"""Prints and follows log files, also across rotation."""
 
 import os
 import sys
@@ -6,15 +6,15 @@ import time
 from pathlib import Path
 from typing import TextIO
 
-from deploy.terminal import keyboard_is_ours, paint
+from deploy.terminal import foreground, paint
 
 _COLOURS = ("cyan", "yellow", "green")
-_LOOK_EVERY_S = 0.2
-_MOST_TAIL_BYTES = 256 * 1024
+_POLL_EVERY_S = 0.2
+_MAX_TAIL_BYTES = 256 * 1024
 
 
 def show(files: dict[str, Path], lines: int, *, follow: bool) -> None:
-    """Print the last `lines` of each file, with its name in front where there are several; then go on until Ctrl-C."""
+    """Print the last `lines` of each file, with its name in front if there are several; then follow until Ctrl-C."""
     width = max(map(len, files)) if len(files) > 1 else 0
     marks = {
         name: paint(f"{name:<{width}} | ", _COLOURS[index % len(_COLOURS)]) if width else ""
@@ -25,13 +25,13 @@ def show(files: dict[str, Path], lines: int, *, follow: bool) -> None:
         log.print_tail(lines)
     if not follow:
         return
-    with keyboard_is_ours():
+    with foreground():
         try:
             while True:
                 for log in logs:
-                    log.print_news()
+                    log.print_new_lines()
                 sys.stdout.flush()
-                time.sleep(_LOOK_EVERY_S)
+                time.sleep(_POLL_EVERY_S)
         except KeyboardInterrupt:
             print()
 
@@ -46,11 +46,11 @@ class _Log:
         if not self._file:
             return
         size = os.fstat(self._file.fileno()).st_size
-        self._file.seek(max(0, size - _MOST_TAIL_BYTES))
+        self._file.seek(max(0, size - _MAX_TAIL_BYTES))
         for line in self._file.read().splitlines()[-lines:] if lines else []:
             print(self._mark + line)
 
-    def print_news(self) -> None:
+    def print_new_lines(self) -> None:
         self._open()
         if self._file:
             for line in self._file:

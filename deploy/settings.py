@@ -1,4 +1,4 @@
-"""Where everything is: ports, folders, the store. From the environment; recorded in `.run` while something runs."""
+"""Settings of the demonstration: ports, folders, the store. From the environment; kept in `.run` while it runs."""
 
 import json
 import math
@@ -24,7 +24,7 @@ _DEFAULT_PORTS = {
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """One demonstration. `redis_url` is None when the store is ours to start."""
+    """Settings of one demonstration. `redis_url` is None if the demonstration starts its own store."""
 
     run: Path
     config: Path
@@ -47,7 +47,7 @@ class Settings:
 
     @property
     def stop_wait_s(self) -> int:
-        """How long a sidecar may take to end: what config.yaml grants its requests, and a little for itself."""
+        """Seconds that a sidecar may take to end: `listen.drain_timeout` of config.yaml and a margin."""
         return math.ceil(self.drain_timeout_s) + 5
 
     @property
@@ -60,11 +60,11 @@ class Settings:
 
 
 def load(environ: Mapping[str, str], *, afresh: bool = False) -> Settings:
-    """The settings of what runs, where something runs (unless `afresh`); else those of the environment."""
+    """Return the recorded settings if something runs (unless `afresh`), else those of the environment."""
     run = (ROOT / (environ.get("RUN_DIR") or ".run")).absolute()
     given = {**environ, **({} if afresh else recorded(run))}
     ports = {name: _port(name, given.get(name) or str(default)) for name, default in _DEFAULT_PORTS.items()}
-    _refuse_twins(ports)
+    _refuse_shared_ports(ports)
     url = given.get("REDIS_URL", "")
     return Settings(
         run=run,
@@ -87,7 +87,7 @@ def recorded(run: Path) -> dict[str, str]:
 
 
 def record(settings: Settings, **more: str) -> None:
-    """Remember what was started, for the commands that follow. Private: the password and the token are in it."""
+    """Record what was started, for later commands. The file is private: it holds the password and the token."""
     kept = {name: str(port) for name, port in settings.ports.items()}
     kept |= {"REDIS_URL": settings.redis_url or "", "REDIS_PASSWORD": settings.redis_password}
     kept |= {"ADMIN_TOKEN": settings.admin_token}
@@ -103,14 +103,14 @@ def forget(settings: Settings) -> None:
 
 def _port(name: str, text: str) -> int:
     if not text.isascii() or not text.isdigit() or not 0 < int(text) < 65536:
-        raise Trouble(f"{name}={text}: a port is a number from 1 to 65535")
+        raise Trouble(f"{name}={text}: expected a port, a number from 1 to 65535")
     return int(text)
 
 
-def _refuse_twins(ports: Mapping[str, int]) -> None:
+def _refuse_shared_ports(ports: Mapping[str, int]) -> None:
     by_port: dict[int, list[str]] = {}
     for name, port in ports.items():
         by_port.setdefault(port, []).append(name)
     for port, names in by_port.items():
         if len(names) > 1:
-            raise Trouble(f"port {port} is given twice: {' and '.join(names)}", "choose another for one of them")
+            raise Trouble(f"port {port} is given twice: {' and '.join(names)}", "choose another port for one of them")

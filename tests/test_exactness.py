@@ -1,6 +1,6 @@
-"""Three sidecar processes, one store, 64 clients: what is admitted over HTTP is what the buckets hold, no more, no less.
+"""Three sidecars with one store and 64 clients admit over HTTP exactly what the buckets hold.
 
-The demand lasts a second, with SIDEGATE_TEST_FULL=1 10 s; the store's clock measures it.
+The load lasts 1 s, with SIDEGATE_TEST_FULL=1 10 s, measured by the store's clock.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ def policy(name: str, limit: str, burst: int) -> dict[str, object]:
 
 @pytest.fixture(scope="module")
 def ports(shared_store_server: StoreServer) -> Iterator[list[int]]:
-    """Where three sidecars of one store listen."""
+    """Ports of three sidecars with one store."""
     recorder = Recorder()
     policies = [policy("one", "200/s", 500), policy("many", "1/s", 15)]
     config = configuration(shared_store_server.url, recorder.url, policies=policies)
@@ -36,26 +36,26 @@ def ports(shared_store_server: StoreServer) -> Iterator[list[int]]:
 
 
 class Demand:
-    """One client on one kept connection, asking for its share of the keys in turn (or for the only one)."""
+    """One client on one connection. Requests its share of the keys in turn, or the only key."""
 
     def __init__(self, port: int, path: str, keys: list[int], admitted: Counter[int]) -> None:
         self._port, self._path, self._keys, self._admitted = port, path, keys, admitted
         self.stopping = False
 
     async def run(self) -> None:
-        """Ask until told to stop; then on, until each key is refused: nothing that grew may be left."""
+        """Send requests until `stopping`, then until each key is refused, so that no token is left."""
         self._reader, self._writer = await asyncio.open_connection("127.0.0.1", self._port)
         try:
             while not self.stopping:
                 for key in self._keys:
-                    await self._ask(key)
+                    await self._request(key)
             for key in self._keys:
-                while await self._ask(key):
+                while await self._request(key):
                     pass
         finally:
             self._writer.close()
 
-    async def _ask(self, key: int) -> bool:
+    async def _request(self, key: int) -> bool:
         self._writer.write(f"GET {self._path} HTTP/1.1\r\nHost: app\r\nX-User-ID: key-{key}\r\n\r\n".encode())
         head = await asyncio.wait_for(self._reader.readuntil(b"\r\n\r\n"), PATIENCE_S)
         length = head.lower().partition(b"content-length:")[2].partition(b"\r\n")[0]
@@ -73,7 +73,7 @@ class Demand:
     [("/one", 1, 200, 500), ("/many", 1000, 1, 15)],
     ids=["one key", "a thousand keys"],
 )
-async def test_three_sidecars_admit_burst_and_rate_and_nothing_else(
+async def test_three_sidecars_admit_the_burst_and_the_rate_and_no_more(
     store_server: StoreServer, ports: list[int], path: str, keys: int, rate_per_s: int, burst: int
 ) -> None:
     admitted: Counter[int] = Counter()
@@ -84,9 +84,9 @@ async def test_three_sidecars_admit_burst_and_rate_and_nothing_else(
     while len(admitted) < keys:
         await asyncio.sleep(0.01)
         assert not any(task.done() for task in tasks)
-    all_asked_us = store_server.time_us()
+    all_seen_us = store_server.time_us()
     await asyncio.sleep(DEMAND_S)
-    demanded_us = store_server.time_us() - all_asked_us
+    demanded_us = store_server.time_us() - all_seen_us
     for each in crowd:
         each.stopping = True
     await asyncio.gather(*tasks)

@@ -1,7 +1,7 @@
-"""Three sidecars renewed one after the other while clients keep asking: not one request may be lost.
+"""Three sidecars restart one after the other under load, and no request is lost.
 
-A client does what any load balancer does: where a connection is refused, nothing was sent, so it asks the next sidecar.
-Whatever happens after a connection was made is final: no answer, half an answer or a 5xx is a lost request.
+A client acts as a load balancer: if a connection is refused, it sent nothing and tries the next sidecar. Once connected,
+no answer, half an answer or a 5xx is a lost request.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ from tests.servers import StoreServer, free_port
 from tests.sidecar import PATIENCE_S, Config, Sidecar, configuration
 
 CLIENTS = 16
-# Enough to have requests under way at any moment; more would only take the processor from the sidecars that start.
+# Keeps some requests in flight at any moment; a shorter pause takes CPU from the sidecars that start.
 PACE_S = 0.01
 REQUESTS_BEFORE = 100
 KEPT = b"GET /data HTTP/1.1\r\nHost: app\r\nX-User-ID: roller\r\n\r\n"
@@ -36,7 +36,7 @@ def recorder() -> Iterator[Recorder]:
 
 
 class Crowd:
-    """Clients that keep asking until told to stop. Half of them keep their connections, half open one a request."""
+    """Clients that send requests until the block ends. Half of them keep their connections, half open one per request."""
 
     def __init__(self, ports: list[int]) -> None:
         self._ports = ports
@@ -46,7 +46,7 @@ class Crowd:
 
     async def __aenter__(self) -> Self:
         self._tasks = [
-            asyncio.get_running_loop().create_task(self._ask_on(KEPT if n % 2 else ONCE)) for n in range(CLIENTS)
+            asyncio.get_running_loop().create_task(self._send_requests(KEPT if n % 2 else ONCE)) for n in range(CLIENTS)
         ]
         return self
 
@@ -55,13 +55,13 @@ class Crowd:
         await asyncio.wait_for(asyncio.gather(*self._tasks), PATIENCE_S)
 
     async def another(self, count: int) -> None:
-        """Wait until so many more requests have ended."""
+        """Wait until `count` more requests have ended."""
         wanted = self.ended.total() + count
         async with asyncio.timeout(PATIENCE_S):
             while self.ended.total() < wanted:
                 await asyncio.sleep(0.01)
 
-    async def _ask_on(self, request: bytes) -> None:
+    async def _send_requests(self, request: bytes) -> None:
         while not self._stopping:
             reader, writer = await self._connect()
             try:
@@ -112,20 +112,18 @@ async def test_a_rolling_restart_under_load_loses_no_request(store_server: Store
     finally:
         for sidecar in sidecars:
             await asyncio.to_thread(sidecar.stop)
-    # The kernel may complete a handshake between a sidecar's last look at its queue and the end of its listener: such a
-    # connection is reset, whoever serves, and load balancers ask again. A queue that is not served loses dozens.
+    # The kernel may complete a handshake after a sidecar's last accept and before the listener closes. It resets such a
+    # connection, for any server, and load balancers retry. If a sidecar did not empty its queue, dozens would be reset.
     assert crowd.ended.keys() <= {"200", "ConnectionResetError"}, crowd.ended
     assert crowd.ended["ConnectionResetError"] <= len(ports), crowd.ended
-    spent = sum(each.events("stopped")[0]["cut_off"] for each in sidecars)
-    assert spent == 0
+    cut_off = sum(each.events("stopped")[0]["cut_off"] for each in sidecars)
+    assert cut_off == 0
 
 
 @pytest.mark.slow
-def test_a_connection_that_waits_to_be_accepted_when_the_stop_comes_is_served(
-    store_server: StoreServer, recorder: Recorder
-) -> None:
+def test_a_connection_in_the_accept_queue_at_the_stop_is_served(store_server: StoreServer, recorder: Recorder) -> None:
     with Sidecar(configuration(store_server.url, recorder.url)) as sidecar:
-        os.kill(sidecar.pid, signal.SIGSTOP)  # so that the kernel makes the connections, and nobody accepts them
+        os.kill(sidecar.pid, signal.SIGSTOP)  # the kernel completes the handshakes, and the sidecar does not accept yet
         sidecar.ask_to_stop()
         with contextlib.ExitStack() as waiting:
             clients = [waiting.enter_context(RawClient(sidecar.port)) for _ in range(50)]

@@ -1,13 +1,13 @@
-"""The demonstration application. It stands behind a sidecar and knows nothing of rate limits.
+"""The demonstration application. It runs behind a sidecar and does not implement rate limits.
 
-`python upstream_app/app.py` listens on HOST (127.0.0.1) and PORT (9000) as NAME (app), until SIGTERM. It answers:
+`python upstream_app/app.py` listens on HOST (127.0.0.1) and PORT (9000) as NAME (app), until SIGTERM. Routes:
 
 GET  /api/data                        a small JSON document
 GET  /api/slow?seconds=1              the same, later (at most 30 s)
 GET  /api/stream?bytes=N[&chunked=1]  N bytes in pieces (at most 2 GiB): 0, 1, ... 255, 0, 1, ...
 POST /api/upload                      counts and hashes the body, which may have any length
 GET  /healthz                         200
-*    anything else                    tells what arrived: method, path, header fields, length of the body
+*    anything else                    echoes method, path, header fields and the length of the body
 """
 
 import asyncio
@@ -20,11 +20,11 @@ from functools import partial
 
 from aiohttp import web
 
-# Requests in flight may end within this time after SIGTERM.
+# Time for requests in flight after SIGTERM.
 DRAIN_S = 10.0
 SLOW_MAX_S = 30.0
 STREAM_MAX_BYTES = 2 * 2**30
-# An echo holds the body in memory; a longer one is answered 413. An upload is never held.
+# The echo holds the body in memory and answers 413 to a longer one. The upload does not hold its body.
 ECHO_MAX_BYTES = 16 * 2**20
 PIECE = bytes(range(256)) * 256
 
@@ -32,7 +32,7 @@ NAME = web.AppKey("name", str)
 
 
 def make_app(name: str) -> web.Application:
-    """The application; it introduces itself as `name`."""
+    """Build the application. `name` is in every answer."""
     app = web.Application(client_max_size=ECHO_MAX_BYTES)
     app[NAME] = name
     app.router.add_get("/api/data", data)
@@ -45,13 +45,13 @@ def make_app(name: str) -> web.Application:
 
 
 async def data(request: web.Request) -> web.Response:
-    return _told(request, message="Hello from behind the sidecar.")
+    return _json_answer(request, message="Hello from behind the sidecar.")
 
 
 async def slow(request: web.Request) -> web.Response:
     seconds = _number(request, "seconds", default=1.0, most=SLOW_MAX_S)
     await asyncio.sleep(seconds)
-    return _told(request, message=f"That took {seconds:g} s.")
+    return _json_answer(request, message=f"That took {seconds:g} s.")
 
 
 async def stream(request: web.Request) -> web.StreamResponse:
@@ -76,7 +76,7 @@ async def upload(request: web.Request) -> web.Response:
     async for piece in request.content.iter_any():
         count += len(piece)
         digest.update(piece)
-    return _told(request, bytes=count, sha256=digest.hexdigest())
+    return _json_answer(request, bytes=count, sha256=digest.hexdigest())
 
 
 async def healthz(request: web.Request) -> web.Response:
@@ -86,21 +86,21 @@ async def healthz(request: web.Request) -> web.Response:
 async def echo(request: web.Request) -> web.Response:
     fields = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in request.raw_headers]
     body = await request.read()
-    return _told(request, method=request.method, path=request.raw_path, headers=fields, body_bytes=len(body))
+    return _json_answer(request, method=request.method, path=request.raw_path, headers=fields, body_bytes=len(body))
 
 
-def _told(request: web.Request, **facts: object) -> web.Response:
-    """A JSON answer that says who answers, whom, and which request."""
-    who = {
+def _json_answer(request: web.Request, **more: object) -> web.Response:
+    """A JSON answer with the name of the application, the user and the request id."""
+    facts = {
         "app": request.app[NAME],
         "user": request.headers.get("X-User-ID"),
         "request_id": request.headers.get("X-Request-ID") or secrets.token_hex(8),
     }
-    return web.json_response(who | facts, dumps=lambda content: json.dumps(content) + "\n")
+    return web.json_response(facts | more, dumps=lambda content: json.dumps(content) + "\n")
 
 
 def _number(request: web.Request, name: str, *, default: float, most: float) -> float:
-    """A number of the query. Raises HTTPBadRequest where it is none, or not within 0 and `most`."""
+    """A number of the query, from 0 to `most`. Raises HTTPBadRequest for anything else."""
     text = request.query.get(name, str(default))
     try:
         value = float(text)
@@ -112,7 +112,7 @@ def _number(request: web.Request, name: str, *, default: float, most: float) -> 
 
 
 def main() -> int:
-    """Serve until SIGTERM or SIGINT. Returns 0, or 2 where PORT is no port."""
+    """Serve until SIGTERM or SIGINT. Returns 0, or 2 if PORT is not a port."""
     port = os.environ.get("PORT", "9000")
     if not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
         sys.stderr.write(f"upstream_app: PORT: expected 1 to 65535, found {port!r}\n")
@@ -123,7 +123,7 @@ def main() -> int:
         port=int(port),
         access_log=None,
         shutdown_timeout=DRAIN_S,
-        handler_cancellation=True,  # a client that leaves a slow answer frees it
+        handler_cancellation=True,  # cancel a slow answer when its client disconnects
         print=partial(print, flush=True),
     )
     return 0

@@ -1,1 +1,1 @@
-"""The demonstration as local processes: an embedded Valkey, three applications, three sidecars, kept by supervisord."""
+"""Runs the demonstration as local processes under supervisord: an embedded Valkey, applications, sidecars."""

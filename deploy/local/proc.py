@@ -1,4 +1,4 @@
-"""What the kernel tells about processes and ports. Where there is no /proc, nothing is known and nothing is guessed."""
+"""Finds processes and ports by /proc. Without /proc, the functions return nothing."""
 
 import contextlib
 import os
@@ -14,7 +14,7 @@ _LONGEST_COMMAND = 70
 
 
 def taken(host: str, port: int) -> bool:
-    """True when no server could listen there now."""
+    """Whether a server could not listen there now."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -31,17 +31,17 @@ def free_port_above(port: int, spoken_for: Collection[int]) -> int:
 
 
 def holder(port: int) -> str:
-    """Who listens on the port, as far as this user may see it."""
+    """Describe the process that listens on the port, if this user may see it."""
     inodes = _listening_inodes(port)
     for folder in _processes():
         with contextlib.suppress(OSError):
             if any(str(link.readlink()) in inodes for link in (folder / "fd").iterdir()):
                 return f"{_command(folder)} (pid {folder.name})"
-    return "a process of another user" if inodes else "a process that is not to be seen"
+    return "a process of another user" if inodes else "an unknown process"
 
 
 def marked(run: Path) -> list[int]:
-    """The processes that `make start` started for this folder, by the mark in their environment."""
+    """Return the ids of the processes of `make start` in this folder: SIDEGATE_RUN in their environment names it."""
     mark = b"SIDEGATE_RUN=" + os.fsencode(run)
     found = []
     for folder in _processes():
@@ -52,10 +52,10 @@ def marked(run: Path) -> list[int]:
 
 
 def end_marked(run: Path, patience_s: float = 5.0) -> bool:
-    """Ask them to end, after `patience_s` end them; True when there was something to end.
+    """Send SIGTERM to the marked processes, after `patience_s` SIGKILL; return whether there were any.
 
-    Asked and looked for again and again: a supervisord may be starting one more, and a process between fork and exec
-    takes the signal for its parent's handler, where it is lost.
+    Repeats the search and the signal: supervisord may start another process meanwhile, and a process between fork and
+    exec loses the signal to its parent's handler.
     """
     deadline = time.monotonic() + patience_s
     found = False
@@ -88,7 +88,7 @@ def _alive(pid: int) -> bool:
 
 
 def _is_dead(folder: Path) -> bool:
-    """Ended, but not yet asked about by its parent."""
+    """Whether it is a zombie: ended, but its parent did not wait for it yet."""
     try:
         return (folder / "stat").read_text().rpartition(")")[2].split()[0] == "Z"
     except OSError:

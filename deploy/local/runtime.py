@@ -1,7 +1,7 @@
-"""start, stop, restart and status of the local processes.
+"""Starts, stops, restarts and lists the local processes.
 
-Whatever way `start` ends but the good one (a fault, Ctrl-C, a signal), everything is stopped again. A start that was
-killed outright leaves marked processes behind, which the next `start` or `stop` finds and ends.
+If `start` fails or is interrupted, it stops everything again. After SIGKILL its processes stay; the next `start` or
+`stop` finds them by their mark and ends them.
 """
 
 import os
@@ -19,7 +19,7 @@ from deploy.local.supervise import Process, Supervisor, forget_socket, launch, s
 from deploy.settings import HEALTH_DEADLINE_S, NUMBERS, Settings, forget, record, recorded
 from deploy.terminal import Trouble, end_ticks, good, say, step, table, tick
 
-_GROUPS = 3  # supervisord ends one after the other: sidecars, applications, store
+_GROUPS = 3  # supervisord stops one after the other: sidecars, applications, store
 _LOG_LINES = 12
 
 
@@ -30,12 +30,12 @@ def running(settings: Settings) -> Supervisor | None:
 
 
 def start(settings: Settings) -> None:
-    """Start everything and return when it is healthy; else raise Trouble with nothing left behind."""
-    _end_left_overs(settings)
+    """Start all processes and return when they are healthy. On failure, stop them and raise Trouble."""
+    _end_leftovers(settings)
     settings = checked(settings)
     check_ports(settings, services(settings))
     if settings.redis_url:
-        step(f"using the Redis at {settings.redis_url.rpartition('@')[2]}, as REDIS_URL says")
+        step(f"using the Redis of REDIS_URL: {settings.redis_url.rpartition('@')[2]}")
         _check_store(settings)
     _begin_logs(settings.run / "logs")
     conf = settings.run / "valkey.conf"
@@ -54,7 +54,7 @@ def start(settings: Settings) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         end_ticks()
         step("stopping what was started")
-        # No request is in flight yet, so nobody waits for a drain.
+        # No request is in flight yet: nothing has to drain.
         if not proc.end_marked(settings.run):
             stop(settings)
         _forget(settings)
@@ -62,22 +62,24 @@ def start(settings: Settings) -> None:
 
 
 def stop(settings: Settings) -> bool:
-    """Stop exactly what was started; False when nothing was there."""
+    """Stop the processes that `start` started; return False if there were none."""
     supervisor = running(settings)
     if supervisor:
         pid = supervisor.pid()
         supervisor.shut_down()
         if not proc.wait_for_end([pid], _GROUPS * settings.stop_wait_s + 5):
-            raise Trouble(f"supervisord (pid {pid}) does not end", f"its log: {settings.run / 'logs/supervisord.log'}")
-    left_over = _end_left_overs(settings)
-    return supervisor is not None or left_over
+            raise Trouble(
+                f"supervisord (pid {pid}) does not end", f"see its log: {settings.run / 'logs/supervisord.log'}"
+            )
+    leftover = _end_leftovers(settings)
+    return supervisor is not None or leftover
 
 
 def restart(settings: Settings) -> None:
-    """One sidecar after the other, each with its application: drained first, back in health before the next."""
+    """Restart one pair of sidecar and application after the other: drain, start, wait until healthy, then the next."""
     supervisor = running(settings)
     if not supervisor:
-        raise Trouble("nothing runs here", "make start")
+        raise Trouble("nothing is running", "make start")
     checked(settings)
     for number in NUMBERS:
         began_s = time.monotonic()
@@ -92,10 +94,10 @@ def restart(settings: Settings) -> None:
 
 
 def status(settings: Settings) -> bool:
-    """Print the table; True when everything runs."""
+    """Print a table of the processes; return whether all are running."""
     supervisor = running(settings)
     if not supervisor:
-        say("nothing runs here: make start")
+        say("nothing is running: make start")
         return False
     processes = supervisor.processes()
     rows = [("process", "state", "pid", "uptime", "url")]
@@ -109,23 +111,23 @@ def status(settings: Settings) -> bool:
 
 
 def check_ports(settings: Settings, wanted: list[Service]) -> None:
-    """Raise Trouble where a port is taken: by whom, and what to type instead, once for all of them."""
+    """Raise Trouble if ports are in use; names their processes and one command with free ports for all of them."""
     rows, elsewhere = [], dict[str, int]()
     for service in wanted:
         for name in (service.port, *service.more_ports):
             port = settings.ports[name]
             if proc.taken(service.host if name == service.port else "127.0.0.1", port):
                 elsewhere[name] = proc.free_port_above(port, {*settings.ports.values(), *elsewhere.values()})
-                rows.append((f"{name}={port}", f"is held by {proc.holder(port)}"))
+                rows.append((f"{name}={port}", f"is used by {proc.holder(port)}"))
     if not rows:
         return
-    advice = [f"leave {'it' if len(rows) == 1 else 'them'} alone:  make start {_assignments(elsewhere)}"]
+    advice = [f"use {'another port' if len(rows) == 1 else 'other ports'}:  make start {_assignments(elsewhere)}"]
     if "REDIS_PORT" in elsewhere:
         del elsewhere["REDIS_PORT"]
         url = f"REDIS_URL=redis://localhost:{settings.ports['REDIS_PORT']}"
-        advice.append(f"or use that store:  make start {' '.join([url, _assignments(elsewhere)]).strip()}")
+        advice.append(f"or use the store at that port:  make start {' '.join([url, _assignments(elsewhere)]).strip()}")
     raise Trouble(
-        f"{'a port is' if len(rows) == 1 else 'ports are'} taken, so nothing was started:", *table(rows), *advice
+        f"{'a port is' if len(rows) == 1 else 'ports are'} in use, so nothing was started:", *table(rows), *advice
     )
 
 
@@ -134,7 +136,7 @@ def _assignments(ports: Mapping[str, int]) -> str:
 
 
 def _check_store(settings: Settings) -> None:
-    from deploy import store  # noqa: PLC0415  needs redis-py, which the environment has and a bare Python has not
+    from deploy import store  # noqa: PLC0415  needs redis-py, which only .venv has
 
     store.ping(settings)
 
@@ -156,24 +158,24 @@ def _wait_until_healthy(supervisor: Supervisor, settings: Settings, numbers: tup
     names = {"redis", *(f"{kind}{number}" for kind in ("app", "proxy") for number in numbers)}
     waiting = {f"proxy{number}": f"{settings.proxy_url(number)}/health" for number in numbers}
     while True:
-        watched = [process for process in _patiently(supervisor, began_s) if process.name in names]
-        _raise_for_the_dead([each for each in watched if each.gone_wrong or _is_another(each, first_pids)], settings)
+        watched = [process for process in _processes(supervisor, began_s) if process.name in names]
+        _raise_if_any([each for each in watched if each.failed or _was_restarted(each, first_pids)], settings)
         answers = {name: probe.get(url) for name, url in waiting.items()}
         waiting = {name: url for name, url in waiting.items() if not answers[name].good}
         passed_s = time.monotonic() - began_s
-        # Healthy, and for supervisord past the second in which an end is a failed start.
+        # Also past `startsecs`: before that, supervisord counts an exit as a failed start.
         if not waiting and all(process.runs for process in watched):
             end_ticks()
             return
         if passed_s > HEALTH_DEADLINE_S:
-            said = [line for name in waiting for line in (f"{name}: {answers[name].text}", *_tail(settings, name))]
-            raise Trouble(f"not healthy within {HEALTH_DEADLINE_S:.0f} s: {', '.join(waiting)}", *said)
+            reports = [line for name in waiting for line in (f"{name}: {answers[name].text}", *_tail(settings, name))]
+            raise Trouble(f"not healthy within {HEALTH_DEADLINE_S:.0f} s: {', '.join(waiting)}", *reports)
         tick(f"{passed_s:.0f} s, waiting for {', '.join(waiting)}")
         time.sleep(0.1)
 
 
-def _patiently(supervisor: Supervisor, began_s: float) -> list[Process]:
-    """A supervisord of this instant does not answer yet."""
+def _processes(supervisor: Supervisor, began_s: float) -> list[Process]:
+    """Return the processes; waits for a supervisord that does not answer yet, then raises Trouble."""
     while True:
         try:
             return list(supervisor.processes().values())
@@ -183,22 +185,22 @@ def _patiently(supervisor: Supervisor, began_s: float) -> list[Process]:
             time.sleep(0.05)
 
 
-def _is_another(process: Process, first_pids: dict[str, int]) -> bool:
-    """It ended between two looks and was started again."""
+def _was_restarted(process: Process, first_pids: dict[str, int]) -> bool:
+    """Whether its process id changed since the first call."""
     return bool(process.pid) and first_pids.setdefault(process.name, process.pid) != process.pid
 
 
-def _raise_for_the_dead(dead: list[Process], settings: Settings) -> None:
+def _raise_if_any(ended: list[Process], settings: Settings) -> None:
     lines: list[str] = []
-    for process in dead:
+    for process in ended:
         why = f"exit status {process.exit_status}" if process.exit_status else process.spawn_fault or "ended"
         lines += [f"{process.name}: {why}; the end of {_log(settings, process.name)}:", *_tail(settings, process.name)]
-    if dead:
-        raise Trouble(f"ended at once: {', '.join(process.name for process in dead)}", *lines)
+    if ended:
+        raise Trouble(f"exited: {', '.join(process.name for process in ended)}", *lines)
 
 
 def _begin_logs(folder: Path) -> None:
-    """Fresh ones for each run; those of the one before are kept."""
+    """Create an empty folder for logs; keeps that of the previous run beside it."""
     if folder.exists():
         before = folder.with_name("logs-before")
         shutil.rmtree(before, ignore_errors=True)
@@ -218,11 +220,11 @@ def _tail(settings: Settings, name: str) -> Iterator[str]:
     yield from (f"  | {line}" for line in lines[-_LOG_LINES:])
 
 
-def _end_left_overs(settings: Settings) -> bool:
-    """What a killed supervisord or a killed `make start` left; then the traces of the run, but for its logs."""
+def _end_leftovers(settings: Settings) -> bool:
+    """End processes of a killed supervisord or `make start`, and remove the files of that run except logs."""
     pids = proc.marked(settings.run)
     if pids:
-        step(f"ending what an earlier run left behind: {', '.join(map(str, pids))}")
+        step(f"ending processes of an earlier run: {', '.join(map(str, pids))}")
         proc.end_marked(settings.run)
     _forget(settings)
     return bool(pids)

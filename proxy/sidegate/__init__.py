@@ -1,3 +1,3 @@
-"""Sidegate: a sidecar reverse proxy that enforces distributed rate limits. docs/architecture.md is the map."""
+"""Sidegate: a sidecar reverse proxy that enforces distributed rate limits. See docs/architecture.md."""
 
 __version__ = "0.1.0"

@@ -1,4 +1,4 @@
-"""`python -m proxy` is `sidegate`."""
+"""`python -m sidegate` runs the command `sidegate`."""
 
 import sys
 

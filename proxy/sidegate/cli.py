@@ -1,4 +1,4 @@
-"""The command `sidegate`. Exit status: 0 right, 1 found wrong, 2 misused; 130 where Ctrl-C ended it."""
+"""The command `sidegate`. Exit status: 0 success, 1 failure, 2 wrong usage, 130 after Ctrl-C."""
 
 import argparse
 import os
@@ -16,7 +16,7 @@ from sidegate.config import ConfigError, Settings, load
 
 _EXPORTER = "opentelemetry.exporter.otlp.proto.http.trace_exporter"
 DEFAULT_CONFIG = "config.yaml"
-_INTERRUPTED = 128 + signal.SIGINT  # as a shell has it
+_INTERRUPTED = 128 + signal.SIGINT  # as shells report it
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -41,7 +41,10 @@ def _run(settings: Settings, options: argparse.Namespace) -> int:
     from sidegate.workers.place import place_in, worker_count
 
     if settings.tracing.endpoint and not _can_trace():
-        print("sidegate: cannot start: tracing needs more packages: pip install 'sidegate[otel]'", file=sys.stderr)
+        print(
+            "sidegate: cannot start: tracing needs more packages: pip install 'sidegate[otel]'",
+            file=sys.stderr,
+        )
         return 1
     place, path = place_in(os.environ), Path(options.config)
     try:
@@ -70,9 +73,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"sidegate {sidegate.__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     default = os.environ.get("CONFIG") or DEFAULT_CONFIG
-    about_config = "the configuration (default: $CONFIG, else config.yaml)"
+    about_config = "configuration file (default: $CONFIG, else config.yaml)"
 
-    run = commands.add_parser("run", help="run the sidecar until SIGTERM, which drains it")
+    run = commands.add_parser("run", help="run the sidecar until SIGTERM, then drain it")
     run.add_argument("--config", default=default, metavar="FILE", help=about_config)
     run.set_defaults(do=_run)
 

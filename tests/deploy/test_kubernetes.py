@@ -1,4 +1,4 @@
-"""deploy/kubernetes.yaml: valid by Kubernetes' own schemas, and a configuration in it that Sidegate takes."""
+"""deploy/kubernetes.yaml is valid by Kubernetes' schemas, and Sidegate accepts the configuration in it."""
 
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from sidegate.config import load
 
 MANIFEST = Path(__file__).resolve().parents[2] / "deploy" / "kubernetes.yaml"
 OBJECTS: list[dict[str, Any]] = list(yaml.safe_load_all(MANIFEST.read_text("utf-8")))
-# The oldest with a sleep action that need not be switched on, and the newest known here.
+# The oldest version with the sleep action on by default, and the newest that the package knows.
 VERSIONS = ["1.30", kubernetes_validate.latest_version()]
 
 
@@ -31,31 +31,31 @@ def sidecar() -> dict[str, Any]:
 
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("each", OBJECTS, ids=lambda each: each["kind"])
-def test_each_object_is_valid_to_the_letter(each: dict[str, Any], version: str) -> None:
+def test_each_object_is_valid_without_unknown_fields(each: dict[str, Any], version: str) -> None:
     kubernetes_validate.validate(each, version, strict=True)
 
 
-def test_the_schemas_notice_a_wrong_field() -> None:
+def test_the_schemas_reject_an_unknown_field() -> None:
     deployment = the("Deployment")
     wrong = {**deployment, "spec": {**deployment["spec"], "replica": 3}}
     with pytest.raises(kubernetes_validate.ValidationError):
         kubernetes_validate.validate(wrong, VERSIONS[-1], strict=True)
 
 
-def test_the_configuration_is_one_that_sidegate_takes(tmp_path: Path) -> None:
+def test_sidegate_accepts_the_configuration(tmp_path: Path) -> None:
     config = tmp_path / "config.yaml"
     config.write_text(the("ConfigMap")["data"]["config.yaml"])
     environment = {each["name"]: each.get("value", "a-secret-of-the-cluster") for each in sidecar()["env"]}
     settings = load(config, environment)
     ports = {each["name"]: each["containerPort"] for each in sidecar()["ports"]}
     assert (settings.listen.port, settings.admin.port) == (ports["http"], ports["admin"])
-    assert settings.admin.host == "0.0.0.0", "the kubelet's probes come to the pod's address"
+    assert settings.admin.host == "0.0.0.0", "the kubelet probes the pod's address"
     drain_s = settings.listen.drain_timeout_s
     sleep_s = pod()["containers"][0]["lifecycle"]["preStop"]["sleep"]["seconds"]
     assert pod()["terminationGracePeriodSeconds"] > sleep_s + drain_s
 
 
-def test_an_edit_reaches_the_sidecar_since_the_folder_is_mounted() -> None:
+def test_the_configuration_is_mounted_as_a_folder_so_that_edits_arrive() -> None:
     (mount,) = sidecar()["volumeMounts"]
     assert "subPath" not in mount
     assert {each["name"]: each.get("value") for each in sidecar()["env"]}["CONFIG"].startswith(mount["mountPath"] + "/")
@@ -63,7 +63,7 @@ def test_an_edit_reaches_the_sidecar_since_the_folder_is_mounted() -> None:
     assert (volume["name"], volume["configMap"]["name"]) == (mount["name"], the("ConfigMap")["metadata"]["name"])
 
 
-def test_the_sidecar_is_a_native_one_and_its_probes_ask_the_admin_port() -> None:
+def test_the_sidecar_is_native_and_its_probes_use_the_admin_port() -> None:
     assert sidecar()["restartPolicy"] == "Always"
     paths = {name: probe["httpGet"] for name, probe in sidecar().items() if name.endswith("Probe")}
     assert paths == {
@@ -74,7 +74,7 @@ def test_the_sidecar_is_a_native_one_and_its_probes_ask_the_admin_port() -> None
 
 
 @pytest.mark.parametrize("container", [sidecar(), *pod()["containers"]], ids=lambda each: each["name"])
-def test_no_container_may_more_than_it_needs(container: dict[str, Any]) -> None:
+def test_every_container_has_the_least_privileges_and_bounded_memory(container: dict[str, Any]) -> None:
     assert pod()["securityContext"]["runAsNonRoot"] is True
     context = container["securityContext"]
     assert context["readOnlyRootFilesystem"] is True
@@ -84,7 +84,7 @@ def test_no_container_may_more_than_it_needs(container: dict[str, Any]) -> None:
     assert "memory" in container["resources"]["limits"]
 
 
-def test_service_network_policy_and_deployment_mean_the_same_pods() -> None:
+def test_all_objects_select_the_same_pods() -> None:
     labels = the("Deployment")["spec"]["template"]["metadata"]["labels"]
     assert the("Service")["spec"]["selector"] == labels
     for kind in ("NetworkPolicy",):

@@ -1,4 +1,4 @@
-"""`make start` and its companions for real, in a run folder and on ports of their own."""
+"""`make start`, `stop`, `restart` and `status` with real processes, in a temporary run folder and on free ports."""
 
 import contextlib
 import json
@@ -24,7 +24,7 @@ LIMIT_S = 50
 
 
 class Demonstration:
-    """One run folder and its ports; `make` as the person at the terminal has it, without the make in between."""
+    """One run folder and its ports. `make` runs what the make target of that name runs."""
 
     def __init__(self, run: Path, **more: str) -> None:
         self.run = run
@@ -57,16 +57,16 @@ class Demonstration:
 
     @property
     def left_behind(self) -> list[str]:
-        """Processes, ports and files that ought not to be there when nothing runs."""
+        """Processes, ports and files that must not exist after a stop."""
         files = (
             {path.name for path in self.run.iterdir()} - {"lock", "logs", "logs-before"} if self.run.exists() else set()
         )
-        held = [name for name, port in self.ports.items() if proc.taken("127.0.0.1", port)]
-        return [*map(str, proc.marked(self.run)), *held, *files]
+        taken = [name for name, port in self.ports.items() if proc.taken("127.0.0.1", port)]
+        return [*map(str, proc.marked(self.run)), *taken, *files]
 
 
 def free_ports(count: int) -> list[int]:
-    """Below those that the kernel gives to outgoing connections, so that none of these gets in the way."""
+    """Free ports below the range that the kernel uses for outgoing connections."""
     tried = random.sample(range(15_000, 30_000), 10 * count)
     return [port for port in tried if not proc.taken("0.0.0.0", port)][:count]
 
@@ -79,31 +79,31 @@ def demonstration(tmp_path: Path) -> Iterator[Demonstration]:
 
 
 @pytest.mark.slow
-def test_start_twice_restart_and_stop(demonstration: Demonstration) -> None:
+def test_start_restart_and_stop_work_and_a_second_start_changes_nothing(demonstration: Demonstration) -> None:
     started = demonstration.make("start")
     assert started.returncode == 0, started.stderr
     assert f"http://localhost:{demonstration.ports['PROXY3_PORT']}" in started.stdout
 
     again = demonstration.make("start")
     assert again.returncode == 0
-    assert "already runs" in again.stdout
+    assert "already running" in again.stdout
     assert demonstration.make("health").returncode == 0
 
     before = set(proc.marked(demonstration.run))
     restarted = demonstration.make("restart")
     assert restarted.returncode == 0, restarted.stderr
-    assert len(before - set(proc.marked(demonstration.run))) == 6, "the store and supervisord stay"
+    assert len(before - set(proc.marked(demonstration.run))) == 6, "the store and supervisord keep running"
     assert demonstration.make("status").returncode == 0
 
     stopped = demonstration.make("stop")
     assert stopped.returncode == 0
     assert demonstration.left_behind == []
-    assert "nothing runs" in demonstration.make("stop").stdout
+    assert "nothing is running" in demonstration.make("stop").stdout
     assert demonstration.make("status").returncode == 1
 
 
 @pytest.mark.slow
-def test_a_sidecar_that_was_killed_comes_back_and_the_record_is_private(demonstration: Demonstration) -> None:
+def test_a_killed_sidecar_is_started_again_and_the_recorded_state_is_private(demonstration: Demonstration) -> None:
     assert demonstration.make("start").returncode == 0
     state = demonstration.run / "state.json"
     assert oct(state.stat().st_mode)[-3:] == "600"
@@ -117,7 +117,7 @@ def test_a_sidecar_that_was_killed_comes_back_and_the_record_is_private(demonstr
 
 
 @pytest.mark.slow
-def test_a_taken_port_is_named_with_its_holder_and_the_way_on(demonstration: Demonstration) -> None:
+def test_a_port_in_use_is_named_with_its_process_and_a_command_that_works(demonstration: Demonstration) -> None:
     port = demonstration.ports["REDIS_PORT"]
     with closing(socket.create_server(("127.0.0.1", port))):
         refused = demonstration.make("start")
@@ -129,14 +129,14 @@ def test_a_taken_port_is_named_with_its_holder_and_the_way_on(demonstration: Dem
 
 
 @pytest.mark.slow
-def test_what_to_type_when_several_ports_are_taken_names_different_free_ones(demonstration: Demonstration) -> None:
+def test_the_command_for_several_ports_in_use_names_different_free_ports(demonstration: Demonstration) -> None:
     names = ["PROXY1_PORT", "PROXY2_PORT", "APP3_PORT"]
-    with contextlib.ExitStack() as held:
+    with contextlib.ExitStack() as listening:
         for name in names:
-            held.enter_context(closing(socket.create_server(("0.0.0.0", demonstration.ports[name]))))
+            listening.enter_context(closing(socket.create_server(("0.0.0.0", demonstration.ports[name]))))
         refused = demonstration.make("start")
         assert refused.returncode == 1
-        (line,) = [line for line in refused.stderr.splitlines() if "leave them alone" in line]
+        (line,) = [line for line in refused.stderr.splitlines() if "use other ports" in line]
         instead = dict(word.split("=") for word in line.split() if "=" in word)
         assert set(instead) == set(names)
         assert len({*instead.values(), *map(str, demonstration.ports.values())}) == len(demonstration.ports) + len(
@@ -146,7 +146,7 @@ def test_what_to_type_when_several_ports_are_taken_names_different_free_ones(dem
 
 
 @pytest.mark.slow
-def test_a_store_of_ones_own_that_does_not_answer_is_named(demonstration: Demonstration) -> None:
+def test_a_store_of_redis_url_that_does_not_answer_is_named(demonstration: Demonstration) -> None:
     url = f"redis://127.0.0.1:{demonstration.ports['REDIS_PORT']}"
     refused = demonstration.make("start", REDIS_URL=url)
     assert refused.returncode == 1
@@ -155,7 +155,7 @@ def test_a_store_of_ones_own_that_does_not_answer_is_named(demonstration: Demons
 
 
 @pytest.mark.slow
-def test_a_broken_configuration_starts_nothing(demonstration: Demonstration, tmp_path: Path) -> None:
+def test_an_invalid_configuration_starts_nothing(demonstration: Demonstration, tmp_path: Path) -> None:
     broken = tmp_path / "broken.yaml"
     broken.write_text("policies: 7\n")
     refused = demonstration.make("start", CONFIG=str(broken))
@@ -165,17 +165,17 @@ def test_a_broken_configuration_starts_nothing(demonstration: Demonstration, tmp
 
 
 @pytest.mark.slow
-def test_a_sidecar_that_dies_at_start_shows_its_last_lines_and_takes_the_rest_along(
+def test_a_sidecar_that_exits_at_start_stops_everything_and_its_last_log_lines_are_shown(
     demonstration: Demonstration, tmp_path: Path
 ) -> None:
-    # Right for the check, wrong for the process: an address that this machine does not have.
+    # Valid for the check, but not for the process: an address that this machine does not have.
     config = tmp_path / "elsewhere.yaml"
     text = (ROOT / "config.yaml").read_text()
     assert "0.0.0.0" in text
     config.write_text(text.replace("0.0.0.0", "192.0.2.1"))
     died = demonstration.make("start", CONFIG=str(config))
     assert died.returncode == 1
-    assert "ended at once: proxy" in died.stderr
+    assert "exited: proxy" in died.stderr
     assert "cannot start" in died.stderr
     assert demonstration.left_behind == []
 
@@ -195,16 +195,16 @@ def test_an_interrupted_start_leaves_nothing_behind(demonstration: Demonstration
 
 
 @pytest.mark.slow
-def test_what_a_killed_supervisor_left_behind_is_found_and_stopped(demonstration: Demonstration) -> None:
+def test_stop_ends_the_processes_of_a_killed_supervisor(demonstration: Demonstration) -> None:
     assert demonstration.make("start").returncode == 0
     os.kill(int((demonstration.run / "supervisord.pid").read_text()), signal.SIGKILL)
     stopped = demonstration.make("stop")
     assert stopped.returncode == 0
-    assert "left behind" in stopped.stdout
+    assert "earlier run" in stopped.stdout
     assert demonstration.left_behind == []
 
 
-def test_a_deep_checkout_gets_a_short_private_socket(tmp_path: Path) -> None:
+def test_a_deep_checkout_uses_a_short_private_socket_path(tmp_path: Path) -> None:
     assert socket_path(Path("/short")) == Path("/short/supervisor.sock")
     deep = tmp_path / ("d" * 100)
     path = socket_path(deep)
