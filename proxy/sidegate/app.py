@@ -151,7 +151,7 @@ class App:
             gc.collect()
             gc.freeze()
             started: dict[str, object] = {"version": sidegate.__version__, "port": port}
-            started |= {"upstream": self._settings.upstream.url}
+            started |= {"upstream": str(self._settings.upstream.url)}
             started |= {"policies": len(self._settings.policies), "hash": digest(self._reloader.settings)}
             if self._place is not None:
                 started |= {"worker": self._place.number, "workers": self._place.count, "pid": os.getpid()}
@@ -374,7 +374,7 @@ class App:
 
 
 def _forwarding(settings: Settings, policies: PolicySet) -> Forwarding:
-    return Forwarding(f"{settings.upstream.host}:{settings.upstream.port}", policies.fields)
+    return Forwarding(settings.upstream.url.authority, policies.fields)
 
 
 def _rate_limit_fields(settings: Settings) -> RateLimitFields:

@@ -13,21 +13,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
-from pydantic import BaseModel
-
-from sidegate.config import CREDENTIALS, ConfigError, Settings, compile_policies, digest, load
+from sidegate.config import ConfigError, Settings, compile_policies, digest, load
+from sidegate.config.values import LiveMark, Section
 from sidegate.decision.policy import PolicySet
 
 LOOK_EVERY_S = 0.1
-
-# What can be taken over without a restart, by section; in all other sections everything can.
-_LIVE: Mapping[str, frozenset[str]] = {
-    "listen": frozenset({"max_body_bytes", "body_timeout_s", "min_body_bytes_per_s", "websocket_idle_timeout_s"}),
-    "admin": frozenset(),
-    "upstream": frozenset({"response_timeout_s", "between_bytes_timeout_s", "total_timeout_s"}),
-    "tracing": frozenset(),
-    "store": frozenset({"on_failure", "key_prefix", "replicas", "warn_at_buckets"}) | CREDENTIALS,
-}
 
 logger = logging.getLogger(__name__)
 
@@ -113,13 +103,16 @@ class Reloader:
 
 
 def restart_needed(before: Settings, after: Settings) -> Iterator[str]:
-    """Paths of changed settings that take effect only at the next start."""
-    for section, live in _LIVE.items():
-        old: BaseModel = getattr(before, section)
-        new: BaseModel = getattr(after, section)
-        for name, field in type(new).model_fields.items():
-            if name not in live and getattr(old, name) != getattr(new, name):
-                yield f"{section}.{field.alias or name}"
+    """Paths of changed settings that take effect only at the next start: those that are not marked Live."""
+    for section, field in Settings.model_fields.items():
+        model = field.annotation
+        if not (isinstance(model, type) and issubclass(model, Section)):
+            continue
+        old, new = getattr(before, section), getattr(after, section)
+        for name, setting in model.model_fields.items():
+            live = any(isinstance(mark, LiveMark) for mark in setting.metadata)
+            if not live and getattr(old, name) != getattr(new, name):
+                yield f"{section}.{setting.alias or name}"
 
 
 def _changes(before: Settings, after: Settings) -> Iterator[tuple[str, object]]:

@@ -181,7 +181,7 @@ def test_an_override_for_a_key_that_no_request_shows_is_a_fault(key: str, value:
 def test_two_policies_of_one_name_are_a_fault() -> None:
     one = "{name: a, key: client_ip, limit: 1/s}"
     assert faults_of(f"policies: [{one}, {one}]") == [
-        "c.yaml:1:58: policies[1].name: 'a' is the name of a policy before this one"
+        "c.yaml:1:58: policies[1].name: 'a' is the name of an earlier policy"
     ]
 
 
@@ -191,7 +191,7 @@ def test_a_secret_is_never_shown() -> None:
     )
     assert "hunter2" not in repr(settings.store.password) + repr(settings.admin)
     assert settings.store.credentials == ("me", "hunter2")
-    assert settings.store.normalised_url == "redis://h:6379/0"
+    assert str(settings.store.url) == "redis://h:6379/0"
 
 
 def test_a_variable_takes_the_type_wanted_where_it_stands_and_never_becomes_structure() -> None:
@@ -230,4 +230,4 @@ def test_the_demonstration_is_right_and_compiles_to_one_policy() -> None:
         10,
         3_600_000,
     )
-    assert settings.store.normalised_url == "redis://localhost:6379/0"
+    assert str(settings.store.url) == "redis://localhost:6379/0"

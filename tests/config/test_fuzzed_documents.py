@@ -239,13 +239,19 @@ SLOW: dict[str, Callable[[], str]] = {
 }  # fmt: skip
 
 
+def took_s(text: str) -> float:
+    """Seconds of this process's own CPU time to read a document."""
+    began_s = time.process_time()
+    outcome(text)
+    return time.process_time() - began_s
+
+
 @pytest.mark.slow
 @pytest.mark.speed
 @pytest.mark.parametrize("name", SLOW)
-def test_a_document_of_a_mebibyte_is_read_within_a_second(name: str) -> None:
+def test_no_document_of_a_mebibyte_costs_much_more_than_one_of_plain_policies(name: str) -> None:
     text = SLOW[name]()
     assert len(text.encode("utf-8", "surrogatepass")) <= MIB + 100
-    # This process's own time: what others on the machine do does not count.
-    began_s = time.process_time()
-    outcome(text)
-    assert time.process_time() - began_s < 1
+    # Measured beside the document, so that a slow or busy machine slows both. Work that grows faster than the document
+    # would take minutes.
+    assert took_s(text) < 5 * took_s(SLOW["many right policies"]()) + 1

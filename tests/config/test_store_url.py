@@ -1,7 +1,7 @@
 """The store's URL, in every spelling."""
 
 import pytest
-from sidegate.config.store_url import Address, Kind, parse, split_credentials
+from sidegate.config.store_url import Address, StoreKind, parse, split_credentials
 
 
 @pytest.mark.parametrize(
@@ -25,7 +25,7 @@ def test_a_url_is_completed_and_stays_the_same_then(url: str, in_full: str) -> N
 
 def test_the_parts_are_what_a_connection_needs() -> None:
     url = parse("rediss+sentinel://[2001:db8::1]:1,b/m/2")
-    assert url.kind is Kind.SENTINEL
+    assert url.kind is StoreKind.SENTINEL
     assert url.addresses == (Address("2001:db8::1", 1), Address("b", 26379))
     assert (url.tls, url.service, url.db) == (True, "m", 2)
 

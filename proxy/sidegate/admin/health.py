@@ -72,7 +72,7 @@ class Health:
             return self._parts
 
     async def _look_at_app(self) -> str | None:
-        host, port = self._upstream.host, self._upstream.port
+        host, port = self._upstream.url
         try:
             async with asyncio.timeout(self._upstream.connect_timeout_s):
                 _, writer = await asyncio.open_connection(host, port)

@@ -27,7 +27,7 @@ def run(settings: Settings, options: argparse.Namespace) -> int:
         try:
             verdict = present_levels(settings.store, explanation.applied)
         except StoreUnavailable as error:
-            failure = f"the store at {settings.store.normalised_url} does not answer: {error} ({error.reason})"
+            failure = f"the store at {settings.store.url} does not answer: {error} ({error.reason})"
     levels = levels_by_policy(verdict)
     if options.json:
         document = as_json(explanation, settings, levels, own_page=own_page)

@@ -4,16 +4,9 @@ from sidegate.config.compile import compile_policies
 from sidegate.config.digest import digest
 from sidegate.config.faults import ConfigError, Fault
 from sidegate.config.load import Examined, examine, load, parse
-from sidegate.config.model import (
-    CREDENTIALS,
-    AdminSettings,
-    ListenSettings,
-    LogSettings,
-    Settings,
-    StoreSettings,
-    TracingSettings,
-    UpstreamSettings,
-)
+from sidegate.config.model import Settings
+from sidegate.config.sections import AdminSettings, ListenSettings, LogSettings, TracingSettings, UpstreamSettings
+from sidegate.config.store_settings import CREDENTIALS, StoreSettings
 
 __all__ = [
     "CREDENTIALS",

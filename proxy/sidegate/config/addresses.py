@@ -1,37 +1,42 @@
-"""The upstream's URL, hosts, ports and networks as a configuration may give them. See store_url for the store's URL.
+"""Reads the upstream's URL, hosts, ports and networks of a configuration. store_url reads the store's URL.
 
 Every function raises ValueError with a sentence.
 """
 
 import re
-from ipaddress import IPv6Address, IPv6Network, ip_network
+from ipaddress import IPv6Address, IPv6Network, ip_address, ip_network
 from typing import NamedTuple
 
-from sidegate.config.faults import shown
+from sidegate.config.faults import quote
 from sidegate.decision.identity import Network
 
 HOST = r"(?:[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+\])"
 PORT = r"(?::[0-9]{1,5})?"
 _UPSTREAM = re.compile(rf"http://(?P<host>{HOST})(?::(?P<port>[0-9]{{1,5}}))?/?")
 
+_EVERY_ADDRESS = frozenset({"0.0.0.0", "::"})  # noqa: S104  (compared with, not bound to)
 _AN_UPSTREAM = "expected e.g. http://127.0.0.1:9000"
 
 
 class Endpoint(NamedTuple):
-    """Where the application listens."""
+    """The application's host and port. As text it is a URL."""
 
     host: str
     port: int
 
     @property
-    def url(self) -> str:
-        return f"http://[{self.host}]:{self.port}" if ":" in self.host else f"http://{self.host}:{self.port}"
+    def authority(self) -> str:
+        """`host:port` as the Host field has it: an IPv6 address in brackets."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    def __str__(self) -> str:
+        return f"http://{self.authority}"
 
 
 def upstream(url: str) -> Endpoint:
     """The endpoint that an upstream's URL names."""
     if url.startswith("https://"):
-        raise ValueError(f"{_bare(url)} asks for TLS, but the sidecar stands beside the application; {_AN_UPSTREAM}")
+        raise ValueError(f"{_bare(url)} asks for TLS, but the sidecar runs beside the application; {_AN_UPSTREAM}")
     match = _UPSTREAM.fullmatch(url)
     if match is None:
         raise ValueError(f"{_bare(url)} is not an upstream; {_AN_UPSTREAM}: scheme, host and port alone")
@@ -44,13 +49,13 @@ def network(text: str) -> Network:
     try:
         loose = ip_network(text, strict=False)
     except ValueError:
-        raise ValueError(f"{shown(text)} is not a network; {expected}") from None
+        raise ValueError(f"{quote(text)} is not a network; {expected}") from None
     if "%" in text:
-        raise ValueError(f"{shown(text)} names a zone; {expected}")
+        raise ValueError(f"{quote(text)} names a zone; {expected}")
     try:
         found = ip_network(text)
     except ValueError:
-        raise ValueError(f"{shown(text)} has bits beyond its prefix; did you mean {loose}?") from None
+        raise ValueError(f"{quote(text)} has bits beyond its prefix; did you mean {loose}?") from None
     if isinstance(found, IPv6Network) and found.prefixlen >= 96 and found.network_address.ipv4_mapped is not None:
         return ip_network((found.network_address.ipv4_mapped, found.prefixlen - 96))
     return found
@@ -63,7 +68,7 @@ def host(text: str) -> str:
     try:
         return str(IPv6Address(text[1:-1]))
     except ValueError:
-        raise ValueError(f"{shown(text)} is not an IPv6 address; expected e.g. [2001:db8::1]") from None
+        raise ValueError(f"{quote(text)} is not an IPv6 address; expected e.g. [2001:db8::1]") from None
 
 
 def port(text: str | None, default: int) -> int:
@@ -75,5 +80,18 @@ def port(text: str | None, default: int) -> int:
 
 
 def _bare(url: str) -> str:
-    """The URL as shown, without what stands before an `@`: people put passwords there."""
-    return shown(url.rpartition("@")[2])
+    """The URL as quote, without what stands before an `@`: people put passwords there."""
+    return quote(url.rpartition("@")[2])
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host is this machine only."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def overlap(host: str, other: str) -> bool:
+    """Whether two listeners cannot share one port at these hosts: the same address, or one of them is every address."""
+    return host == other or bool(_EVERY_ADDRESS & {host, other})

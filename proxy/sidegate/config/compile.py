@@ -52,8 +52,8 @@ def _overrides(written: PolicySettings, prefix: int) -> dict[tuple[str, ...], Ov
         for values in each.key:
             overrides[values] = override
             folded = written.match.ignore_case
-            shown = tuple(_as_shown(*pair, prefix, folded) for pair in zip(values, parts, strict=True))
-            overrides.setdefault(shown, override)
+            seen = tuple(_as_shown(*pair, prefix, folded) for pair in zip(values, parts, strict=True))
+            overrides.setdefault(seen, override)
     return overrides
 
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import yaml
 
 from sidegate.config.environment import substitute
-from sidegate.config.faults import MAX_FAULTS, ConfigError, Fault, Path, in_order, shown, written
+from sidegate.config.faults import MAX_FAULTS, ConfigError, Fault, Path, in_order, quote, written
 
 # Bounds against documents that are small to write and large to hold (aliases of aliases) or to follow (nesting).
 MAX_DOCUMENT_BYTES = 4 * 2**20
@@ -114,7 +114,7 @@ def read(text: str, name: str, environ: Mapping[str, str]) -> Document:
     except yaml.MarkedYAMLError as error:
         raise ConfigError([_broken(error, name, text)]) from None
     except yaml.YAMLError as error:
-        raise ConfigError([Fault(name, 1, 1, "", f"is not valid YAML: {shown(str(error))}")]) from None
+        raise ConfigError([Fault(name, 1, 1, "", f"is not valid YAML: {quote(str(error))}")]) from None
     finally:
         reader.close()
     return Document(name, root, reader.faults)
@@ -175,7 +175,7 @@ class _Reader:
         return node
 
     def _aliased(self, event: yaml.AliasEvent, path: Path) -> Node:
-        # Names are not shown: an unquoted password may begin with the sign of an alias.
+        # The name is left out: an unquoted password may begin with the sign of an alias.
         if event.anchor not in self._anchors:
             raise self._fatal(event, "this alias (*) has no anchor (&) before it; text that begins with * needs quotes")
         node = self._anchors[event.anchor]
@@ -234,13 +234,13 @@ class _Reader:
             key: str = key_event.value
             value = self._node(self._next(), (*path, key))
             if _BROKEN_KEY.search(key):
-                # Not shown: `{password:secret}` is such a key.
+                # The key is left out: `{password:secret}` is one.
                 message = "holds a key with a space or a colon in it; expected a colon and a space after each key"
                 self._note((*path, key), place, message, shown_as=path)
                 continue
             if key in below:
                 first = below[key][0][0]
-                message = f"the key {shown(key)} stands here twice; the first is in line {first}"
+                message = f"the key {quote(key)} stands here twice; the first is in line {first}"
                 self._note((*path, key), place, message)
                 continue
             below[key] = (place, value)

@@ -65,12 +65,12 @@ def written(path: Path) -> str:
         if isinstance(step, int):
             text += f"[{step}]"
         else:
-            key = step if step.isprintable() and 0 < len(step) <= _LONGEST_SHOWN else shown(step)
+            key = step if step.isprintable() and 0 < len(step) <= _LONGEST_SHOWN else quote(step)
             text += f".{key}" if text else key
     return text
 
 
-def shown(value: object) -> str:
+def quote(value: object) -> str:
     """A value as it stands in a message: what a person wrote, on one line, shortened where it is long."""
     match value:
         case None:

@@ -11,7 +11,7 @@ star; only what follows the last star must reach the end.
 import re
 from itertools import groupby
 
-from sidegate.config.faults import shown
+from sidegate.config.faults import quote
 
 # What one pattern may cost at every request.
 MAX_STARS = 16
@@ -24,9 +24,9 @@ _HOST = re.compile(r"[A-Za-z0-9*_.-]+|\[[0-9A-Fa-f:.*]+\]")
 def checked_path(pattern: str) -> str:
     """The pattern of a path in the form that `path_regex` takes. Raises ValueError with a sentence."""
     if pattern.startswith("^") or pattern.endswith("$"):
-        raise ValueError(f"{shown(pattern)} is a regular expression; expected * and **, e.g. /api/**")
+        raise ValueError(f"{quote(pattern)} is a regular expression; expected * and **, e.g. /api/**")
     if not pattern.startswith("/"):
-        raise ValueError(f"{shown(pattern)} does not begin with a slash; expected e.g. /api/**")
+        raise ValueError(f"{quote(pattern)} does not begin with a slash; expected e.g. /api/**")
     bare = pattern.rstrip("/") or "/"
     segments = bare[1:].split("/") if bare != "/" else []
     for segment in segments:
@@ -37,27 +37,27 @@ def checked_path(pattern: str) -> str:
 
 def _check_segment(pattern: str, segment: str) -> None:
     if not segment:
-        raise ValueError(f"{shown(pattern)} holds an empty segment, which no path has once its slashes are merged")
+        raise ValueError(f"{quote(pattern)} holds an empty segment, which no path has once its slashes are merged")
     if segment in {".", ".."}:
-        raise ValueError(f"{shown(pattern)} holds the segment {segment!r}, which no path has once it is resolved")
+        raise ValueError(f"{quote(pattern)} holds the segment {segment!r}, which no path has once it is resolved")
     if "**" in segment and segment != "**":
-        raise ValueError(f"{shown(pattern)} joins ** with other characters; ** is a whole segment, e.g. /api/**")
+        raise ValueError(f"{quote(pattern)} joins ** with other characters; ** is a whole segment, e.g. /api/**")
     if "?" in segment or "#" in segment:
-        raise ValueError(f"{shown(pattern)} holds a query or a fragment; a path is matched without them")
+        raise ValueError(f"{quote(pattern)} holds a query or a fragment; a path is matched without them")
     if "%" in segment.replace("%2F", ""):
         raise ValueError(
-            f"{shown(pattern)} holds a percent sign; paths are matched decoded, write the character itself"
+            f"{quote(pattern)} holds a percent sign; paths are matched decoded, write the character itself"
         )
     if "\\" in segment or not segment.isprintable():
-        raise ValueError(f"{shown(pattern)} holds a backslash or a control character, which no path has")
+        raise ValueError(f"{quote(pattern)} holds a backslash or a control character, which no path has")
 
 
 def checked_host(pattern: str) -> str:
     """The pattern of a host in lower case and without the dot of a full name. Raises ValueError with a sentence."""
     if re.fullmatch(r".+:[0-9]*", pattern) and not pattern.endswith("]"):
-        raise ValueError(f"{shown(pattern)} names a port; hosts are matched without it, e.g. api.example.com")
+        raise ValueError(f"{quote(pattern)} names a port; hosts are matched without it, e.g. api.example.com")
     if not _HOST.fullmatch(pattern):
-        raise ValueError(f"{shown(pattern)} is not a host; expected e.g. api.example.com, *.example.com, [2001:db8::1]")
+        raise ValueError(f"{quote(pattern)} is not a host; expected e.g. api.example.com, *.example.com, [2001:db8::1]")
     _check_stars(pattern, len(re.findall(r"\*+", pattern)))
     return pattern.lower().removesuffix(".")
 
@@ -65,16 +65,16 @@ def checked_host(pattern: str) -> str:
 def checked_value(pattern: str) -> str:
     """The pattern of a field's value. Raises ValueError with a sentence."""
     if pattern != pattern.strip(" \t"):
-        raise ValueError(f"{shown(pattern)} begins or ends with a space; values are matched without those")
+        raise ValueError(f"{quote(pattern)} begins or ends with a space; values are matched without those")
     _check_stars(pattern, len(re.findall(r"\*+", pattern)))
     return pattern
 
 
 def _check_stars(pattern: str, stars: int) -> None:
     if stars > MAX_STARS:
-        raise ValueError(f"{shown(pattern)} holds {stars} stars; at most {MAX_STARS}")
+        raise ValueError(f"{quote(pattern)} holds {stars} stars; at most {MAX_STARS}")
     if len(pattern) > MAX_PATTERN_CHARS:
-        raise ValueError(f"{shown(pattern)} is longer than {MAX_PATTERN_CHARS} characters")
+        raise ValueError(f"{quote(pattern)} is longer than {MAX_PATTERN_CHARS} characters")
 
 
 def path_regex(pattern: str) -> str:

@@ -7,7 +7,7 @@ cannot be seen in the configuration as written is passed over.
 from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 
-from sidegate.config.faults import Path, shown
+from sidegate.config.faults import Path, quote
 from sidegate.config.model import Settings
 from sidegate.config.overlap import Comparison
 from sidegate.config.policies import MatchSettings, PolicySettings
@@ -65,7 +65,7 @@ def _own_pages(match: MatchSettings, settings: Settings) -> Iterator[Advice]:
     own = {settings.listen.health_path, settings.listen.status_path}
     for index, path in enumerate(match.path):
         if path in own:
-            yield ("match", "path", index), f"{shown(path)} is answered by the sidecar itself and never limited"
+            yield ("match", "path", index), f"{quote(path)} is answered by the sidecar itself and never limited"
 
 
 def _unknown_methods(policy: PolicySettings) -> Iterator[Advice]:
@@ -82,7 +82,7 @@ def _unknown_methods(policy: PolicySettings) -> Iterator[Advice]:
 def _no_method(name: str) -> str:
     close = get_close_matches(name[:32], sorted(METHODS), n=1)
     hint = f"; did you mean {close[0]}?" if close else ""
-    return f"{shown(name)} is no method that the sidecar takes; this never matches{hint}"
+    return f"{quote(name)} is no method that the sidecar takes; this never matches{hint}"
 
 
 def _listed(policy: PolicySettings) -> str:
@@ -99,7 +99,7 @@ def _redundant(policy: PolicySettings, exempt: Sequence[PolicySettings], compari
     # Of two that are the same, the later one is told.
     later = exempt.index(over) < exempt.index(policy)
     if later or not comparison.covers(policy.match, over.match, unknown=True):
-        yield (), f"does nothing: {shown(over.name)} exempts all that it matches"
+        yield (), f"does nothing: {quote(over.name)} exempts all that it matches"
 
 
 def _partly_exempt(
@@ -114,12 +114,12 @@ def _partly_exempt(
         entries: Sequence[object] = getattr(policy.match, name)
         over = [exempting(policy.match.model_copy(update={name: (entry,)})) for entry in entries]
         if entries and all(over):
-            both = " and ".join(dict.fromkeys(shown(each.name) for each in over if each))
+            both = " and ".join(dict.fromkeys(quote(each.name) for each in over if each))
             yield (), f"can never apply: {both} together exempt all that it matches"
             return
         for index, each in enumerate(over):
             if each is not None:
-                yield ("match", name, index), f"never matches: {shown(each.name)} exempts it"
+                yield ("match", name, index), f"never matches: {quote(each.name)} exempts it"
 
 
 # -- numbers that are hardly meant ------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 from sidegate.config.clauses import FieldCondition
-from sidegate.config.faults import Path, shown
+from sidegate.config.faults import Path, quote
 from sidegate.config.policies import MatchSettings, PolicySettings
 from sidegate.decision.identity import Network
 
@@ -52,7 +52,7 @@ def unreachable(policies: Sequence[PolicySettings]) -> list[tuple[Path, str]]:
             continue
         over = next((other for other in exempt if comparison.covers(other.match, policy.match)), None)
         if over is not None:
-            faults.append(((index,), f"can never apply: {shown(over.name)} exempts all that it matches"))
+            faults.append(((index,), f"can never apply: {quote(over.name)} exempts all that it matches"))
     return faults
 
 

@@ -1,113 +1,81 @@
-"""The language of policies: what each may say, and which of it goes together.
+"""Policies as the configuration writes them, and the checks of settings that depend on each other.
 
-Checks that need several settings of a policy stand with the last of them (`info.data` holds the earlier ones that were
-right), so that one broken setting does not hide what is wrong with the others.
+A check that needs several settings belongs to the last of them (`info.data` holds the earlier ones that are valid), so
+that one broken setting does not hide the faults of the others.
 """
 
-import re
 from ipaddress import ip_network
 from typing import Annotated, Self
 
-from pydantic import (
-    BeforeValidator,
-    Field,
-    PlainSerializer,
-    ValidationInfo,
-    WithJsonSchema,
-    field_validator,
-    model_validator,
-)
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from sidegate.config import globs, units
-from sidegate.config.clauses import (
-    CONDITIONS,
-    COSTS,
-    OVERRIDE_KEYS,
-    Costs,
-    FieldCondition,
-    conditions,
-    conditions_text,
-    cost_text,
-    costs,
-    method,
-    override_keys,
-)
-from sidegate.config.faults import Path, Wrong, shown
-from sidegate.config.fields import (
-    A_RATE,
-    Flag,
-    Network,
-    OneOrMore,
-    Section,
-    every_one,
-    milliseconds,
-    one_of,
-    text_of,
-    whole,
-)
-from sidegate.config.keys import KEY, key_of, key_text
+from sidegate.config import globs
+from sidegate.config.clauses import Costs, CostTable, FieldCondition, HeaderConditions, OverrideKeys, read_method
+from sidegate.config.faults import Path, Wrong, quote
+from sidegate.config.keys import KeyExpression
 from sidegate.config.units import Quota
+from sidegate.config.values import (
+    CheckedText,
+    Choice,
+    Flag,
+    ListOf,
+    Milliseconds,
+    NetworkRange,
+    OneOrMore,
+    RateExpression,
+    Section,
+    Text,
+    WholeNumber,
+)
 from sidegate.decision.bucket import MAX_BURST, MAX_PERIOD_US, Rate
 from sidegate.decision.identity import Key, SourceKind
 
-_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_NAME = r"[A-Za-z0-9._-]{1,64}"
 _EXEMPT = "an exempt policy takes only name, match and exempt"
 _EXPECTED = {
     "key": "expected e.g. key: header:X-User-ID | client_ip",
     "limit": "expected e.g. limit: 10/minute",
 }
-# What only a policy that limits can say.
+# Settings of policies that limit.
 _LIMITED = ("key", "burst", "initial", "limit", "cost", "idle_ttl_ms", "shadow", "on_store_failure", "overrides")
 
 
-def _name(value: object) -> str:
-    if not isinstance(value, str) or not _NAME.fullmatch(value):
-        raise ValueError(f"{shown(value)} is not a name; expected 1 to 64 of the characters A-Z a-z 0-9 . _ -")
-    return str(value)
-
-
-Name = Annotated[str, BeforeValidator(_name), WithJsonSchema({"type": "string", "pattern": f"^{_NAME.pattern}$"})]
-Method = Annotated[str, BeforeValidator(method)]
-PathPattern = Annotated[
-    str, BeforeValidator(lambda value: globs.checked_path(text_of(value))),
-    WithJsonSchema({"type": "string", "pattern": "^/", "examples": ["/api/**", "/users/*/orders"]}),
-]  # fmt: skip
-HostPattern = Annotated[
-    str, BeforeValidator(lambda value: globs.checked_host(text_of(value))),
-    WithJsonSchema({"type": "string", "examples": ["api.example.com", "*.example.com"]}),
-]  # fmt: skip
-Burst = Annotated[int, BeforeValidator(whole(1, MAX_BURST))]
-Initial = Annotated[int, BeforeValidator(whole(0, MAX_BURST))]
-Limit = Annotated[
-    Quota, BeforeValidator(lambda value: value if isinstance(value, Quota) else units.quota(value)),
-    PlainSerializer(str, return_type=str), WithJsonSchema(A_RATE),
-]  # fmt: skip
-OnStoreFailure = Annotated[str, BeforeValidator(one_of("deny", "allow", "local"))]
+Name = Annotated[str, Text(_NAME, "a name; expected 1 to 64 of the characters A-Z a-z 0-9 . _ -", pattern=f"^{_NAME}$")]
+Method = Annotated[str, CheckedText(read_method)]
+PathPattern = Annotated[str, CheckedText(globs.checked_path, pattern="^/", examples=["/api/**", "/users/*/orders"])]
+HostPattern = Annotated[str, CheckedText(globs.checked_host, examples=["api.example.com", "*.example.com"])]
+Burst = Annotated[int, WholeNumber(1, MAX_BURST)]
+Initial = Annotated[int, WholeNumber(0, MAX_BURST)]
+WrittenRate = Annotated[Quota, RateExpression()]
+FailureMode = Annotated[str, Choice("deny", "allow", "local")]
 
 
 class MatchSettings(Section):
-    """Conditions that must all hold; absent ones always do."""
+    """Conditions that must all hold; an absent one always holds."""
 
-    path: OneOrMore[PathPattern] = ()
-    method: OneOrMore[Method] = ()
-    header: Annotated[
-        tuple[FieldCondition, ...], BeforeValidator(conditions), PlainSerializer(conditions_text),
-        WithJsonSchema(CONDITIONS),
-    ] = ()  # fmt: skip
-    host: OneOrMore[HostPattern] = ()
-    client_ip: OneOrMore[Network] = ()
-    ignore_case: Flag = False
+    path: OneOrMore[PathPattern] = Field(
+        (), description="Patterns of canonical paths: * within a segment, ** any number of segments."
+    )
+    method: OneOrMore[Method] = Field((), description="Methods.")
+    header: Annotated[tuple[FieldCondition, ...], HeaderConditions()] = Field(
+        (), description="Header fields with a value (* for any run of characters), a list of them, or true for any."
+    )
+    host: OneOrMore[HostPattern] = Field((), description="Patterns of the Host field without its port.")
+    client_ip: OneOrMore[NetworkRange] = Field((), description="Networks of the client's address.")
+    ignore_case: Flag = Field(False, description="Match paths in any case.")
 
 
 class OverrideSettings(Section):
     """Another limit, a block or an exemption for some keys of a policy."""
 
-    key: Annotated[tuple[tuple[str, ...], ...], BeforeValidator(override_keys), WithJsonSchema(OVERRIDE_KEYS)]
-    burst: Burst | None = None
-    initial: Initial | None = None
-    limit: Limit | None = Field(None, validate_default=True)
-    blocked: Flag = False
-    exempt: Flag = False
+    key: Annotated[tuple[tuple[str, ...], ...], OverrideKeys()] = Field(
+        description="The keys, as requests show them; one list for each composite key."
+    )
+    burst: Burst | None = Field(None, description="The capacity of their buckets.")
+    initial: Initial | None = Field(None, description="The tokens of their new buckets.")
+    limit: WrittenRate | None = Field(None, validate_default=True, description="Their limit.")
+    blocked: Flag = Field(False, description="Always refuse them.")
+    exempt: Flag = Field(False, description="Do not apply this policy to them.")
 
     @property
     def capacity(self) -> int:
@@ -132,24 +100,37 @@ class OverrideSettings(Section):
 class PolicySettings(Section):
     """One policy, as it is written."""
 
-    name: Name
-    match: MatchSettings = MatchSettings()
-    exempt: Flag = False
-    key: Annotated[
-        Key | None, BeforeValidator(lambda value: value if value is None else key_of(value)),
-        PlainSerializer(lambda key: key and key_text(key)), WithJsonSchema(KEY),
-    ] = Field(None, validate_default=True)  # fmt: skip
-    burst: Burst | None = None
-    initial: Initial | None = None
-    limit: Limit | None = Field(None, validate_default=True)
-    cost: Annotated[Costs, BeforeValidator(costs), PlainSerializer(cost_text), WithJsonSchema(COSTS)] = Costs(1, {})
-    idle_ttl_ms: Annotated[
-        int, BeforeValidator(milliseconds(1_000_000, MAX_PERIOD_US)),
-        PlainSerializer(lambda ms: units.duration_text(ms * 1000), return_type=str, when_used="json"),
-    ] = Field(3_600_000, alias="idle_ttl")  # fmt: skip
-    shadow: Flag = False
-    on_store_failure: OnStoreFailure | None = None
-    overrides: Annotated[tuple[OverrideSettings, ...], BeforeValidator(every_one)] = ()
+    name: Name = Field(description="Names the policy's buckets, metrics and headers; a new name starts new buckets.")
+    match: MatchSettings = Field(
+        MatchSettings(),
+        description="The requests to limit: all conditions must hold. Default: every request.",
+    )
+    exempt: Flag = Field(False, description="No other policy applies to the requests that this one matches.")
+    key: Annotated[Key, KeyExpression()] | None = Field(
+        None,
+        validate_default=True,
+        description="The bucket to charge: the first source that is present; a list makes a composite key.",
+    )
+    burst: Burst | None = Field(None, description="The capacity of a bucket. Default: the count in limit.")
+    initial: Initial | None = Field(None, description="Tokens of a new bucket. Default: burst.")
+    limit: WrittenRate | None = Field(
+        None, validate_default=True, description="The rate at which a bucket gains tokens."
+    )
+    cost: Annotated[Costs, CostTable()] = Field(
+        Costs(1, {}), description="Tokens that a request takes; a mapping gives the cost by method."
+    )
+    idle_ttl_ms: Annotated[int, Milliseconds(1_000_000, MAX_PERIOD_US)] = Field(
+        3_600_000,
+        alias="idle_ttl",
+        description="How long an idle bucket is kept; at least the time to full.",
+    )
+    shadow: Flag = Field(False, description="Count, log and show the policy, but never refuse.")
+    on_store_failure: FailureMode | None = Field(
+        None, description="What happens when the store does not answer. Default: store.on_failure."
+    )
+    overrides: Annotated[tuple[OverrideSettings, ...], ListOf(None)] = Field(
+        (), description="Other rules for some keys."
+    )
 
     @field_validator(*_LIMITED, mode="before")
     @classmethod
@@ -227,7 +208,7 @@ def _key_faults(overrides: tuple[OverrideSettings, ...], key: Key | None) -> lis
                 faults.append(((index, "key", number), problem))
             elif values in seen:
                 before = f"overrides[{seen[values]}]"
-                faults.append(((index, "key", number), f"{shown(', '.join(values))} stands in {before} already"))
+                faults.append(((index, "key", number), f"{quote(', '.join(values))} stands in {before} already"))
             seen.setdefault(values, index)
     return faults
 
@@ -238,7 +219,7 @@ def _unseen(values: tuple[str, ...], key: Key | None) -> str:
         return ""
     if len(values) != len(key.parts):
         expected = "one value" if len(key.parts) == 1 else f"lists of {len(key.parts)} values, e.g. [[a, b]]"
-        return f"{shown(', '.join(values))} does not fit the key of this policy; expected {expected}"
+        return f"{quote(', '.join(values))} does not fit the key of this policy; expected {expected}"
     for value, alternatives in zip(values, key.parts, strict=True):
         problems = [_unseen_by(source.kind, value) for source in alternatives]
         if all(problems):
@@ -250,11 +231,11 @@ def _unseen_by(kind: SourceKind, value: str) -> str:
     """Why a source never shows a value; empty where it may."""
     match kind:
         case SourceKind.CLIENT_IP if not _names_client(value):
-            return f"{shown(value)} is not a client's address; expected e.g. 192.0.2.7 or 2001:db8::/64"
+            return f"{quote(value)} is not a client's address; expected e.g. 192.0.2.7 or 2001:db8::/64"
         case SourceKind.METHOD if value != value.upper():
-            return f"{shown(value)} is not a method as requests carry it; expected {shown(value.upper())}"
+            return f"{quote(value)} is not a method as requests carry it; expected {quote(value.upper())}"
         case SourceKind.HOST if value != value.lower() or value.endswith("."):
-            return f"{shown(value)} is not a host as keys have it; expected {shown(value.lower().rstrip('.'))}"
+            return f"{quote(value)} is not a host as keys have it; expected {quote(value.lower().rstrip('.'))}"
         case _:
             return ""
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from urllib.parse import unquote
 
 from sidegate.config import addresses
-from sidegate.config.faults import shown
+from sidegate.config.faults import quote
 
 DEFAULT_REDIS_PORT = 6379
 DEFAULT_SENTINEL_PORT = 26379
@@ -34,7 +34,7 @@ class Credentials(NamedTuple):
     password: str
 
 
-class Kind(Enum):
+class StoreKind(Enum):
     """How the store is found."""
 
     SERVER = "server"
@@ -56,7 +56,7 @@ class Address(NamedTuple):
 class StoreUrl(NamedTuple):
     """The parts. `addresses` are the server's, the Sentinels', or some of the Cluster's; empty for a socket."""
 
-    kind: Kind
+    kind: StoreKind
     addresses: tuple[Address, ...]
     tls: bool = False
     db: int = 0
@@ -65,13 +65,13 @@ class StoreUrl(NamedTuple):
 
     def __str__(self) -> str:
         """The URL in full: every port and database is named."""
-        if self.kind is Kind.SOCKET:
+        if self.kind is StoreKind.SOCKET:
             return f"unix://{self.path}?db={self.db}"
         scheme = "rediss" if self.tls else "redis"
         hosts = ",".join(map(str, self.addresses))
-        if self.kind is Kind.SERVER:
+        if self.kind is StoreKind.SERVER:
             return f"{scheme}://{hosts}/{self.db}"
-        if self.kind is Kind.SENTINEL:
+        if self.kind is StoreKind.SENTINEL:
             return f"{scheme}+sentinel://{hosts}/{self.service}/{self.db}"
         return f"{scheme}+cluster://{hosts}"
 
@@ -94,18 +94,20 @@ def parse(url: str) -> StoreUrl:
     if "@" in url:
         raise ValueError(f"the URL cannot be read; write the password in store.password, and here {expected}")
     if match := _UNIX.fullmatch(url):
-        return StoreUrl(Kind.SOCKET, (), db=int(match["db"] or 0), path=match["path"])
+        return StoreUrl(StoreKind.SOCKET, (), db=int(match["db"] or 0), path=match["path"])
     if match := _SERVER.fullmatch(url if "://" in url else f"redis://{url}"):
-        return _found(Kind.SERVER, match, DEFAULT_REDIS_PORT, db=int(match["db"] or 0))
+        return _found(StoreKind.SERVER, match, DEFAULT_REDIS_PORT, db=int(match["db"] or 0))
     if match := _SENTINEL.fullmatch(url):
-        return _found(Kind.SENTINEL, match, DEFAULT_SENTINEL_PORT, db=int(match["db"] or 0), service=match["service"])
+        return _found(
+            StoreKind.SENTINEL, match, DEFAULT_SENTINEL_PORT, db=int(match["db"] or 0), service=match["service"]
+        )
     if match := _CLUSTER.fullmatch(url):
-        return _found(Kind.CLUSTER, match, DEFAULT_REDIS_PORT)
-    value = "the URL" if "://:" in url else shown(url)  # a colon there begins a password
+        return _found(StoreKind.CLUSTER, match, DEFAULT_REDIS_PORT)
+    value = "the URL" if "://:" in url else quote(url)  # a colon there begins a password
     raise ValueError(f"{value} is not a store; {expected}")
 
 
-def _found(kind: Kind, match: re.Match[str], default_port: int, db: int = 0, service: str = "") -> StoreUrl:
+def _found(kind: StoreKind, match: re.Match[str], default_port: int, db: int = 0, service: str = "") -> StoreUrl:
     hosts = tuple(_address(text, default_port) for text in match["hosts"].split(","))
     return StoreUrl(kind, hosts, match["scheme"] == "rediss", db, service)
 

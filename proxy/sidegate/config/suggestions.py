@@ -6,7 +6,7 @@ from typing import Any, get_args
 
 from pydantic import BaseModel
 
-from sidegate.config.faults import Path, shown
+from sidegate.config.faults import Path, quote
 from sidegate.config.model import Settings
 
 _SENTENCES = {
@@ -69,7 +69,7 @@ def unknown_key(path: Path) -> str:
         hint = f"did you mean {close[0]!r}?"
     else:
         hint = f"expected one of {', '.join(known)}"
-    return f"unknown key {shown(key)}, {hint}"
+    return f"unknown key {quote(key)}, {hint}"
 
 
 def _known_keys(path: Path) -> Iterator[str]:

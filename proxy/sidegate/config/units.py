@@ -12,7 +12,7 @@ import re
 from fractions import Fraction
 from typing import NamedTuple
 
-from sidegate.config.faults import shown
+from sidegate.config.faults import quote
 from sidegate.decision.bucket import MAX_BURST, MAX_PERIOD_US
 
 _UNITS_US = {"d": 86_400_000_000, "h": 3_600_000_000, "m": 60_000_000, "s": 1_000_000, "ms": 1_000, "us": 1}
@@ -54,16 +54,16 @@ class Quota(NamedTuple):
 def duration_us(value: object) -> int:
     """A duration in whole microseconds, exactly; zero is a duration."""
     if isinstance(value, int | float) and not isinstance(value, bool):
-        raise ValueError(f"{shown(value)} has no unit; {_A_DURATION}")  # noqa: TRY004  (one exception for all faults)
+        raise ValueError(f"{quote(value)} has no unit; {_A_DURATION}")  # noqa: TRY004  (one exception for all faults)
     if not isinstance(value, str) or not _DURATION.fullmatch(value):
-        raise ValueError(f"{shown(value)} is not a duration; {_A_DURATION}")
+        raise ValueError(f"{quote(value)} is not a duration; {_A_DURATION}")
     steps = _STEP.findall(value)
     order = [list(_UNITS_US).index(unit) for _, unit in steps]
     if order != sorted(set(order)):
-        raise ValueError(f"{shown(value)} is not a duration; larger units come first, e.g. 1h30m")
+        raise ValueError(f"{quote(value)} is not a duration; larger units come first, e.g. 1h30m")
     exact = sum((Fraction(number) * _UNITS_US[unit] for number, unit in steps), Fraction())
     if exact.denominator != 1:
-        raise ValueError(f"{shown(value)} is finer than a microsecond; {_A_DURATION}")
+        raise ValueError(f"{quote(value)} is finer than a microsecond; {_A_DURATION}")
     return exact.numerator
 
 
@@ -78,22 +78,22 @@ def quota(value: object) -> Quota:
     text = value if isinstance(value, str) else ""
     count, slash, period = text.partition("/")
     if not slash or not count or not period:
-        raise ValueError(f"{shown(value)} is not a rate; {_A_RATE}{_meant(value)}")
+        raise ValueError(f"{quote(value)} is not a rate; {_A_RATE}{_meant(value)}")
     if not _COUNT.fullmatch(count):
         whole = "; a rate counts whole tokens, e.g. 1/2.5s or 3/2s"
         hint = whole if "." in count else f"; {_A_RATE}{_meant(value)}"
-        raise ValueError(f"{shown(value)} is not a rate{hint}")
+        raise ValueError(f"{quote(value)} is not a rate{hint}")
     period_us = _PERIODS_US.get(period)
     if period_us is None:
         if not _DURATION.fullmatch(period):
-            raise ValueError(f"{shown(value)} is not a rate; {_A_RATE}{_meant(value)}")
+            raise ValueError(f"{quote(value)} is not a rate; {_A_RATE}{_meant(value)}")
         period_us = duration_us(period)
     if not int(count) or not period_us:
-        raise ValueError(f"{shown(value)} never gives a token; count and period must be above zero, e.g. 10/minute")
+        raise ValueError(f"{quote(value)} never gives a token; count and period must be above zero, e.g. 10/minute")
     if int(count) > MAX_BURST:
-        raise ValueError(f"{shown(value)} counts too many; expected {MAX_BURST} at most in one period")
+        raise ValueError(f"{quote(value)} counts too many; expected {MAX_BURST} at most in one period")
     if period_us > MAX_PERIOD_US:
-        raise ValueError(f"{shown(value)} has too long a period; expected {duration_text(MAX_PERIOD_US)} at most")
+        raise ValueError(f"{quote(value)} has too long a period; expected {duration_text(MAX_PERIOD_US)} at most")
     return Quota(int(count), period_us)
 
 
@@ -112,10 +112,10 @@ def size_bytes(value: object) -> int:
         return value
     match = _SIZE.fullmatch(value) if isinstance(value, str) else None
     if match is None:
-        raise ValueError(f"{shown(value)} is not a size; {_A_SIZE}")
+        raise ValueError(f"{quote(value)} is not a size; {_A_SIZE}")
     exact = Fraction(match[1]) * _SIZES[match[2] or ""]
     if exact.denominator != 1:
-        raise ValueError(f"{shown(value)} is not a whole number of bytes; {_A_SIZE}")
+        raise ValueError(f"{quote(value)} is not a whole number of bytes; {_A_SIZE}")
     return exact.numerator
 
 

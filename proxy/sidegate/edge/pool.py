@@ -139,7 +139,7 @@ class Pool:
             _ = self._spawn(self._connect())
 
     async def _connect(self) -> None:
-        host, port = self._settings.host, self._settings.port
+        host, port = self._settings.url
         try:
             async with asyncio.timeout(self._settings.connect_timeout_s):
                 _, connection = await self._loop.create_connection(self._new_connection, host, port)

@@ -1,7 +1,7 @@
 """From the configuration to a store that can be asked."""
 
 from sidegate.config import StoreSettings
-from sidegate.config.store_url import Kind
+from sidegate.config.store_url import StoreKind
 from sidegate.decision.record import ObserveStore
 from sidegate.store.cluster.cluster_store import ClusterStore
 from sidegate.store.protocol import Store
@@ -18,6 +18,6 @@ def open_store(
 ) -> Store:
     """The store that the settings name; it connects once its `keep_connected` runs. `observe` is told of every call."""
     dialer = Dialer(settings, timeout_s or settings.timeout_s)
-    if settings.address.kind is Kind.CLUSTER:
+    if settings.url.kind is StoreKind.CLUSTER:
         return ClusterStore(dialer, on_change, observe)
     return RedisStore(dialer, on_change, observe)

@@ -16,7 +16,7 @@ from unittest import mock
 import pytest
 from multidict import CIMultiDict
 from sidegate.commands.simulate import tally
-from sidegate.config.model import LogSettings
+from sidegate.config import LogSettings
 from sidegate.decision.identity import ClientAddress
 from sidegate.decision.policy import PolicySet
 from sidegate.decision.record import Record

@@ -228,7 +228,7 @@ class ClusterStore:
                 return await self._slots_of(member.node.ask, member.address)
             except StoreUnavailable as error:
                 failure = error
-        for address in self._dialer.settings.address.addresses:
+        for address in self._dialer.settings.url.addresses:
             try:
                 connection = await self._dialer.open_at(address, any_role=True)
                 try:

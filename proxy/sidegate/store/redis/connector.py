@@ -8,7 +8,7 @@ from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
 
 from sidegate.config import CREDENTIALS, StoreSettings
-from sidegate.config.store_url import Address, Kind
+from sidegate.config.store_url import Address, StoreKind
 from sidegate.store.protocol import StoreUnavailable
 from sidegate.store.redis.connection import MultiplexedConnection, open_connection
 
@@ -40,10 +40,10 @@ class Dialer:
 
     async def open(self) -> MultiplexedConnection:
         """A connection to the server, or to the Sentinels' master. Raises StoreUnavailable."""
-        url = self.settings.address
-        if url.kind is Kind.SOCKET:
+        url = self.settings.url
+        if url.kind is StoreKind.SOCKET:
             return await self._open({"connection_class": UnixDomainSocketConnection, "path": url.path})
-        self.dialled = await self.master() if url.kind is Kind.SENTINEL else url.addresses[0]
+        self.dialled = await self.master() if url.kind is StoreKind.SENTINEL else url.addresses[0]
         return await self.open_at(self.dialled)
 
     async def open_at(self, address: Address, *, any_role: bool = False) -> MultiplexedConnection:
@@ -56,7 +56,7 @@ class Dialer:
         if self._sentinels is None or self._sentinels_of is not self.settings:
             await self.close()
             self._sentinels, self._sentinels_of = sentinel(self.settings), self.settings
-        service = self.settings.address.service
+        service = self.settings.url.service
         try:
             host, port = await self._sentinels.discover_master(service)
         except Exception as error:  # redis-py raises more than its own exceptions
@@ -64,7 +64,7 @@ class Dialer:
         return Address(host, port)
 
     async def _open(self, options: dict[str, Any], *, any_role: bool = False) -> MultiplexedConnection:
-        options = {**options, **credentials(self.settings), "db": self.settings.address.db}
+        options = {**options, **credentials(self.settings), "db": self.settings.url.db}
         pool = ConnectionPool(protocol=2, retry=None, driver_info=None, **options)
         return await open_connection(pool, self.timeout_s, any_role=any_role)
 
@@ -79,7 +79,7 @@ def sentinel(settings: StoreSettings) -> Sentinel:
         "password": settings.sentinel_password.get_secret_value() or None,
     }
     untyped: Any = Sentinel
-    found: Sentinel = untyped(settings.address.addresses, sentinel_kwargs={**options, **ssl(settings)})
+    found: Sentinel = untyped(settings.url.addresses, sentinel_kwargs={**options, **ssl(settings)})
     return found
 
 
@@ -91,14 +91,14 @@ def credentials(settings: StoreSettings) -> dict[str, str]:
 
 def transport(settings: StoreSettings) -> dict[str, Any]:
     """TCP or TLS, as a connection pool of redis-py takes it."""
-    if not settings.address.tls:
+    if not settings.url.tls:
         return {"connection_class": Connection}
     return {"connection_class": SSLConnection, **_certificates(settings)}
 
 
 def ssl(settings: StoreSettings) -> dict[str, Any]:
     """TCP or TLS, as a client of redis-py takes it."""
-    return {"ssl": True, **_certificates(settings)} if settings.address.tls else {}
+    return {"ssl": True, **_certificates(settings)} if settings.url.tls else {}
 
 
 def _certificates(settings: StoreSettings) -> dict[str, Any]:

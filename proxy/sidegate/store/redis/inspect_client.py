@@ -12,7 +12,7 @@ from redis.asyncio.sentinel import SentinelConnectionPool
 from redis.backoff import NoBackoff
 
 from sidegate.config import StoreSettings
-from sidegate.config.store_url import Kind
+from sidegate.config.store_url import StoreKind
 from sidegate.store.redis.connector import credentials, sentinel, ssl
 
 MOST_CONNECTIONS = 4
@@ -26,21 +26,21 @@ def client(settings: StoreSettings, timeout_s: float = 2.0) -> Client:
     Keys and values are bytes. Where the store is a Cluster, `scan_iter` goes through all nodes, and a command with
     several keys may fail: send one for each key. Raises redis-py's RedisError when used, within about `timeout_s`.
     """
-    url = settings.address
+    url = settings.url
     options: dict[str, Any] = {
         "socket_timeout": timeout_s,
         "socket_connect_timeout": timeout_s,
         "max_connections": MOST_CONNECTIONS,
         **credentials(settings),
     }
-    if url.kind is Kind.CLUSTER:
+    if url.kind is StoreKind.CLUSTER:
         nodes = [ClusterNode(host, port) for host, port in url.addresses]
         return RedisCluster(startup_nodes=nodes, **options, **ssl(settings))
     options |= {"db": url.db, "retry": Retry(NoBackoff(), 1)}
-    if url.kind is Kind.SENTINEL:
+    if url.kind is StoreKind.SENTINEL:
         master: Redis = sentinel(settings).master_for(url.service, **options, **ssl(settings))
         return master
-    if url.kind is Kind.SOCKET:
+    if url.kind is StoreKind.SOCKET:
         return Redis(unix_socket_path=url.path, **options)
     return Redis(host=url.addresses[0].host, port=url.addresses[0].port, **options, **ssl(settings))
 

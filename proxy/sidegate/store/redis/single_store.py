@@ -13,7 +13,7 @@ import contextlib
 from collections.abc import Callable, Sequence
 
 from sidegate.config import StoreSettings
-from sidegate.config.store_url import Kind
+from sidegate.config.store_url import StoreKind
 from sidegate.decision.bucket import Charge
 from sidegate.decision.record import ObserveStore
 from sidegate.store.protocol import Command, OnLevels, OnReply, StoreUnavailable
@@ -36,7 +36,7 @@ class RedisStore:
         self._dialer = dialer
         self._timeout_s = dialer.timeout_s
         self._observe = observe
-        self._by_sentinel = dialer.settings.address.kind is Kind.SENTINEL
+        self._by_sentinel = dialer.settings.url.kind is StoreKind.SENTINEL
         self._loop = asyncio.get_running_loop()
         self._batch: Batch[OnLevels] = Batch()
         self._node = Node(dialer.open, on_change, ASK_SENTINELS_EVERY_S if self._by_sentinel else LONGEST_PAUSE_S)

@@ -1,0 +1,190 @@
+"""The sections of the configuration, with defaults and descriptions. store_settings holds the store's section."""
+
+from typing import Annotated, Self
+
+from pydantic import Field, SecretStr, ValidationInfo, field_validator, model_validator
+
+from sidegate.config import addresses
+from sidegate.config.addresses import Endpoint
+from sidegate.config.faults import Wrong, quote
+from sidegate.config.values import (
+    ByteSize,
+    CheckedText,
+    Choice,
+    Connections,
+    Live,
+    Many,
+    NetworkRange,
+    Port,
+    Proportion,
+    Secret,
+    Section,
+    Text,
+    Timeout,
+    TimeoutOrZero,
+    WholeNumber,
+    Workers,
+)
+from sidegate.decision.identity import ClientAddress
+
+# A shorter admin token could be guessed over the network.
+SHORTEST_TOKEN = 16
+
+Host = Annotated[
+    str,
+    Text(r"[A-Za-z0-9][A-Za-z0-9._-]*|[0-9A-Fa-f:.]+", "a host to listen on; expected e.g. 0.0.0.0, 127.0.0.1, ::1"),
+]
+BuiltinRoute = Annotated[str, Text(r"/[A-Za-z0-9._~/-]*", "a path of the sidecar's own; expected e.g. /health")]
+# The ending keeps out every field that has a meaning in HTTP or to the sidecar.
+RequestIdHeader = Annotated[
+    str,
+    Text("|[A-Za-z0-9-]{1,60}-id", "a field for ids; expected e.g. X-Request-ID, X-Correlation-ID", ignore_case=True),
+]
+TracingEndpoint = Annotated[
+    str,
+    Text(
+        rf"|https?://{addresses.HOST}{addresses.PORT}/[!-~]*",
+        "an endpoint; expected e.g. http://127.0.0.1:4318/v1/traces",
+    ),
+]
+
+
+class ListenSettings(Section):
+    """The listener for clients, and the limits of one connection and request."""
+
+    host: Host = Field("0.0.0.0", description="The address to listen on.")  # noqa: S104  (a sidecar's port is there to be reached)
+    port: Port = Field(8080, description="The port to listen on.")
+    workers: Workers = Field(1, description="Processes that share the port; auto: one for each usable core.")
+    health_path: BuiltinRoute = Field("/health", description="The sidecar answers it with its health, unlimited.")
+    status_path: BuiltinRoute = Field(
+        "/api/status", description="The sidecar answers it with the caller's own limits; this consumes nothing."
+    )
+    max_connections: Connections = Field(4096, description="Connections beyond it are answered 503 at once.")
+    header_timeout_s: Timeout = Field(10.0, alias="header_timeout", description="The time for a request's whole head.")
+    idle_timeout_s: Timeout = Field(
+        75.0, alias="idle_timeout", description="How long a connection may be silent between requests."
+    )
+    max_header_bytes: Annotated[int, ByteSize(1024, 2**20)] = Field(
+        32 * 1024, description="The largest head of a request; a larger one is answered 431."
+    )
+    max_body_bytes: Live[Annotated[int, ByteSize(0, 2**50)] | None] = Field(
+        None, description="The largest body of a request; a larger one is answered 413. Default: any size."
+    )
+    body_timeout_s: Live[Timeout] = Field(
+        10.0, alias="body_timeout", description="How long to wait for a request's body; received bytes extend it."
+    )
+    min_body_bytes_per_s: Live[Annotated[int, ByteSize(0, 2**30)]] = Field(
+        256, description="Bytes of a body that extend body_timeout by a second; 0: any byte restores it whole."
+    )
+    write_timeout_s: Timeout = Field(
+        60.0, alias="write_timeout", description="The time for a client to take what waits to be sent, up to 64 KiB."
+    )
+    websocket_idle_timeout_s: Live[Timeout] = Field(
+        600.0, alias="websocket_idle_timeout", description="How long a WebSocket may be silent in both directions."
+    )
+    drain_timeout_s: TimeoutOrZero = Field(
+        20.0, alias="drain_timeout", description="How long requests may finish after SIGTERM."
+    )
+    request_id_header: RequestIdHeader = Field(
+        "", description="The field of request ids, e.g. X-Request-ID; empty: no ids."
+    )
+
+    @field_validator("status_path")
+    @classmethod
+    def _is_another_route(cls, status_path: str, info: ValidationInfo) -> str:
+        if status_path == info.data.get("health_path"):
+            raise ValueError(f"{quote(status_path)} is the health page already; expected another path")
+        return status_path
+
+
+class AdminSettings(Section):
+    """The listener for operators and probes. On any address but loopback it needs a token."""
+
+    host: Host = Field("127.0.0.1", description="The address of the admin listener.")
+    port: Port = Field(9901, description="The port of the admin API, the dashboard, probes and metrics.")
+    token: Secret = Field(SecretStr(""), description="The bearer token that callers of the admin listener present.")
+
+    @model_validator(mode="after")
+    def _is_protected(self) -> Self:
+        length = len(self.token.get_secret_value())
+        if not length and not addresses.is_loopback(self.host):
+            raise Wrong([(("host",), f"{quote(self.host)} is not loopback; expected a token too, or 127.0.0.1")])
+        if 0 < length < SHORTEST_TOKEN:
+            raise Wrong([(("token",), f"is shorter than {SHORTEST_TOKEN} characters; expected a longer one")])
+        return self
+
+
+class UpstreamSettings(Section):
+    """The application behind the sidecar, and the limits of its answers."""
+
+    url: Annotated[Endpoint, CheckedText(addresses.upstream)] = Field(
+        Endpoint("127.0.0.1", 9000), description="The application: http, host and port."
+    )
+    connect_timeout_s: Timeout = Field(
+        1.0, alias="connect_timeout", description="The time for the application to accept a connection."
+    )
+    response_timeout_s: Live[Timeout] = Field(
+        30.0, alias="response_timeout", description="The time until the head of an answer."
+    )
+    between_bytes_timeout_s: Live[Timeout] = Field(
+        60.0,
+        alias="between_bytes_timeout",
+        description="The time between bytes of an answer; also for the application to take more of a body.",
+    )
+    total_timeout_s: Live[Timeout | None] = Field(
+        None, alias="total_timeout", description="The time for a whole answer, event streams included. Default: any."
+    )
+    max_connections: Connections = Field(256, description="The most connections to the application.")
+    max_waiting: Connections = Field(
+        1024, description="Requests that may wait for a connection; more are answered 503 at once."
+    )
+    queue_timeout_s: Timeout = Field(
+        1.0, alias="queue_timeout", description="How long a request waits for a free connection before 503."
+    )
+    idle_timeout_s: Timeout = Field(60.0, alias="idle_timeout", description="How long an unused connection is kept.")
+
+
+class ClientIpSettings(Section):
+    """How the address of a client is found."""
+
+    trusted_proxies: Live[Many[NetworkRange]] = Field(
+        (addresses.network("127.0.0.0/8"),), description="Networks whose X-Forwarded-For is trusted."
+    )
+    ipv6_prefix: Live[Annotated[int, WholeNumber(1, 128)]] = Field(
+        64, description="IPv6 clients of one such prefix count as one client."
+    )
+
+    @property
+    def addresses(self) -> ClientAddress:
+        """The same settings for the decision."""
+        return ClientAddress(self.trusted_proxies, self.ipv6_prefix)
+
+
+class ResponseSettings(Section):
+    """The rate-limit fields of answers."""
+
+    headers: Live[Many[Annotated[str, Choice("ratelimit", "x-ratelimit")]]] = Field(
+        ("ratelimit", "x-ratelimit"), description="RateLimit and RateLimit-Policy; X-RateLimit-*."
+    )
+
+
+class LogSettings(Section):
+    """The log on stdout."""
+
+    level: Live[Annotated[str, Choice("debug", "info", "warning", "error")]] = Field(
+        "info", description="The lowest level that is logged."
+    )
+    requests: Live[Annotated[str, Choice("none", "refused", "all")]] = Field(
+        "refused", description="Which requests are logged."
+    )
+
+
+class TracingSettings(Section):
+    """The export of spans. Without an endpoint there are none."""
+
+    endpoint: TracingEndpoint = Field(
+        "", description="An OTLP/HTTP collector, e.g. http://127.0.0.1:4318/v1/traces; empty: no spans."
+    )
+    sample: Annotated[float, Proportion()] = Field(
+        1.0, description="The share of traces to send where the caller has not decided it (traceparent)."
+    )
