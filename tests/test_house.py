@@ -24,21 +24,34 @@ SHARED_MODULE_NAMES = {
 }
 SHARED_TYPE_NAMES = dict.fromkeys(
     (
-        *("Guard", "Page", "State", "Levels", "Schema", "Entry", "Timeline", "Stored", "Node", "Fault", "Network"),
+        *(
+            "Guard",
+            "Live",
+            "Page",
+            "State",
+            "Levels",
+            "Schema",
+            "Entry",
+            "Timeline",
+            "Stored",
+            "Node",
+            "Fault",
+            "Network",
+        ),
         *("Found", "Limit", "OnStoreFailure", "Fields", "Client", "OnChange", "Redirect"),
     ),
     "renamed with the rooms they stand in",
 )
 LONG_MODULES = {
     "app": "split with the rebuilt edge",
-    "config.model": "split with the value types",
+    "config.values": "one class for each kind of value, each with its parser and its JSON Schema",
     "decision.policy": "split with the decision room",
     "edge.*": "rebuilt",
     "store.cluster.cluster_store": "split with the store room",
 }
 LARGE_CLASSES = {
     "app.App": "split with the rebuilt edge",
-    "config.model.ListenSettings": "16 settings of one YAML section; each field is one key",
+    "config.sections.ListenSettings": "16 settings of one YAML section; each field is one key",
     "edge.*": "rebuilt",
     "store.cluster.cluster_store.ClusterStore": "split with the store room",
 }
