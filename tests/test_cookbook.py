@@ -10,7 +10,7 @@ from multidict import CIMultiDict
 from sidegate.commands.simulate.log_entry import Entry, LoggedFields
 from sidegate.commands.simulate.replay import Replay
 from sidegate.config import compile_policies
-from sidegate.config.builtin_routes import own_pages
+from sidegate.config.builtin_routes import builtin_routes
 from sidegate.config.load import parse
 from sidegate.config.units import duration_us
 from sidegate.decision.policy import PolicySet
@@ -50,7 +50,7 @@ class Kitchen:
     def __init__(self, config: str) -> None:
         settings = parse(config, "cookbook.md", {})
         self._policies: PolicySet = compile_policies(settings)
-        self._replay = Replay(self._policies, own_pages(settings))
+        self._replay = Replay(self._policies, builtin_routes(settings))
         self._now_us = START_US
         self._store_is_down = False
 

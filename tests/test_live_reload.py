@@ -1,4 +1,4 @@
-"""Edits of the configuration of a running sidecar: in force at once, for live connections too, without a request lost."""
+"""Edits of the configuration of a running sidecar take effect at once, on live connections too, and lose no request."""
 
 import copy
 import os
@@ -124,7 +124,7 @@ def test_an_edit_is_in_force_however_the_file_is_saved(save: Save, edited: Edite
     edited.file.write_text("")  # a plain file again, for the next test
 
 
-def test_a_hangup_takes_over_an_edit_that_changed_neither_size_nor_time(edited: Edited) -> None:
+def test_sighup_applies_an_edit_that_changed_neither_size_nor_time(edited: Edited) -> None:
     told = len(edited.sidecar.events("config_reloaded"))
     text, status = edited.file.read_text(), edited.file.stat()
     new = text.replace("burst: 15", "burst: 16")
@@ -154,7 +154,7 @@ def test_an_edit_counts_for_a_caller_whose_refusal_was_remembered(edited: Edited
 # -- what it does to buckets ------------------------------------------------------------------------------------------
 
 
-def test_a_smaller_burst_takes_what_no_longer_fits_and_a_larger_one_refills_nothing(edited: Edited) -> None:
+def test_a_smaller_burst_removes_the_excess_and_a_larger_one_refills_nothing(edited: Edited) -> None:
     for _ in range(3):
         edited.ask("saver")
     assert edited.left("saver") == 12
@@ -175,7 +175,7 @@ def test_another_rate_refills_nothing(edited: Edited) -> None:
         assert edited.left("spender") == 0
 
 
-def test_a_renamed_policy_starts_new_buckets_and_says_so(edited: Edited, store_server: StoreServer) -> None:
+def test_a_renamed_policy_starts_new_buckets_and_logs_it(edited: Edited, store_server: StoreServer) -> None:
     edited.policies({**LIMIT, "burst": 1})
     assert [edited.ask("mover").status for _ in range(2)] == [200, 429]
     told = edited.policies({**LIMIT, "burst": 1, "name": "renamed"})
@@ -198,7 +198,7 @@ def test_settings_that_need_a_restart_are_named(edited: Edited) -> None:
     assert edited.ask("stayed").status == 200
 
 
-def test_an_invalid_edit_changes_nothing_is_said_once_and_shows_in_health_until_it_is_mended(edited: Edited) -> None:
+def test_an_invalid_edit_changes_nothing_is_logged_once_and_shows_in_health_until_fixed(edited: Edited) -> None:
     edited.policies({**LIMIT, "burst": 2})
     told = len(edited.sidecar.events("config_refused"))
     refused = edited.text("policies: [{name: a, limit: 10/min}]\nlog: {level: loud}\n", event="config_refused")

@@ -1,4 +1,4 @@
-"""Edits of the configuration: what is taken over, what is refused, and what is said about it."""
+"""Edits of the configuration: applied ones, refused ones, and their log lines."""
 
 import asyncio
 import logging
@@ -47,9 +47,7 @@ def replace(file: Path, text: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("edit", [write, replace])
-async def test_an_edit_is_taken_over_however_the_editor_saves(
-    tmp_path: Path, edit: Callable[[Path, str], None]
-) -> None:
+async def test_an_edit_is_applied_however_the_editor_saves(tmp_path: Path, edit: Callable[[Path, str], None]) -> None:
     file = tmp_path / "config.yaml"
     file.write_text(ONE)
     async with watched(file) as (_, taken):
@@ -73,7 +71,7 @@ async def test_a_swapped_symbolic_link_above_the_file_is_an_edit(tmp_path: Path)
 
 
 @pytest.mark.slow
-async def test_an_invalid_edit_changes_nothing_and_is_said_once_with_all_its_faults(
+async def test_an_invalid_edit_changes_nothing_and_is_logged_once_with_all_its_faults(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     file = tmp_path / "config.yaml"
@@ -103,7 +101,7 @@ async def test_a_file_that_is_gone_for_a_moment_is_no_edit_until_it_is_back(tmp_
         assert reloader.stale is None
 
 
-async def test_a_reload_can_be_asked_for_though_the_file_looks_the_same(tmp_path: Path) -> None:
+async def test_a_reload_can_be_requested_for_a_file_that_looks_the_same(tmp_path: Path) -> None:
     file = tmp_path / "config.yaml"
     file.write_text(ONE)
     taken: list[Settings] = []
@@ -115,7 +113,7 @@ async def test_a_reload_can_be_asked_for_though_the_file_looks_the_same(tmp_path
     assert [policy.name for policy in taken[-1].policies] == ["b"]
 
 
-async def test_an_edit_says_which_policies_changed_and_which_begin_with_new_buckets(
+async def test_an_edit_logs_changed_policies_and_policies_with_new_buckets(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     file = tmp_path / "config.yaml"

@@ -24,7 +24,7 @@ from sidegate.admin.listener import Admin, Pages
 from sidegate.admin.request_models import Ask
 from sidegate.admin.workers_view import Together
 from sidegate.config import Settings, compile_policies, digest
-from sidegate.config.builtin_routes import is_own_page, own_pages
+from sidegate.config.builtin_routes import builtin_routes, is_builtin_route
 from sidegate.decision.explanation import explain
 from sidegate.decision.policy import PolicySet
 from sidegate.decision.record import Record
@@ -254,7 +254,7 @@ class App:
 
     async def _explain(self, ask: Ask) -> dict[str, object]:
         policies, settings, facts = self._gateway.policies, self._in_force, ask.facts
-        own_page = is_own_page(facts, own_pages(self._settings))
+        own_page = is_builtin_route(facts, builtin_routes(self._settings))
         found = explain(policies, facts)
         verdict: Verdict | None = None
         if ask.live and not own_page and any(entry.charge for entry in found.applied):

@@ -1,9 +1,9 @@
-"""Edits of the configuration, noticed and taken over while the sidecar runs.
+"""Applies edits of the configuration file to the running sidecar.
 
-The file is looked at by its identity, size and time, ten times a second: that costs microseconds, and sees every way
-a file can change, also those that file notifications miss (network and virtual file systems, bind mounts, a replaced
-symbolic link above it, as Kubernetes swaps them for a ConfigMap). A change is read once it has stood still for one
-look, so that an editor that empties the file before it writes is not taken at its word. See docs/adr/0006.
+Polls the file's identity, size and time ten times a second: that takes microseconds, and detects every kind of change,
+also those that file notifications miss (network and virtual file systems, bind mounts, a replaced symbolic link above
+it, as Kubernetes swaps them for a ConfigMap). A change is read once two polls in a row agree, so that a file that an
+editor empties before it writes is not applied. See docs/adr/0006.
 """
 
 import asyncio
@@ -23,14 +23,14 @@ logger = logging.getLogger(__name__)
 
 
 class Stale(NamedTuple):
-    """An edit was refused: since when (ISO 8601, UTC), and all its faults."""
+    """A refused edit: since when (ISO 8601, UTC), and all its faults."""
 
     since: str
     faults: tuple[str, ...]
 
 
 class _Edit(NamedTuple):
-    """An edit, ready to be taken over, and what is to be told of it."""
+    """An edit ready to be applied, and the log fields that describe it."""
 
     settings: Settings
     policies: PolicySet
@@ -38,14 +38,14 @@ class _Edit(NamedTuple):
     needing_restart: Sequence[str]
 
 
-# Takes new settings over, whose policies are compiled already. Runs in the event loop, between two requests.
+# Applies new settings and their compiled policies. Runs in the event loop, between two requests.
 Apply = Callable[[Settings, PolicySet], None]
 
 
 class Reloader:
-    """Watches one file. `apply` takes new settings over; `stale` tells of an edit that was refused.
+    """Watches one file. `apply` puts new settings in force; `stale` describes the last edit if it was refused.
 
-    `results` counts the edits: taken over, or refused. `needing_restart` names what an edit changed in vain so far.
+    `results` counts the edits: taken, or refused. `needing_restart` names changed settings that wait for a restart.
     """
 
     def __init__(self, path: Path, environ: Mapping[str, str], settings: Settings, apply: Apply) -> None:
@@ -63,7 +63,7 @@ class Reloader:
 
     @property
     def settings(self) -> Settings:
-        """What is in force, save for what needs a restart."""
+        """The settings in force, except for those that need a restart."""
         return self._settings
 
     async def watch(self) -> None:
@@ -75,12 +75,12 @@ class Reloader:
                 await self.reload()
 
     async def reload(self) -> None:
-        """Read the file and take it over; keep what is in force where it has faults, and log them once."""
+        """Read the file and apply it. If it has faults, log them once and keep the settings in force."""
         async with self._busy:
             self._taken = _signature(self._path)
             try:
-                # In a thread: 10,000 overrides take a third of a second to check and compile, and requests go on
-                # meanwhile, whose decisions have 50 ms.
+                # In a thread: checking and compiling 10,000 overrides takes a third of a second, while decisions of
+                # other requests must end within 50 ms.
                 edit = await asyncio.to_thread(self._read)
             except ConfigError as error:
                 self.stale = Stale(self.stale.since if self.stale else _now(), tuple(map(str, error.faults)))
@@ -116,7 +116,7 @@ def restart_needed(before: Settings, after: Settings) -> Iterator[str]:
 
 
 def _changes(before: Settings, after: Settings) -> Iterator[tuple[str, object]]:
-    """What an edit changed about the policies. A policy of a new name starts with new buckets, also a renamed one."""
+    """What an edit changed in the policies. A policy with a new name starts with new buckets, also a renamed one."""
     old = {policy.name: policy for policy in before.policies}
     new = {policy.name: policy for policy in after.policies}
     yield "policies", len(new)
@@ -128,7 +128,7 @@ def _changes(before: Settings, after: Settings) -> Iterator[tuple[str, object]]:
 
 
 def _signature(path: Path) -> tuple[int, int, int, int] | None:
-    """What tells one state of a file from another; None where it cannot be seen, as while it is being replaced."""
+    """The identity, size and time of a file; None while it cannot be read, e.g. during its replacement."""
     try:
         status = path.stat()
     except OSError:

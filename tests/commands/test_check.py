@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from sidegate.cli import main
 from sidegate.commands.excerpt import excerpt
-from sidegate.config import Fault
+from sidegate.config import ConfigFault
 from sidegate.config.schema import json_schema
 
 RIGHT = "policies: [{name: a, key: client_ip, limit: 1/s}]\n"
@@ -87,7 +87,7 @@ def test_the_schema_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
 
 def marked(file: Path, text: str, line: int, column: int) -> str:
     file.write_text(text)
-    return excerpt(Fault(str(file), line, column, "", ""))
+    return excerpt(ConfigFault(str(file), line, column, "", ""))
 
 
 def test_a_fault_is_shown_in_its_line_with_a_mark(file: Path) -> None:

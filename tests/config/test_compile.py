@@ -1,4 +1,4 @@
-"""From policies as they are written to policies as they are applied: overrides name keys as requests show them."""
+"""Compiled overrides match keys in every form that a request shows."""
 
 import pytest
 from multidict import CIMultiDict

@@ -1,4 +1,4 @@
-"""Everything that is wrong with a configuration is said at once, each with its place and what was expected."""
+"""All faults of a configuration are reported at once, each with its place and the expected value."""
 
 from pathlib import Path
 
@@ -53,7 +53,7 @@ def test_all_faults_are_named_at_once_in_the_order_of_the_document() -> None:
     [
         (
             "listen: {port: 1, port: 2}",
-            "c.yaml:1:19: listen.port: the key 'port' stands here twice; the first is in line 1",
+            "c.yaml:1:19: listen.port: the key 'port' occurs twice; the first is in line 1",
         ),
         ("a: [", "c.yaml:2:1: is not valid YAML: "),
         ("- a", "c.yaml:1:1: the configuration is a list; expected a mapping, e.g. policies: [...]"),
@@ -112,7 +112,7 @@ def in_policy(text: str) -> str:
     ("text", "message"),
     [
         ("match: {paths: /api}", "policies[0].match.paths: unknown key 'paths', did you mean 'path'?"),
-        ("path: /api/**", "policies[0].path: unknown key 'path', which stands in match, e.g. match: {path: ...}"),
+        ("path: /api/**", "policies[0].path: unknown key 'path', which belongs in match, e.g. match: {path: ...}"),
         ("rate: 5/s", "policies[0].rate: unknown key 'rate', did you mean 'limit'?"),
         ("dry-run: true", "policies[0].dry-run: unknown key 'dry-run', did you mean 'shadow'?"),
         ("match: /api", "policies[0].match: is not a mapping; expected keys and values, e.g. {path: /api/**}"),
@@ -128,7 +128,7 @@ def in_policy(text: str) -> str:
         ),
     ],
 )
-def test_a_typical_mistake_is_told_with_what_was_meant(text: str, message: str) -> None:
+def test_a_typical_mistake_gets_a_suggestion(text: str, message: str) -> None:
     assert in_policy(text) == message
 
 
@@ -144,7 +144,7 @@ def test_a_typical_mistake_is_told_with_what_was_meant(text: str, message: str) 
         ),
     ],
 )
-def test_a_mistaken_key_is_told_with_what_was_meant(key: str, message: str) -> None:
+def test_a_mistaken_key_gets_a_suggestion(key: str, message: str) -> None:
     (found,) = faults_of(f"policies: [{{name: a, key: {key}, limit: 10/s}}]")
     assert found == f"c.yaml:1:27: policies[0].key: {message}"
 
@@ -158,7 +158,7 @@ def test_a_mistaken_key_is_told_with_what_was_meant(key: str, message: str) -> N
         ("a: b: c", "c.yaml:1:5", "text that holds a colon and a space needs quotes"),
     ],
 )
-def test_broken_yaml_is_told_with_what_mostly_causes_it(text: str, place: str, hint: str) -> None:
+def test_broken_yaml_gets_its_usual_cause(text: str, place: str, hint: str) -> None:
     (found,) = faults_of(text)
     assert found.startswith(f"{place}: is not valid YAML: ")
     assert found.endswith(f"; {hint}")
@@ -207,20 +207,20 @@ def test_an_empty_document_is_all_defaults() -> None:
 
 
 @pytest.mark.parametrize("name", ["missing.yaml", "."])
-def test_what_cannot_be_read_is_a_fault_without_a_place(tmp_path: Path, name: str) -> None:
+def test_an_unreadable_file_is_a_fault_without_a_place(tmp_path: Path, name: str) -> None:
     with pytest.raises(ConfigError) as caught:
         load(tmp_path / name, {})
     assert caught.value.faults[0].line is None
 
 
-def test_what_is_not_utf_8_is_a_fault_with_its_place(tmp_path: Path) -> None:
+def test_a_byte_that_is_not_utf_8_is_a_fault_with_its_place(tmp_path: Path) -> None:
     file = tmp_path / "c.yaml"
     file.write_bytes(b"log:\n  level: \xff")
     with pytest.raises(ConfigError, match=r":2:10: is not UTF-8 here"):
         load(file, {})
 
 
-def test_the_demonstration_is_right_and_compiles_to_one_policy() -> None:
+def test_the_demonstration_is_valid_and_compiles_to_one_policy() -> None:
     settings = load(Path(__file__).parents[2] / "config.yaml", {})
     (policy,) = compile_policies(settings).policies
     assert policy.limit is not None

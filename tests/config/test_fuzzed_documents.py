@@ -1,4 +1,4 @@
-"""Whatever stands in a file, reading it ends soon, in settings or in a ConfigError that says where."""
+"""Reading any file ends soon, with settings or with a ConfigError that names the place."""
 
 import json
 import random

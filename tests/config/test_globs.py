@@ -1,4 +1,4 @@
-"""What a pattern matches is what its stars say, in time linear in what it is held against."""
+"""Patterns match what their stars mean, in time linear in the length of the text."""
 
 import re
 import time

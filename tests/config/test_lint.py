@@ -1,4 +1,4 @@
-"""What in a valid configuration is hardly meant is said with its place, and what is meant is not."""
+"""Lint warnings name their place; configurations without mistakes get none."""
 
 from pathlib import Path
 
@@ -21,10 +21,10 @@ def policy(text: str) -> str:
 
 
 FORGED = (
-    "any client can forge header:X-User-ID, and have a new bucket for each value: no proxy is trusted to write it; "
+    "any client can forge header:X-User-ID, and get a new bucket for each value, since no proxy is trusted; "
     "name yours in client_ip.trusted_proxies, or add a policy with key: client_ip"
 )
-EXEMPTS_ITSELF = "as no proxy is trusted to; add client_ip, or name your proxies in client_ip.trusted_proxies"
+EXEMPTS_ITSELF = "since no proxy is trusted; add client_ip, or name your proxies in client_ip.trusted_proxies"
 
 
 @pytest.mark.parametrize(
@@ -51,13 +51,13 @@ EXEMPTS_ITSELF = "as no proxy is trusted to; add client_ip, or name your proxies
         (
             policy("match: {method: [GTE, POST]}"),
             (
-                "c.yaml:1:68: policies[0].match.method[0]: 'GTE' is no method that the sidecar takes; this never matches; "
+                "c.yaml:1:68: policies[0].match.method[0]: 'GTE' is not a method that the sidecar accepts; this never matches; "
                 "did you mean GET?"
             ),
         ),
         (
             policy("match: {method: GET}, cost: {POST: 5}"),
-            "c.yaml:1:86: policies[0].cost.POST: the cost of POST is never asked for: this policy matches GET only",
+            "c.yaml:1:86: policies[0].cost.POST: the cost of POST is never used: this policy matches GET only",
         ),
         (
             policy("match: {path: [/api/**, /health]}"),
@@ -66,15 +66,15 @@ EXEMPTS_ITSELF = "as no proxy is trusted to; add client_ip, or name your proxies
         (
             "policies: [{name: a, key: 'header:X-Forwarded-For', limit: 1/s}]",
             (
-                "c.yaml:1:27: policies[0].key: header:X-Forwarded-For is taken as sent, also what a client has put into it; "
-                "expected client_ip, which believes trusted proxies only"
+                "c.yaml:1:27: policies[0].key: header:X-Forwarded-For is used as sent, including what a client has put into it; "
+                "expected client_ip, which reads it from trusted proxies only"
             ),
         ),
         (
             f"client_ip: {{trusted_proxies: [0.0.0.0/0]}}\n{policy('burst: 15')}",
             (
-                "c.yaml:1:31: client_ip.trusted_proxies[0]: '0.0.0.0/0' believes whoever connects: any client can claim any "
-                "address; expected your proxies'"
+                "c.yaml:1:31: client_ip.trusted_proxies[0]: '0.0.0.0/0' trusts every peer: any client can claim any "
+                "address; expected your proxies"
             ),
         ),
         ("", "c.yaml:1:1: policies: no policy limits anything; every request passes"),
@@ -86,13 +86,13 @@ EXEMPTS_ITSELF = "as no proxy is trusted to; add client_ip, or name your proxies
             NO_PROXY + "policies: [{name: x, exempt: true, match: {header: {X-In: true}}}, "
             "{name: a, key: client_ip, limit: 1/s}]",
             (
-                f"c.yaml:2:43: policies[0].match: any client can exempt itself: it writes the field X-In as it likes, "
+                f"c.yaml:2:43: policies[0].match: any client can exempt itself: it may send the field X-In with any value, "
                 f"{EXEMPTS_ITSELF}"
             ),
         ),
     ],
 )
-def test_what_is_hardly_meant_is_said_with_its_place(text: str, warning: str, tmp_path: Path) -> None:
+def test_a_likely_mistake_is_warned_of_with_its_place(text: str, warning: str, tmp_path: Path) -> None:
     assert warnings_of(text, tmp_path) == [warning]
 
 
@@ -112,7 +112,7 @@ EXEMPT_TOO = "{name: ops, exempt: true, match: {path: /ops}}"
         ("{name: a, exempt: true, match: {path: /in/**}}", ": does nothing: 'in' exempts all that it matches"),
     ],
 )  # fmt: skip
-def test_what_lies_under_an_exemption_is_said(policies: str, warning: str, tmp_path: Path) -> None:
+def test_a_policy_below_an_exemption_is_warned_of(policies: str, warning: str, tmp_path: Path) -> None:
     limited = "{name: other, key: client_ip, limit: 1/s}"
     (found,) = warnings_of(f"policies: [{EXEMPT}, {EXEMPT_TOO}, {limited}, {policies}]", tmp_path)
     assert found.partition("policies[3]")[2].removeprefix(".") == warning
@@ -131,15 +131,15 @@ def test_what_lies_under_an_exemption_is_said(policies: str, warning: str, tmp_p
         NO_PROXY + "policies: [{name: a, exempt: true, match: {client_ip: 10.0.0.0/8, header: {X: true}}}, {name: b, key: path, limit: 9/s}]",
     ],
 )  # fmt: skip
-def test_what_may_well_be_meant_is_passed_over(text: str, tmp_path: Path) -> None:
+def test_a_plausible_configuration_gets_no_warning(text: str, tmp_path: Path) -> None:
     assert warnings_of(text, tmp_path) == []
 
 
-def test_the_demonstration_has_nothing_to_be_warned_of() -> None:
+def test_the_demonstration_gets_no_warning() -> None:
     assert examine(ROOT / "config.yaml", {}).warnings == ()
 
 
-def test_an_address_limit_of_other_requests_bounds_no_forging(tmp_path: Path) -> None:
+def test_an_address_limit_on_other_requests_does_not_stop_forged_identities(tmp_path: Path) -> None:
     elsewhere = "{name: b, key: client_ip, limit: 9/s, match: {path: /login}}"
     text = f"{NO_PROXY}policies: [{{name: a, key: 'header:X-User-ID', limit: 1/s}}, {elsewhere}]"
     assert warnings_of(text, tmp_path) == [f"c.yaml:2:27: policies[0].key: {FORGED}"]

@@ -1,4 +1,4 @@
-"""The JSON Schema that editors check with says what the reader says, as far as a schema can."""
+"""The published JSON Schema agrees with the reader, as far as a schema can."""
 
 import json
 import re
@@ -23,7 +23,7 @@ def refused(text: str) -> bool:
     return not VALIDATOR.is_valid(yaml.safe_load(text))
 
 
-def test_the_schema_in_the_repository_is_the_one_of_the_program() -> None:
+def test_the_published_schema_is_up_to_date() -> None:
     assert json.loads(PUBLISHED.read_text("utf-8")) == SCHEMA, "run: make schema"
 
 
@@ -73,7 +73,7 @@ RIGHT = [
 
 
 @pytest.mark.parametrize("text", RIGHT)
-def test_what_the_reader_takes_the_schema_takes(text: str) -> None:
+def test_the_schema_accepts_what_the_reader_accepts(text: str) -> None:
     parse(text, "c.yaml", {})
     assert not refused(text or "{}")
 
@@ -112,7 +112,7 @@ WRONG = [
 
 
 @pytest.mark.parametrize("text", WRONG)
-def test_what_the_schema_refuses_the_reader_refuses(text: str) -> None:
+def test_the_reader_refuses_what_the_schema_refuses(text: str) -> None:
     assert refused(text)
     with pytest.raises(ConfigError):
         parse(text, "c.yaml", {})

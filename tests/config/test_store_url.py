@@ -18,12 +18,12 @@ from sidegate.config.store_url import Address, StoreKind, parse, split_credentia
         ("rediss+cluster://a/0", "rediss+cluster://a:6379"),
     ],
 )
-def test_a_url_is_completed_and_stays_the_same_then(url: str, in_full: str) -> None:
+def test_a_complete_store_url_is_parsed_to_itself(url: str, in_full: str) -> None:
     assert str(parse(url)) == in_full
     assert parse(in_full) == parse(url)
 
 
-def test_the_parts_are_what_a_connection_needs() -> None:
+def test_a_store_url_is_split_into_the_parts_of_a_connection() -> None:
     url = parse("rediss+sentinel://[2001:db8::1]:1,b/m/2")
     assert url.kind is StoreKind.SENTINEL
     assert url.addresses == (Address("2001:db8::1", 1), Address("b", 26379))
@@ -31,7 +31,7 @@ def test_the_parts_are_what_a_connection_needs() -> None:
 
 
 @pytest.mark.parametrize("scheme", ["redis", "rediss", "redis+sentinel", "redis+cluster"])
-def test_credentials_are_taken_out_of_every_kind(scheme: str) -> None:
+def test_credentials_are_removed_from_every_kind_of_url(scheme: str) -> None:
     assert split_credentials(f"{scheme}://me:p%40ss@a:1,b:2/m") == (f"{scheme}://a:1,b:2/m", "me", "p@ss")
 
 
@@ -43,6 +43,6 @@ def test_credentials_are_taken_out_of_every_kind(scheme: str) -> None:
         *("redis+cluster://a/1", "redis://u:p@h"),
     ],
 )
-def test_what_is_no_store_is_told_with_an_example(url: str) -> None:
+def test_a_url_that_is_no_store_gets_an_example(url: str) -> None:
     with pytest.raises(ValueError, match=r"expected"):
         parse(url)

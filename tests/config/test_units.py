@@ -1,4 +1,4 @@
-"""Durations, rates and sizes are read exactly, or refused with the value and what was expected."""
+"""Durations, rates and sizes are read exactly, or refused with the value and the expected form."""
 
 from collections.abc import Callable
 
@@ -53,7 +53,7 @@ def test_a_duration_is_read_in_exact_microseconds(text: str, us: int) -> None:
         ("0.5us", "'0.5us' is finer than a microsecond; expected e.g. 250ms, 1s, 5m, 1h, 1d"),
     ],
 )
-def test_what_is_no_duration_is_refused(value: object, message: str) -> None:
+def test_text_that_is_not_a_duration_is_refused(value: object, message: str) -> None:
     with pytest.raises(ValueError) as caught:
         duration_us(value)
     assert str(caught.value) == message
@@ -105,7 +105,7 @@ NEVER = "never gives a token; count and period must be above zero, e.g. 10/minut
         ("1/30m1h", "'30m1h' is not a duration; larger units come first, e.g. 1h30m"),
     ],
 )
-def test_what_is_no_rate_is_refused(value: object, message: str) -> None:
+def test_text_that_is_not_a_rate_is_refused(value: object, message: str) -> None:
     with pytest.raises(ValueError) as caught:
         quota(value)
     assert str(caught.value) == message
@@ -143,7 +143,7 @@ def test_a_size_is_read_in_bytes(value: object, size: int) -> None:
         ("0.3B", "'0.3B' is not a whole number of bytes; expected e.g. 16KiB, 1MiB, 32768"),
     ],
 )
-def test_what_is_no_size_is_refused(value: object, message: str) -> None:
+def test_text_that_is_not_a_size_is_refused(value: object, message: str) -> None:
     with pytest.raises(ValueError) as caught:
         size_bytes(value)
     assert str(caught.value) == message

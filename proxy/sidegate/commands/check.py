@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from sidegate.commands.excerpt import excerpt
 from sidegate.commands.output import printable, write_json
-from sidegate.config import ConfigError, Fault, examine
+from sidegate.config import ConfigError, ConfigFault, examine
 
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -35,8 +35,8 @@ def add_schema(commands: "Commands") -> None:
 
 def check(options: argparse.Namespace) -> int:
     """Say what is wrong with a configuration, and what in it is hardly meant. Exit status: 0 right, 1 wrong."""
-    faults: Sequence[Fault] = ()
-    warnings: Sequence[Fault] = ()
+    faults: Sequence[ConfigFault] = ()
+    warnings: Sequence[ConfigFault] = ()
     policies = 0
     try:
         examined = examine(Path(options.config), os.environ)
@@ -73,13 +73,13 @@ def print_schema(_: argparse.Namespace) -> int:
     return 0
 
 
-def _say(line: str, fault: Fault) -> None:
+def _say(line: str, fault: ConfigFault) -> None:
     sys.stderr.write(f"{printable(line)}\n")
     if sys.stderr.isatty() and (shown := excerpt(fault)):
         sys.stderr.write(f"{shown}\n")
 
 
-def _described(fault: Fault) -> dict[str, object]:
+def _described(fault: ConfigFault) -> dict[str, object]:
     return {
         "file": fault.file,
         "line": fault.line,

@@ -4,14 +4,14 @@ import re
 from pathlib import Path
 
 from sidegate.commands.output import printable
-from sidegate.config import Fault
+from sidegate.config import ConfigFault
 
 _WIDEST = 100
 # Lines that may hold a secret are not repeated: a terminal's text is copied into tickets.
 _MAY_BE_SECRET = re.compile(r"passw|secret|token|://\S*@", re.IGNORECASE)
 
 
-def excerpt(fault: Fault) -> str:
+def excerpt(fault: ConfigFault) -> str:
     """Two lines, or nothing where there is no line to show."""
     if fault.line is None or fault.column is None:
         return ""

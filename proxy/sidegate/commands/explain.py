@@ -9,7 +9,7 @@ from sidegate.commands.explain_report import as_text
 from sidegate.commands.live import present_levels
 from sidegate.commands.output import complain, write_json, write_text
 from sidegate.config import Settings, compile_policies
-from sidegate.config.builtin_routes import is_own_page, own_pages
+from sidegate.config.builtin_routes import builtin_routes, is_builtin_route
 from sidegate.decision.explanation import explain
 from sidegate.decision.request import RequestFacts
 from sidegate.decision.verdict import Verdict
@@ -19,7 +19,7 @@ from sidegate.store.protocol import StoreUnavailable
 def run(settings: Settings, options: argparse.Namespace) -> int:
     """Explain one request. Returns 1 only where --live was asked for and the store gave no answer."""
     facts = _facts(options)
-    own_page = is_own_page(facts, own_pages(settings))
+    own_page = is_builtin_route(facts, builtin_routes(settings))
     explanation = explain(compile_policies(settings), facts)
     verdict: Verdict | None = None
     failure = ""

@@ -2,7 +2,7 @@
 
 from sidegate.config.compile import compile_policies
 from sidegate.config.digest import digest
-from sidegate.config.faults import ConfigError, Fault
+from sidegate.config.faults import ConfigError, ConfigFault
 from sidegate.config.load import Examined, examine, load, parse
 from sidegate.config.model import Settings
 from sidegate.config.sections import AdminSettings, ListenSettings, LogSettings, TracingSettings, UpstreamSettings
@@ -12,8 +12,8 @@ __all__ = [
     "CREDENTIALS",
     "AdminSettings",
     "ConfigError",
+    "ConfigFault",
     "Examined",
-    "Fault",
     "ListenSettings",
     "LogSettings",
     "Settings",

@@ -62,7 +62,7 @@ def network(text: str) -> Network:
 
 
 def host(text: str) -> str:
-    """A host as a socket takes it: IPv6 without its brackets."""
+    """A host in the form for sockets: IPv6 without brackets."""
     if not text.startswith("["):
         return text
     try:
@@ -80,7 +80,7 @@ def port(text: str | None, default: int) -> int:
 
 
 def _bare(url: str) -> str:
-    """The URL as quote, without what stands before an `@`: people put passwords there."""
+    """The URL for a message, without the part before an `@`, which may hold a password."""
     return quote(url.rpartition("@")[2])
 
 

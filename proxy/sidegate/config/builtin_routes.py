@@ -1,4 +1,4 @@
-"""The pages that the sidecar answers itself, before any limit."""
+"""The routes that the sidecar answers itself, before any limit."""
 
 from collections.abc import Collection
 
@@ -6,11 +6,11 @@ from sidegate.config.model import Settings
 from sidegate.decision.request import RequestFacts, path_part
 
 
-def own_pages(settings: Settings) -> frozenset[str]:
-    """Their paths."""
+def builtin_routes(settings: Settings) -> frozenset[str]:
+    """The paths of the health page and the status page."""
     return frozenset((settings.listen.health_path, settings.listen.status_path))
 
 
-def is_own_page(facts: RequestFacts, pages: Collection[str]) -> bool:
-    """Whether the sidecar answers the request itself, as edge/client decides it."""
-    return path_part(facts.target) in pages and facts.method in {"GET", "HEAD"}
+def is_builtin_route(facts: RequestFacts, routes: Collection[str]) -> bool:
+    """Whether the sidecar answers the request itself, by the rule of edge/client."""
+    return path_part(facts.target) in routes and facts.method in {"GET", "HEAD"}

@@ -86,7 +86,7 @@ class CostTable(ValueKind):
             name, wanted = entry
             method = name if name == "default" else read_method(name)
             if method in by_method:
-                raise ValueError(f"the cost of {method} stands here twice")
+                raise ValueError(f"the cost of {method} occurs twice")
             by_method[method] = _COST.read(wanted)
 
         _read_each((((name,), (name, wanted)) for name, wanted in value.items()), read_entry)

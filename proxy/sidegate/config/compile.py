@@ -1,4 +1,4 @@
-"""From policies as they are written to policies as they are applied."""
+"""Compiles the policies of a configuration into the PolicySet that decides."""
 
 import re
 from ipaddress import ip_network
@@ -14,7 +14,7 @@ from sidegate.decision.policy import FieldMatch, Match, OnStoreFailure, Override
 
 
 def compile_policies(settings: Settings) -> PolicySet:
-    """The policies of a configuration, ready to be applied."""
+    """The policies of a configuration, compiled."""
     on_failure = OnStoreFailure(settings.store.on_failure)
     prefix = settings.client_ip.ipv6_prefix
     policies = [_policy(policy, on_failure, prefix) for policy in settings.policies]
@@ -58,8 +58,8 @@ def _overrides(written: PolicySettings, prefix: int) -> dict[tuple[str, ...], Ov
 
 
 def _as_shown(value: str, alternatives: tuple[KeySource, ...], prefix: int, folded: bool) -> str:
-    """The value as a request shows it: an IPv6 client is known by its network only, a path whose match ignores case in
-    lower case (`folded`).
+    """The value as requests show it: an IPv6 address as its network; a path in lower case where its match ignores case
+    (`folded`).
     """
     if folded and all(source.kind is SourceKind.PATH for source in alternatives):
         return value.lower()

@@ -1,4 +1,4 @@
-"""A short name for what a configuration decides."""
+"""A hash of the part of a configuration that decides limits."""
 
 from hashlib import blake2b
 
@@ -12,7 +12,7 @@ _DECIDES: dict[str, bool | set[str]] = {
 
 
 def digest(settings: Settings) -> str:
-    """12 hex digits over everything that decides a limit: sidecars that show the same decide alike.
+    """12 hex digits over every setting that decides a limit: sidecars with equal digests decide alike.
 
     Ports, addresses, passwords and what is logged are left out: they differ between sidecars of one fleet.
     """

@@ -1,8 +1,8 @@
-"""A YAML document as plain values of which each knows its place.
+"""Reads a YAML document into plain values, and keeps the place of each.
 
-Built from the parser's events, not by a constructor: so nothing in a document can make an object, depth and number of
-nodes are bounded while reading, and the place of every key and value is kept. Only null, true and false, whole and
-decimal numbers are typed; everything else is text, as in YAML 1.2 (`on`, `1:30`, `0123` and dates are text).
+Built from the parser's events, not by a constructor: a document cannot create objects, its depth and its number of
+nodes are bounded while reading, and the line and column of every key and value are known. Only null, true and false,
+whole and decimal numbers are typed; everything else is text, as in YAML 1.2 (`on`, `1:30`, `0123` and dates are text).
 """
 
 import re
@@ -11,9 +11,9 @@ from collections.abc import Mapping
 import yaml
 
 from sidegate.config.environment import substitute
-from sidegate.config.faults import MAX_FAULTS, ConfigError, Fault, Path, in_order, quote, written
+from sidegate.config.faults import MAX_FAULTS, ConfigError, ConfigFault, Path, in_order, quote, written
 
-# Bounds against documents that are small to write and large to hold (aliases of aliases) or to follow (nesting).
+# Bounds against documents that are small but expand without end (aliases of aliases) or nest too deeply.
 MAX_DOCUMENT_BYTES = 4 * 2**20
 MAX_NODES = 60_000
 MAX_DEPTH = 50
@@ -29,7 +29,7 @@ _CONSTANTS = {
 }
 _WHOLE = re.compile(r"[-+]?(?:0|[1-9][0-9]{0,30})")
 _DECIMAL = re.compile(r"[-+]?(?:0|[1-9][0-9]{0,30})\.[0-9]{1,30}(?:[eE][-+]?[0-9]{1,3})?")
-# What people mostly did where the parser says this.
+# The usual cause of each message of the parser.
 _HINTS = {
     "mapping values are not allowed": "; text that holds a colon and a space needs quotes",
     "expected '-' indicator": "; lines that belong together begin in the same column",
@@ -40,37 +40,37 @@ _HINTS = {
     "while scanning an anchor": "; text that begins with & needs quotes",
     "expected ',' or": "; a bracket is not closed, or text with a comma or a brace needs quotes",
 }
-# No key of the language, no method and no field name holds these.
+# No key, method or field name contains these.
 _BROKEN_KEY = re.compile(r"[\s:]")
 _UNPRINTABLE = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 # Line and column, from 1.
-Place = tuple[int, int]
+DocumentPlace = tuple[int, int]
 Plain = None | bool | int | float | str | list["Plain"] | dict[str, "Plain"]
 
 
-class Node:
-    """One value and its place. `below` holds its nodes: by index, or by key with the key's own place."""
+class DocumentNode:
+    """One value and its place. `below` holds its children: by index, or by key together with the key's place."""
 
     __slots__ = ("below", "height", "place", "plain", "size")
 
-    def __init__(self, place: Place, plain: Plain) -> None:
+    def __init__(self, place: DocumentPlace, plain: Plain) -> None:
         self.place = place
         self.plain = plain
-        self.below: list[Node] | dict[str, tuple[Place, Node]] | None = None
-        # With everything below, counted once for each alias: what a reader of the plain value would meet.
+        self.below: list[DocumentNode] | dict[str, tuple[DocumentPlace, DocumentNode]] | None = None
+        # The number of values in it and below; a value below an alias counts each time.
         self.size = 1
         self.height = 0
 
-    def adopt(self, node: "Node") -> None:
+    def adopt(self, node: "DocumentNode") -> None:
         self.size += node.size
         self.height = max(self.height, node.height + 1)
 
 
 class Document:
-    """A document that was read: `plain` is its content, `faults` what is wrong with single values in it."""
+    """A document as read: `plain` is its content, `faults` are the faults of single values in it."""
 
-    def __init__(self, name: str, root: Node | None, faults: Mapping[Path, Fault]) -> None:
+    def __init__(self, name: str, root: DocumentNode | None, faults: Mapping[Path, ConfigFault]) -> None:
         self.name = name
         self.faults = dict(faults)
         self._root = root
@@ -79,8 +79,8 @@ class Document:
     def plain(self) -> Plain:
         return {} if self._root is None else self._root.plain
 
-    def fault(self, path: Path, message: str, *, at_key: bool = False) -> Fault:
-        """A fault of the value at `path`, or of its key; where nothing stands there, of the nearest value above."""
+    def fault(self, path: Path, message: str, *, at_key: bool = False) -> ConfigFault:
+        """A fault of the value at `path`, or of its key; where there is no such value, of the nearest one above."""
         place, known = (1, 1), path
         node = self._root
         if node is not None:
@@ -94,27 +94,27 @@ class Document:
                 node = below[step]
                 place = node.place
             else:
-                # An index below a single value is the model's, which reads `path: /a` as `path: [/a]`.
+                # The model reads `path: /a` as `path: [/a]`, so the index 0 has no place of its own.
                 known = path[:depth] if isinstance(step, int) else path
                 break
-        return Fault(self.name, *place, written(known), message)
+        return ConfigFault(self.name, *place, written(known), message)
 
 
 def read(text: str, name: str, environ: Mapping[str, str]) -> Document:
     """Read a document. Raises ConfigError where it has no usable structure."""
     if len(text) > MAX_DOCUMENT_BYTES or len(text.encode("utf-8", "replace")) > MAX_DOCUMENT_BYTES:
-        raise ConfigError([Fault(name, 1, 1, "", f"is larger than {MAX_DOCUMENT_BYTES // 2**20} MiB")])
+        raise ConfigError([ConfigFault(name, 1, 1, "", f"is larger than {MAX_DOCUMENT_BYTES // 2**20} MiB")])
     if stray := _UNPRINTABLE.search(text):
         line, column = text.count("\n", 0, stray.start()) + 1, stray.start() - text.rfind("\n", 0, stray.start())
-        message = f"is not valid YAML: the character U+{ord(stray[0]):04X} may not stand in a document"
-        raise ConfigError([Fault(name, line, column, "", message)])
+        message = f"is not valid YAML: the character U+{ord(stray[0]):04X} is not allowed in a document"
+        raise ConfigError([ConfigFault(name, line, column, "", message)])
     reader = _Reader(text, name, environ)
     try:
         root = reader.document()
     except yaml.MarkedYAMLError as error:
         raise ConfigError([_broken(error, name, text)]) from None
     except yaml.YAMLError as error:
-        raise ConfigError([Fault(name, 1, 1, "", f"is not valid YAML: {quote(str(error))}")]) from None
+        raise ConfigError([ConfigFault(name, 1, 1, "", f"is not valid YAML: {quote(str(error))}")]) from None
     finally:
         reader.close()
     return Document(name, root, reader.faults)
@@ -125,14 +125,14 @@ class _Reader:
         self._loader = _Loader(text)
         self._name = name
         self._environ = environ
-        self._anchors: dict[str, Node | None] = {}
+        self._anchors: dict[str, DocumentNode | None] = {}
         self._size = 0
-        self.faults: dict[Path, Fault] = {}
+        self.faults: dict[Path, ConfigFault] = {}
 
     def close(self) -> None:
         self._loader.dispose()
 
-    def document(self) -> Node | None:
+    def document(self) -> DocumentNode | None:
         self._next()
         if isinstance(self._next(), yaml.StreamEndEvent):
             return None
@@ -140,20 +140,20 @@ class _Reader:
         self._next()
         after = self._next()
         if not isinstance(after, yaml.StreamEndEvent):
-            raise self._fatal(after, "a second document begins here; the configuration is one document")
+            raise self._fatal(after, "a second document begins here; expected one document")
         if root.plain is None:
             return None
         if not isinstance(root.plain, dict):
             kind = "a list" if isinstance(root.plain, list) else "a single value"
             message = f"the configuration is {kind}; expected a mapping, e.g. policies: [...]"
-            raise ConfigError([Fault(self._name, *root.place, "", message)])
+            raise ConfigError([ConfigFault(self._name, *root.place, "", message)])
         return root
 
     def _next(self) -> yaml.Event:
         event: yaml.Event = self._loader.get_event()  # type: ignore[assignment]  # None only after the stream's end
         return event
 
-    def _node(self, event: yaml.Event, path: Path) -> Node:
+    def _node(self, event: yaml.Event, path: Path) -> DocumentNode:
         if isinstance(event, yaml.AliasEvent):
             return self._aliased(event, path)
         self._size += 1
@@ -169,18 +169,18 @@ class _Reader:
         else:
             node = self._mapping(event, path) if isinstance(event, yaml.MappingStartEvent) else self._list(event, path)
             if event.tag not in (None, "!"):  # type: ignore[attr-defined]
-                self._note(path, node.place, "carries a YAML tag; tags are not taken here")
+                self._note(path, node.place, "has a YAML tag; tags are not supported")
         if anchor is not None:
             self._anchors[anchor] = node
         return node
 
-    def _aliased(self, event: yaml.AliasEvent, path: Path) -> Node:
+    def _aliased(self, event: yaml.AliasEvent, path: Path) -> DocumentNode:
         # The name is left out: an unquoted password may begin with the sign of an alias.
         if event.anchor not in self._anchors:
             raise self._fatal(event, "this alias (*) has no anchor (&) before it; text that begins with * needs quotes")
         node = self._anchors[event.anchor]
         if node is None:
-            raise self._fatal(event, "this alias (*) stands inside what it stands for")
+            raise self._fatal(event, "this alias (*) is inside the value that it refers to")
         self._size += node.size
         if self._size > MAX_NODES:
             raise self._fatal(event, f"the document holds more than {MAX_NODES} values, counted through aliases")
@@ -188,14 +188,14 @@ class _Reader:
             raise self._fatal(event, f"the document is nested deeper than {MAX_DEPTH} levels, counted through aliases")
         return node
 
-    def _scalar(self, event: yaml.ScalarEvent, path: Path) -> Node:
+    def _scalar(self, event: yaml.ScalarEvent, path: Path) -> DocumentNode:
         text: str = event.value
-        node = Node(_place(event), text)
+        node = DocumentNode(_place(event), text)
         if event.tag not in _TEXT_TAGS:
             self._note(
                 path,
                 node.place,
-                "carries a YAML tag; tags are not taken here, and text that begins with ! needs quotes",
+                "has a YAML tag; tags are not supported, and text that begins with ! needs quotes",
             )
         elif "${" in text:
             node.plain, faults = substitute(text, self._environ)
@@ -205,10 +205,10 @@ class _Reader:
             node.plain = _typed(text)
         return node
 
-    def _list(self, event: yaml.Event, path: Path) -> Node:
+    def _list(self, event: yaml.Event, path: Path) -> DocumentNode:
         items: list[Plain] = []
-        node = Node(_place(event), items)
-        below: list[Node] = []
+        node = DocumentNode(_place(event), items)
+        below: list[DocumentNode] = []
         node.below = below
         while not isinstance(entry := self._next(), yaml.SequenceEndEvent):
             place = (*path, len(items))
@@ -220,10 +220,10 @@ class _Reader:
             node.adopt(item)
         return node
 
-    def _mapping(self, event: yaml.Event, path: Path) -> Node:
+    def _mapping(self, event: yaml.Event, path: Path) -> DocumentNode:
         entries: dict[str, Plain] = {}
-        node = Node(_place(event), entries)
-        below: dict[str, tuple[Place, Node]] = {}
+        node = DocumentNode(_place(event), entries)
+        below: dict[str, tuple[DocumentPlace, DocumentNode]] = {}
         node.below = below
         while not isinstance(key_event := self._next(), yaml.MappingEndEvent):
             place = _place(key_event)
@@ -240,7 +240,7 @@ class _Reader:
                 continue
             if key in below:
                 first = below[key][0][0]
-                message = f"the key {quote(key)} stands here twice; the first is in line {first}"
+                message = f"the key {quote(key)} occurs twice; the first is in line {first}"
                 self._note((*path, key), place, message)
                 continue
             below[key] = (place, value)
@@ -248,26 +248,25 @@ class _Reader:
             if value.plain is not None:
                 entries[key] = value.plain
             elif path:
-                # A section with all of its lines commented out has its defaults; a single setting without its value
-                # is a slip of the pen.
+                # A section whose lines are all commented out has its defaults; a setting without a value is a mistake.
                 entries[key] = None
                 self._note((*path, key), value.place, "has no value; leave the key out for the default")
         return node
 
-    def _note(self, path: Path, place: Place, message: str, *, shown_as: Path | None = None) -> None:
+    def _note(self, path: Path, place: DocumentPlace, message: str, *, shown_as: Path | None = None) -> None:
         if len(self.faults) == MAX_FAULTS:
-            rest = Fault(self._name, None, None, "", "and more; reading stopped here")
+            rest = ConfigFault(self._name, None, None, "", "and more; reading stopped here")
             raise ConfigError([*in_order(self.faults.values()), rest])
-        fault = Fault(self._name, *place, written(path if shown_as is None else shown_as), message)
+        fault = ConfigFault(self._name, *place, written(path if shown_as is None else shown_as), message)
         self.faults.setdefault(path, fault)
 
     def _fatal(self, event: yaml.Event, message: str) -> ConfigError:
-        return ConfigError([Fault(self._name, *_place(event), "", message)])
+        return ConfigError([ConfigFault(self._name, *_place(event), "", message)])
 
 
-def _place(event: yaml.Event) -> Place:
+def _place(event: yaml.Event) -> DocumentPlace:
     mark = event.start_mark
-    assert mark is not None  # noqa: S101  (a parser's event always has one)
+    assert mark is not None  # noqa: S101  (every event of the parser has a mark)
     return mark.line + 1, mark.column + 1
 
 
@@ -281,7 +280,7 @@ def _typed(text: str) -> Plain:
     return float(text) if _DECIMAL.fullmatch(text) else text
 
 
-def _broken(error: yaml.MarkedYAMLError, name: str, text: str) -> Fault:
+def _broken(error: yaml.MarkedYAMLError, name: str, text: str) -> ConfigFault:
     mark = error.problem_mark or error.context_mark
     line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
     message = f"is not valid YAML: {error.problem or 'it cannot be read'}"
@@ -294,4 +293,4 @@ def _broken(error: yaml.MarkedYAMLError, name: str, text: str) -> Fault:
         message += "; inside { } and [ ], write ${...} in quotes"
     else:
         message += next((hint for sign, hint in _HINTS.items() if sign in message), "")
-    return Fault(name, line, column, "", message)
+    return ConfigFault(name, line, column, "", message)

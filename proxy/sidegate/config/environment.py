@@ -8,20 +8,20 @@ a key, a list or a comment. `${NAME:-default}` takes the default where the varia
 import re
 from collections.abc import Mapping
 
-# A default ends before another `${`, which also keeps the time linear in a text of nothing but beginnings.
+# A default ends before another `${`; this also keeps the time linear for a text that repeats `${`.
 _REFERENCE = re.compile(r"\$\$\{|\$\{(?:(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?P<default>:-(?:[^$}]|\$(?!\{))*+)?\})?")
-# One scalar's faults are one message.
+# Bounds the length of the message for one scalar.
 _MAX_FAULTS = 5
 
 
 class Substituted(str):
-    """Text that came from the environment, at least in part. It takes the type that is wanted where it stands."""
+    """Text that came from the environment, at least in part. Readers convert it to the type of the setting."""
 
     __slots__ = ()
 
 
 def substitute(text: str, environ: Mapping[str, str]) -> tuple[str, list[str]]:
-    """The text with all references replaced, and what is wrong with the first of those that cannot be."""
+    """The text with all references replaced, and messages for the first references that cannot be."""
     pieces: list[str] = []
     faults: list[str] = []
     replaced, end = False, 0

@@ -1,4 +1,4 @@
-"""What is wrong with a configuration, and where."""
+"""Faults of a configuration: messages with file, line, column and path."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -6,15 +6,15 @@ from dataclasses import dataclass
 # A key or an index of each step from the top of the document.
 Path = tuple[str | int, ...]
 
-# More would not be read; and each costs time, which a document of nothing but faults could ask for without end.
+# Bounds the output and the time for a document that consists of faults.
 MAX_FAULTS = 100
 
-# A message stays readable whatever stands in the document.
+# Bounds how much of a value a message shows.
 _LONGEST_SHOWN = 60
 
 
 @dataclass(frozen=True, slots=True)
-class Fault:
+class ConfigFault:
     """One fault, or one warning.
 
     `line` and `column` count from 1, and are None where the document could not be read at all. `path` is empty
@@ -40,7 +40,7 @@ class Fault:
 class ConfigError(Exception):
     """The configuration cannot be used. Its text is one fault per line, in the order of the document."""
 
-    def __init__(self, faults: Sequence[Fault]) -> None:
+    def __init__(self, faults: Sequence[ConfigFault]) -> None:
         super().__init__("\n".join(map(str, faults)))
         self.faults = tuple(faults)
 
@@ -53,13 +53,13 @@ class Wrong(ValueError):
         self.faults = tuple(faults)
 
 
-def in_order(faults: Iterable[Fault]) -> list[Fault]:
+def in_order(faults: Iterable[ConfigFault]) -> list[ConfigFault]:
     """Faults in the order of the document."""
     return sorted(faults, key=lambda fault: (fault.line or 0, fault.column or 0))
 
 
 def written(path: Path) -> str:
-    """A path as people write it: `policies[2].limit`."""
+    """A path in the notation of messages: `policies[2].limit`."""
     text = ""
     for step in path:
         if isinstance(step, int):
@@ -71,7 +71,7 @@ def written(path: Path) -> str:
 
 
 def quote(value: object) -> str:
-    """A value as it stands in a message: what a person wrote, on one line, shortened where it is long."""
+    """A value for a message: as written, on one line, shortened where it is long."""
     match value:
         case None:
             return "nothing"

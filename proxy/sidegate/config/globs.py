@@ -1,11 +1,11 @@
-"""Patterns of a match, and the regular expressions they stand for.
+"""Checks the patterns of a match and compiles them to regular expressions.
 
-Paths are seen in canonical form (decision/request): `*` is any run of characters within one segment, `**` any number of
-whole segments. In hosts and field values `*` is any run of characters.
+Paths are matched in canonical form (decision/request): `*` is any run of characters within one segment, `**` any
+number of whole segments. In hosts and field values `*` is any run of characters.
 
-Time stays linear in what is matched, for each star: a star takes the nearest place where what follows it fits and never
-looks again (`(?>...)`). That loses no match, since all that could be gained by going further is gained by the next
-star; only what follows the last star must reach the end.
+Matching takes linear time for each star: a star stops at the nearest place where the text after it fits and does not
+backtrack (`(?>...)`). That loses no match, since the next star covers everything that a longer run would; only the text
+after the last star must reach the end.
 """
 
 import re
@@ -13,7 +13,7 @@ from itertools import groupby
 
 from sidegate.config.faults import quote
 
-# What one pattern may cost at every request.
+# Bounds the cost of one pattern for each request.
 MAX_STARS = 16
 MAX_PATTERN_CHARS = 1024
 
@@ -22,7 +22,7 @@ _HOST = re.compile(r"[A-Za-z0-9*_.-]+|\[[0-9A-Fa-f:.*]+\]")
 
 
 def checked_path(pattern: str) -> str:
-    """The pattern of a path in the form that `path_regex` takes. Raises ValueError with a sentence."""
+    """The pattern of a path, normalised for `path_regex`. Raises ValueError with a sentence."""
     if pattern.startswith("^") or pattern.endswith("$"):
         raise ValueError(f"{quote(pattern)} is a regular expression; expected * and **, e.g. /api/**")
     if not pattern.startswith("/"):
@@ -109,7 +109,7 @@ def text_regex(pattern: str) -> str:
 
 
 def _run_regex(pattern: str, character: str) -> str:
-    """Stars and what stands between them, over one class of characters; the end is left to the caller."""
+    """Stars and the text between them, over one class of characters; the caller anchors the end."""
     first, *pieces = re.split(r"\*+", pattern)
     regex = re.escape(first)
     for number, piece in enumerate(pieces):

@@ -1,7 +1,7 @@
-"""What in a valid configuration is hardly meant: rules that never work, bursts of days, identities that anybody claims.
+"""Lint warnings for configurations that are valid but probably unintended.
 
-Nothing here keeps a sidecar from starting; `sidegate check` says it. Each piece of advice is true for certain: what
-cannot be seen in the configuration as written is passed over.
+A warning never stops a sidecar; `sidegate check` prints it. Each warning is certain: a case that the configuration as
+written does not prove is left out.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,7 +17,7 @@ from sidegate.decision.identity import KeySource, SourceKind
 _SECOND_US = 1_000_000
 _DAY_US = 86_400 * _SECOND_US
 
-# What the sidecar's parser takes; a request with another method is answered 400 and meets no policy.
+# The methods that the sidecar's parser accepts; a request with another one is answered 400 before any policy.
 METHODS = frozenset(
     {
         *("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "QUERY", "SEARCH", "SOURCE"),
@@ -26,9 +26,9 @@ METHODS = frozenset(
         *("MKCALENDAR", "LINK", "UNLINK"),
     }
 )
-# Fields that carry addresses: anybody may write them, and `client_ip` reads them with the care they need.
+# Fields that carry addresses. Any client may send them; `client_ip` reads them only from trusted proxies.
 _ADDRESS_FIELDS = frozenset({"x-forwarded-for", "x-real-ip", "forwarded", "true-client-ip", "cf-connecting-ip"})
-# Parts of a match of which each entry stands for itself.
+# Conditions of a match whose entries are alternatives.
 _LISTS = ("path", "method", "host", "client_ip")
 
 Advice = tuple[Path, str]
@@ -40,7 +40,7 @@ def advice(settings: Settings) -> Iterator[Advice]:
         yield ("policies",), "no policy limits anything; every request passes"
     for index, network in enumerate(settings.client_ip.trusted_proxies):
         if network.prefixlen == 0:
-            message = f"'{network}' believes whoever connects: any client can claim any address; expected your proxies'"
+            message = f"'{network}' trusts every peer: any client can claim any address; expected your proxies"
             yield ("client_ip", "trusted_proxies", index), message
     exempt = [policy for policy in settings.policies if policy.exempt]
     by_address = [policy for policy in settings.policies if _is_by_address(policy)]
@@ -58,7 +58,7 @@ def advice(settings: Settings) -> Iterator[Advice]:
         yield from ((("policies", index, *path), message) for path, message in found)
 
 
-# -- what never works -------------------------------------------------------------------------------------------------
+# -- rules without effect ----------------------------------------------------------------------------------------------
 
 
 def _own_pages(match: MatchSettings, settings: Settings) -> Iterator[Advice]:
@@ -76,13 +76,13 @@ def _unknown_methods(policy: PolicySettings) -> Iterator[Advice]:
         if name not in METHODS:
             yield ("cost", name), _no_method(name)
         elif policy.match.method and name not in policy.match.method:
-            yield ("cost", name), f"the cost of {name} is never asked for: this policy matches {_listed(policy)} only"
+            yield ("cost", name), f"the cost of {name} is never used: this policy matches {_listed(policy)} only"
 
 
 def _no_method(name: str) -> str:
     close = get_close_matches(name[:32], sorted(METHODS), n=1)
     hint = f"; did you mean {close[0]}?" if close else ""
-    return f"{quote(name)} is no method that the sidecar takes; this never matches{hint}"
+    return f"{quote(name)} is not a method that the sidecar accepts; this never matches{hint}"
 
 
 def _listed(policy: PolicySettings) -> str:
@@ -96,7 +96,7 @@ def _redundant(policy: PolicySettings, exempt: Sequence[PolicySettings], compari
     over = next(filter(is_over, exempt), None)
     if over is None:
         return
-    # Of two that are the same, the later one is told.
+    # Of two equal policies, the later one gets the warning.
     later = exempt.index(over) < exempt.index(policy)
     if later or not comparison.covers(policy.match, over.match, unknown=True):
         yield (), f"does nothing: {quote(over.name)} exempts all that it matches"
@@ -122,11 +122,11 @@ def _partly_exempt(
                 yield ("match", name, index), f"never matches: {quote(each.name)} exempts it"
 
 
-# -- numbers that are hardly meant ------------------------------------------------------------------------------------
+# -- suspicious numbers ------------------------------------------------------------------------------------------------
 
 
 def _limits(policy: PolicySettings) -> Iterator[tuple[Path, Quota, int, int | None]]:
-    """Each limit of a policy: where it stands, its rate, its burst, and its initial filling where one is written."""
+    """Each limit of a policy: its path, its rate, its burst, and its initial filling where one is written."""
     if policy.limit is not None:
         yield (), policy.limit, policy.burst or policy.limit.count, policy.initial
     for index, each in enumerate(policy.overrides):
@@ -152,19 +152,19 @@ def _days_of_burst(policy: PolicySettings) -> Iterator[Advice]:
             yield (*path, "burst"), message
 
 
-# -- identities that anybody can claim --------------------------------------------------------------------------------
+# -- identities that a client can forge --------------------------------------------------------------------------------
 
 
 def _forgeable(
     policy: PolicySettings, by_address: Sequence[PolicySettings], comparison: Comparison
 ) -> Iterator[Advice]:
-    """For configurations that trust no proxy: whoever connects is the client, and writes what fields it likes."""
+    """For configurations that trust no proxy: every peer is a client and sends whatever fields it wants."""
     if policy.exempt:
         claims = [f"the field {condition.name}" for condition in policy.match.header]
         claims += ["the field Host"] if policy.match.host else []
         if claims and not policy.match.client_ip:
             message = (
-                f"any client can exempt itself: it writes {claims[0]} as it likes, as no proxy is trusted to; "
+                f"any client can exempt itself: it may send {claims[0]} with any value, since no proxy is trusted; "
                 "add client_ip, or name your proxies in client_ip.trusted_proxies"
             )
             yield ("match",), message
@@ -172,18 +172,18 @@ def _forgeable(
     claimed = [source for part in policy.key.parts for source in part if _is_claimed(source)] if policy.key else []
     if not claimed or policy.shadow:
         return
-    # Where another policy limits by address whatever this one does, inventing identities gains little.
+    # Where another policy limits the same requests by address, forged identities gain little.
     if not any(comparison.covers(other.match, policy.match, unknown=True) for other in by_address):
         message = (
-            f"any client can forge {claimed[0]}, and have a new bucket for each value: no proxy is trusted to write "
-            "it; name yours in client_ip.trusted_proxies, or add a policy with key: client_ip"
+            f"any client can forge {claimed[0]}, and get a new bucket for each value, since no proxy is trusted; "
+            "name yours in client_ip.trusted_proxies, or add a policy with key: client_ip"
         )
         yield ("key",), message
 
 
 def _is_claimed(source: KeySource) -> bool:
     if source.kind is SourceKind.HEADER:
-        return source.name.lower() not in _ADDRESS_FIELDS  # those are told of in any case
+        return source.name.lower() not in _ADDRESS_FIELDS  # _addresses_by_hand warns of those
     return source.kind is SourceKind.COOKIE
 
 
@@ -197,7 +197,7 @@ def _addresses_by_hand(policy: PolicySettings) -> Iterator[Advice]:
         for source in part:
             if source.kind is SourceKind.HEADER and source.name.lower() in _ADDRESS_FIELDS:
                 message = (
-                    f"{source} is taken as sent, also what a client has put into it; expected client_ip, which "
-                    "believes trusted proxies only"
+                    f"{source} is used as sent, including what a client has put into it; expected client_ip, which "
+                    "reads it from trusted proxies only"
                 )
                 yield ("key",), message

@@ -1,7 +1,7 @@
-"""Which policies can never apply, since all that they match is exempt.
+"""Finds policies that can never apply, because other policies exempt every request that they match.
 
-Found is what shows in the patterns as written: the same pattern, or one below a literal `/…/**`. What is not found here
-may be unreachable all the same; what is found is so for certain.
+Compares the patterns as written: equal patterns, or a pattern below a literal `/…/**`. Every finding is certain; some
+unreachable policies are not found.
 """
 
 from collections.abc import Sequence
@@ -12,20 +12,20 @@ from sidegate.config.faults import Path, quote
 from sidegate.config.policies import MatchSettings, PolicySettings
 from sidegate.decision.identity import Network
 
-# Pairs of policies that are compared in one document, about 2 µs each: thousands of exemptions beside thousands of
-# limits must not hold up a reload. Beyond them nothing more is found.
+# Bounds the pairs of policies that are compared in one document (about 2 µs each), so that thousands of exemptions
+# beside thousands of limits do not delay a reload. Beyond it nothing more is found.
 MOST_PAIRS = 50_000
 
 
 class Comparison:
-    """Compares the matches of one document's policies, as long as there are not too many."""
+    """Compares the matches of one document's policies, up to MOST_PAIRS."""
 
     def __init__(self) -> None:
         self._left = MOST_PAIRS
 
     @property
     def exhausted(self) -> bool:
-        """Whether nothing more is found."""
+        """Whether MOST_PAIRS is used up."""
         return self._left <= 0
 
     def covers(self, wide: MatchSettings, narrow: MatchSettings, *, unknown: bool = False) -> bool:
@@ -95,4 +95,4 @@ def _covers_networks(wide: Sequence[Network], narrow: Sequence[Network]) -> bool
 
 
 def _is_within(network: Network, other: Network) -> bool:
-    return network.version == other.version and network.subnet_of(other)  # type: ignore[arg-type]  # one version, as asked
+    return network.version == other.version and network.subnet_of(other)  # type: ignore[arg-type]  # equal versions, compared before

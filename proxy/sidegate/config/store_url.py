@@ -1,4 +1,4 @@
-"""The store's URL: what it may say, and its parts.
+"""Parses the store's URL.
 
 Errors are sentences that never show the URL where it may hold a password.
 """
@@ -27,7 +27,7 @@ _A_CLUSTER = "expected e.g. redis+cluster://host1:6379,host2:6379"
 
 
 class Credentials(NamedTuple):
-    """A store's URL without the credentials that it held, and these."""
+    """A store's URL without its credentials, and the credentials."""
 
     url: str
     username: str
@@ -35,7 +35,7 @@ class Credentials(NamedTuple):
 
 
 class StoreKind(Enum):
-    """How the store is found."""
+    """The way to the store: one server, a socket, Sentinels, or a Cluster."""
 
     SERVER = "server"
     SOCKET = "socket"
@@ -44,7 +44,7 @@ class StoreKind(Enum):
 
 
 class Address(NamedTuple):
-    """Where a server listens."""
+    """Host and port of a server."""
 
     host: str
     port: int
@@ -54,7 +54,7 @@ class Address(NamedTuple):
 
 
 class StoreUrl(NamedTuple):
-    """The parts. `addresses` are the server's, the Sentinels', or some of the Cluster's; empty for a socket."""
+    """A store's URL in its parts. `addresses`: the server, the Sentinels, or some nodes of a Cluster; none for a socket."""
 
     kind: StoreKind
     addresses: tuple[Address, ...]
@@ -64,7 +64,7 @@ class StoreUrl(NamedTuple):
     path: str = ""
 
     def __str__(self) -> str:
-        """The URL in full: every port and database is named."""
+        """The URL without credentials, with every port and database spelled out."""
         if self.kind is StoreKind.SOCKET:
             return f"unix://{self.path}?db={self.db}"
         scheme = "rediss" if self.tls else "redis"
@@ -103,7 +103,7 @@ def parse(url: str) -> StoreUrl:
         )
     if match := _CLUSTER.fullmatch(url):
         return _found(StoreKind.CLUSTER, match, DEFAULT_REDIS_PORT)
-    value = "the URL" if "://:" in url else quote(url)  # a colon there begins a password
+    value = "the URL" if "://:" in url else quote(url)  # the text after that colon is a password
     raise ValueError(f"{value} is not a store; {expected}")
 
 
@@ -115,5 +115,5 @@ def _found(kind: StoreKind, match: re.Match[str], default_port: int, db: int = 0
 def _address(text: str, default_port: int) -> Address:
     match = re.fullmatch(rf"(?P<host>{addresses.HOST})(?::(?P<port>[0-9]+))?", text)
     if match is None:
-        raise AssertionError(text)  # it has matched before
+        raise AssertionError(text)  # the caller matched the same pattern
     return Address(addresses.host(match["host"]), addresses.port(match["port"], default_port))

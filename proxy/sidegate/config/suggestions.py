@@ -1,4 +1,4 @@
-"""What was probably meant: for misspelt keys, keys of other limiters, keys that stand elsewhere."""
+"""Suggestions for unknown keys: misspelt ones, keys of other limiters, keys that belong elsewhere."""
 
 from collections.abc import Iterator
 from difflib import get_close_matches
@@ -14,7 +14,7 @@ _SENTENCES = {
     "string_unicode": "holds half a character (a lone surrogate); expected text",
 }
 
-# Examples of sections, for those who wrote a single value.
+# Examples of sections, shown where the document has a single value instead.
 _EXAMPLES = {
     "match": "{path: /api/**}",
     "upstream": "{url: http://127.0.0.1:9000}",
@@ -25,7 +25,7 @@ _EXAMPLES = {
     "policies": "{name: api, key: client_ip, limit: 10/minute}",
     "overrides": "{key: alice, limit: 100/minute}",
 }
-# What other limiters call a key of the language.
+# The names of a key in other limiters.
 _OTHER_KEYS = {
     **dict.fromkeys(("rate", "rates", "quota", "requests", "rps", "rate_limit", "ratelimit"), "limit"),
     **dict.fromkeys(("capacity", "bucket", "max", "size"), "burst"),
@@ -50,7 +50,7 @@ _OTHER_KEYS = {
 
 
 def sentence(path: Path, kind: str) -> str:
-    """What is wrong with the value at `path`, by the validator's word for it."""
+    """The message for a value at `path`, by the error type of pydantic."""
     if kind == "model_type":
         step = next((step for step in reversed(path) if isinstance(step, str)), "")
         return f"is not a mapping; expected keys and values, e.g. {_EXAMPLES.get(step, '{port: 8080}')}"
@@ -58,11 +58,11 @@ def sentence(path: Path, kind: str) -> str:
 
 
 def unknown_key(path: Path) -> str:
-    """What is said of a key that the language does not have: the one that was meant, or those that there are."""
+    """The message for an unknown key: the key that was probably meant, or the keys that exist."""
     key, known = str(path[-1]), sorted(_known_keys(path[:-1]))
     plain = key[:64].lower().replace("-", "_")
     if below := [name for name in known if plain in _known_keys((*path[:-1], name))]:
-        hint = f"which stands in {' or '.join(below)}, e.g. {below[0]}: {{{plain}: ...}}"
+        hint = f"which belongs in {' or '.join(below)}, e.g. {below[0]}: {{{plain}: ...}}"
     elif _OTHER_KEYS.get(plain) in known:
         hint = f"did you mean {_OTHER_KEYS[plain]!r}?"
     elif close := get_close_matches(plain, known, n=1):

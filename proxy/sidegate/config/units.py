@@ -1,8 +1,8 @@
-"""Durations, rates and sizes as people write them.
+"""Parses durations, rates and sizes.
 
 Durations: a number and `us ms s m h d`, decimals allowed, larger units first where several are joined (`1h30m`). Rates:
 a whole count, a slash, and either a unit (`s sec second`, `m minute`, `h hour`, `d day`) or a duration (`1/2.5s`).
-`min` and plurals are not taken: one spelling for each thing. Sizes: a whole number of bytes, or a number with `B kB KiB
+`min` and plurals are refused: each unit has one spelling. Sizes: a whole number of bytes, or a number with `B kB KiB
 MB MiB GB GiB`.
 
 Every function raises ValueError with a sentence that shows the value and what was expected.
@@ -41,7 +41,7 @@ _A_SIZE = "expected e.g. 16KiB, 1MiB, 32768"
 class Quota(NamedTuple):
     """`count` tokens every `period_us` microseconds, as written; both are above zero."""
 
-    count: int  # type: ignore[assignment]  # hides tuple.count, which nobody asks of a rate
+    count: int  # type: ignore[assignment]  # hides tuple.count, which a rate does not need
     period_us: int
 
     def __str__(self) -> str:
@@ -68,13 +68,13 @@ def duration_us(value: object) -> int:
 
 
 def duration_text(us: int) -> str:
-    """A duration as it would be written, in the largest unit that needs no decimals."""
+    """A duration as the configuration writes it, in the largest unit that needs no decimals."""
     unit = next((unit for unit, size in _UNITS_US.items() if us % size == 0), "us") if us else "s"
     return f"{us // _UNITS_US[unit]}{unit}"
 
 
 def quota(value: object) -> Quota:
-    """A rate."""
+    """A rate as a count and a period."""
     text = value if isinstance(value, str) else ""
     count, slash, period = text.partition("/")
     if not slash or not count or not period:
@@ -98,7 +98,7 @@ def quota(value: object) -> Quota:
 
 
 def _meant(value: object) -> str:
-    """A suggestion, for the spellings of other limiters: 10/min, 10 per hour, 10r/s, 10 / seconds."""
+    """A suggestion for spellings of other limiters: 10/min, 10 per hour, 10r/s, 10 / seconds."""
     match = _NEARLY_A_RATE.fullmatch(value) if isinstance(value, str) else None
     if match is None or not int(match["count"]):
         return ""
@@ -120,6 +120,6 @@ def size_bytes(value: object) -> int:
 
 
 def size_text(size: int) -> str:
-    """A size as it would be written, in the largest binary unit that needs no decimals."""
+    """A size as the configuration writes it, in the largest binary unit that needs no decimals."""
     unit = next((unit for unit in ("GiB", "MiB", "KiB") if size and size % _SIZES[unit] == 0), "")
     return f"{size // _SIZES[unit]}{unit}"

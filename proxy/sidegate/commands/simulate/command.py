@@ -18,7 +18,7 @@ from sidegate.commands.simulate.replay import Replay
 from sidegate.commands.simulate.report_json import as_json
 from sidegate.commands.simulate.report_text import as_text
 from sidegate.config import ConfigError, Settings, compile_policies, load
-from sidegate.config.builtin_routes import own_pages
+from sidegate.config.builtin_routes import builtin_routes
 
 # How often the progress bar is told, in lines.
 _LINES_A_STEP = 2_000
@@ -53,7 +53,7 @@ def run(settings: Settings, options: argparse.Namespace) -> int:
 
 def _replayed(stream: BinaryIO, configurations: list[Settings], options: argparse.Namespace) -> Simulation:
     names = (options.config, options.against)[: len(configurations)]
-    replays = tuple(Replay(compile_policies(settings), own_pages(settings)) for settings in configurations)
+    replays = tuple(Replay(compile_policies(settings), builtin_routes(settings)) for settings in configurations)
     with _progress(_size(stream)) as (on_read, on_lines), _seldom_collecting():
         reader = LogReader(stream, options.format, on_read)
         try:

@@ -5,7 +5,7 @@ from collections.abc import Collection, Sequence
 from sidegate.commands.simulate.log_entry import Entry
 from sidegate.commands.simulate.tally import Tally
 from sidegate.commands.simulate.virtual_store import MOST_BUCKETS, VirtualStore
-from sidegate.config.builtin_routes import is_own_page
+from sidegate.config.builtin_routes import is_builtin_route
 from sidegate.decision.bucket import Charge
 from sidegate.decision.policy import PolicyMatch, PolicySet
 from sidegate.decision.request import BadRequest
@@ -25,7 +25,7 @@ class Replay:
         """Decide one request and count it; None where nothing is to decide."""
         facts, tally = entry.facts, self.tally
         tally.requests_over_time.add(entry.time_us)
-        if is_own_page(facts, self._own_pages):
+        if is_builtin_route(facts, self._own_pages):
             tally.own_pages += 1
             return None
         try:
