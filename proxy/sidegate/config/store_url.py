@@ -54,7 +54,7 @@ class Address(NamedTuple):
 
 
 class StoreUrl(NamedTuple):
-    """A store's URL in its parts. `addresses`: the server, the Sentinels, or some nodes of a Cluster; none for a socket."""
+    """The parts of a store's URL. `addresses`: the server, the Sentinels, or some nodes of a Cluster; else empty."""
 
     kind: StoreKind
     addresses: tuple[Address, ...]
