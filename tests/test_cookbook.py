@@ -1,4 +1,4 @@
-"""docs/cookbook.md: every recipe is a configuration without a fault, and does to its requests what the page says."""
+"""docs/cookbook.md: every recipe is a valid configuration, and its requests get the results on the page."""
 
 import re
 from collections.abc import Iterator
@@ -26,7 +26,7 @@ _REQUEST = re.compile(r"(?:(?P<times>\d+) x +)?(?P<method>[A-Z]+) (?P<target>/\S
 
 
 class Recipe(NamedTuple):
-    """A section of the page: a configuration, and the lines that say what it does."""
+    """A section of the page: a configuration, and lines with requests and results."""
 
     title: str
     config: str
@@ -44,8 +44,8 @@ def recipes() -> Iterator[Recipe]:
 RECIPES = list(recipes())
 
 
-class Kitchen:
-    """A recipe at work, on a clock that its own lines move."""
+class RecipeRun:
+    """Runs the lines of a recipe, with a clock that lines with `after` move."""
 
     def __init__(self, config: str) -> None:
         settings = parse(config, "cookbook.md", {})
@@ -54,18 +54,18 @@ class Kitchen:
         self._now_us = START_US
         self._store_is_down = False
 
-    def run(self, line: str) -> Iterator[tuple[str, str]]:
-        """What each request of a line should become, and what becomes of it."""
+    def results(self, line: str) -> Iterator[tuple[str, str]]:
+        """Yield the expected and the actual result of each request of a line."""
         if line == "the store is down":
             self._store_is_down = True
         elif line.startswith("after "):
             self._now_us += duration_us(line.removeprefix("after "))
         else:
-            asked = _REQUEST.fullmatch(line)
-            assert asked is not None, f"not a line of the cookbook: {line}"
-            facts = _facts(asked["method"], asked["target"], re.split(r" {2,}", asked["more"].strip()))
-            for _ in range(int(asked["times"] or 1)):
-                yield asked["outcome"], self._outcome(facts)
+            request = _REQUEST.fullmatch(line)
+            assert request is not None, f"invalid line of the cookbook: {line}"
+            facts = _facts(request["method"], request["target"], re.split(r" {2,}", request["more"].strip()))
+            for _ in range(int(request["times"] or 1)):
+                yield request["outcome"], self._outcome(facts)
 
     def _outcome(self, facts: RequestFacts) -> str:
         try:
@@ -102,28 +102,28 @@ def _facts(method: str, target: str, more: list[str]) -> RequestFacts:
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.title)
-def test_a_recipe_does_what_the_page_says(recipe: Recipe) -> None:
-    kitchen = Kitchen(recipe.config)
+def test_a_recipe_gives_the_results_on_the_page(recipe: Recipe) -> None:
+    run = RecipeRun(recipe.config)
     for line in recipe.lines:
-        for promised, became in kitchen.run(line):
-            assert became == promised, line
+        for expected, actual in run.results(line):
+            assert actual == expected, line
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.title)
-def test_every_policy_of_a_recipe_is_seen_at_work(recipe: Recipe) -> None:
-    """Each refuses, would refuse, exempts, or denies, in some line: none stands there untried."""
-    told = " ".join(recipe.lines)
+def test_every_policy_of_a_recipe_has_an_effect_in_its_lines(recipe: Recipe) -> None:
+    """Each policy refuses, would refuse, exempts or denies in some line."""
+    lines = " ".join(recipe.lines)
     for policy in compile_policies(parse(recipe.config, "cookbook.md", {})).policies:
-        assert policy.exempt or policy.name in told or "503" in told
+        assert policy.exempt or policy.name in lines or "503" in lines
 
 
-def test_there_are_recipes_enough_and_each_has_a_name_of_its_own() -> None:
+def test_there_are_at_least_12_recipes_with_unique_titles() -> None:
     titles = [recipe.title for recipe in RECIPES]
     assert len(titles) >= 12
     assert len(set(titles)) == len(titles)
 
 
-def test_a_recipe_that_promised_too_much_would_be_found() -> None:
-    kitchen = Kitchen("policies: [{name: one, key: client_ip, limit: 1/s}]")
-    assert list(kitchen.run("2 x GET /   → 200")) == [("200", "200"), ("200", "429 one")]
-    assert list(kitchen.run("GET /   from 192.0.2.2   → 429 one")) == [("429 one", "200")]
+def test_a_wrong_result_on_the_page_is_detected() -> None:
+    run = RecipeRun("policies: [{name: one, key: client_ip, limit: 1/s}]")
+    assert list(run.results("2 x GET /   → 200")) == [("200", "200"), ("200", "429 one")]
+    assert list(run.results("GET /   from 192.0.2.2   → 429 one")) == [("429 one", "200")]
