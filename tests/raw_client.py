@@ -1,4 +1,4 @@
-"""A client that sends exactly the bytes it is told to, and reads answers strictly."""
+"""An HTTP client that sends given bytes unchanged and parses answers strictly."""
 
 import contextlib
 import json
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self
 
-# Bounds every read; a healthy sidecar answers in milliseconds.
+# Bounds every read; a sidecar answers in milliseconds.
 PATIENCE_S = 30.0
 
 _STATUS_LINE = re.compile(rb"HTTP/1\.1 ([1-5]\d\d) ([\t -~]*)")
@@ -18,7 +18,7 @@ _FIELD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+): ([^\x00-\x08\x0a-\x1f\x7f]
 
 @dataclass(slots=True)
 class Reply:
-    """One answer. `complete`: its end was announced and came. `interim`: the 1xx answers before it."""
+    """One answer. `complete`: its whole body was received. `interim`: the 1xx answers before it."""
 
     status: int
     reason: str
@@ -31,7 +31,7 @@ class Reply:
         return [value for other, value in self.fields if other.lower() == name.lower()]
 
     def value(self, name: str) -> str:
-        """The value of a field that must be there once."""
+        """The value of a field that must occur once."""
         (value,) = self.values(name)
         return value
 
@@ -44,7 +44,7 @@ class Reply:
 
 
 class Broken(Exception):
-    """The connection ended where an answer, or more of it, was due."""
+    """The connection ended before or within an answer."""
 
 
 class RawClient:
@@ -77,7 +77,7 @@ class RawClient:
         return name
 
     def send(self, data: bytes) -> None:
-        """Send, whether or not the other side still listens."""
+        """Send; ignores a connection that the other side has closed."""
         with contextlib.suppress(ConnectionError):
             self._socket.sendall(data)
 
@@ -91,12 +91,12 @@ class RawClient:
         self._socket.shutdown(socket.SHUT_WR)
 
     def reset(self) -> None:
-        """Leave at once, without goodbye."""
+        """Close the connection by a TCP reset."""
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self._socket.close()
 
     def reply(self, *, to: str = "GET") -> Reply:
-        """Read one answer with those of status 1xx before it. Raises Broken where none comes."""
+        """Read one answer and the 1xx answers before it. Raises Broken if the connection ends first."""
         interim: list[Reply] = []
         while True:
             reply = self._head()
@@ -108,21 +108,21 @@ class RawClient:
         return reply
 
     def rest(self) -> bytes:
-        """Everything until the connection ends. Raises Broken where it ends by a reset, TimeoutError where it does not."""
+        """All bytes until the connection ends. Raises Broken after a reset, TimeoutError if it does not end."""
         while self._receive():
             pass
         data, self._unread = self._unread, b""
         return data
 
     def ends(self) -> bool:
-        """Whether the connection ends, in whatever way, with nothing more received. Waits for that."""
+        """Wait until the connection ends; return whether nothing more was received."""
         try:
             return not self.rest()
         except Broken:
             return True
 
     def read(self, count: int) -> bytes:
-        """Exactly so many bytes of whatever comes."""
+        """Read exactly `count` bytes."""
         while len(self._unread) < count:
             if not self._receive():
                 raise Broken(f"ended after {len(self._unread)} of {count} bytes")
@@ -130,7 +130,7 @@ class RawClient:
         return data
 
     def count_rest_of(self, count: int) -> None:
-        """Throw away exactly so many bytes: for bodies that do not fit in memory."""
+        """Read and discard exactly `count` bytes, for bodies that do not fit in memory."""
         count -= len(self._unread)
         self._unread = b""
         while count > 0:
@@ -145,7 +145,7 @@ class RawClient:
         return data
 
     def count_rest_of_answer(self) -> None:
-        """Throw away everything until the connection ends. Raises Broken where it ends by a reset."""
+        """Read and discard all bytes until the connection ends. Raises Broken after a reset."""
         self._unread = b""
         while self._receive():
             self._unread = b""
@@ -161,15 +161,15 @@ class RawClient:
         head, _, self._unread = self._unread.partition(b"\r\n\r\n")
         line, *lines = head.split(b"\r\n")
         found = _STATUS_LINE.fullmatch(line)
-        assert found, f"no status line: {line!r}"
+        assert found, f"not a status line: {line!r}"
         matches = [_FIELD.fullmatch(text) for text in lines]
-        assert all(matches), f"a doubtful field: {lines!r}"
+        assert all(matches), f"an invalid field: {lines!r}"
         fields = [(match[1].decode("latin-1"), match[2].decode("latin-1")) for match in matches if match]
         return Reply(int(found[1]), found[2].decode("latin-1"), fields)
 
     def _read_body(self, reply: Reply, method: str) -> None:
         lengths, codings = reply.values("Content-Length"), reply.values("Transfer-Encoding")
-        assert len(lengths) + len(codings) <= 1, f"doubtful framing: {reply.fields!r}"
+        assert len(lengths) + len(codings) <= 1, f"ambiguous framing: {reply.fields!r}"
         try:
             if method == "HEAD" or reply.status in (101, 204, 304):
                 reply.complete = True
@@ -218,6 +218,6 @@ def request(target: str = "/", *fields: str, method: str = "GET", body: bytes | 
 
 
 def get(port: int, target: str = "/", *fields: str, method: str = "GET", body: bytes | None = None) -> Reply:
-    """One plain request on a connection of its own."""
+    """Send one plain request on a new connection."""
     with RawClient(port) as client:
         return client.get(target, *fields, method=method, body=body)

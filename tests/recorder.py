@@ -1,8 +1,7 @@
-"""An application that records what it receives and answers with scripted bytes: halves, nonsense, late, or not at all.
+"""An application that records requests and answers with scripted bytes: partial, invalid, late or none.
 
-It runs on a thread with an event loop of its own, so that tests are plain functions with plain sockets. Its reading of
-requests is its own and strict: whatever it finds doubtful about a request is kept in `faults`, since a proxy must not send
-anything doubtful to an application, whatever its client sent.
+It runs its own event loop on a thread, so that tests are plain functions with plain sockets. It parses requests strictly
+and records everything ambiguous in `faults`: a proxy must never forward an ambiguous request.
 """
 
 import asyncio
@@ -20,9 +19,9 @@ from typing import Any, TypeVar
 
 Result = TypeVar("Result")
 
-# Bounds every wait for something that is about to happen; on an idle machine it takes milliseconds.
+# Bounds every wait for an event, which takes milliseconds on an idle machine.
 PATIENCE_S = 30.0
-# What is kept of a body; the rest is counted only.
+# Bytes of a body that are kept; the rest is counted only.
 KEPT_BODY_BYTES = 1024 * 1024
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 2\r\n\r\nok"
@@ -33,19 +32,19 @@ _PIECE = bytes(64 * 1024)
 
 
 class Act(Enum):
-    """Steps of an answer that are no bytes."""
+    """Steps of an answer other than bytes."""
 
-    CLOSE = "close"  # after what was written has been sent
+    CLOSE = "close"  # after the written bytes have been sent
     RESET = "reset"
     HOLD = "hold"  # until the test calls `release`
-    ECHO = "echo"  # send back whatever comes, and keep it as the request's body, until the other side ends
-    TARGET = "target"  # a whole answer whose body is the request's target
-    SINK = "sink"  # the same, and send nothing back
+    ECHO = "echo"  # send back all received bytes, and keep them as the body, until the other side closes
+    TARGET = "target"  # a complete answer whose body is the request's target
+    SINK = "sink"  # as ECHO, but send nothing back
 
 
 @dataclass(frozen=True, slots=True)
 class Zeros:
-    """So many zero bytes, written no faster than they are taken; as chunks of 64 KiB if `chunked`."""
+    """`count` zero bytes, written no faster than the peer reads; in chunks of 64 KiB if `chunked`."""
 
     count: int
     chunked: bool = False
@@ -56,7 +55,7 @@ Step = bytes | float | Act | Zeros
 
 
 class ReadBody(Enum):
-    """How much of a request's body is read before it is answered."""
+    """How much of a request's body is read before the answer."""
 
     ALL = "all"
     NONE = "none"
@@ -64,7 +63,7 @@ class ReadBody(Enum):
 
 @dataclass(slots=True)
 class Answer:
-    """What one request is answered with."""
+    """The answer to one request."""
 
     steps: tuple[Step, ...] = (OK,)
     body: ReadBody = ReadBody.ALL
@@ -72,7 +71,7 @@ class Answer:
 
 @dataclass(slots=True)
 class Received:
-    """One request as it arrived. `complete`: with the whole of its body. `connection` counts from 0."""
+    """One request as received. `complete`: with its whole body. `connection` counts from 0."""
 
     connection: int
     head: bytes
@@ -98,7 +97,7 @@ class Received:
         return [value for other, value in self.fields if other == name]
 
     def value(self, name: str) -> bytes:
-        """The value of a field that must be there once."""
+        """The value of a field that must occur once."""
         (value,) = self.values(name)
         return value
 
@@ -120,7 +119,7 @@ class _State:
 
 
 class Recorder:
-    """A running recorder. `stop` when done, `reset` between tests."""
+    """A running recorder. Call `reset` between tests and `stop` at the end."""
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
@@ -133,7 +132,7 @@ class Recorder:
         self._server = self._call(self._listen())
         self.port: int = self._server.sockets[0].getsockname()[1]
 
-    # What the test sees
+    # Observations
 
     @property
     def url(self) -> str:
@@ -146,7 +145,7 @@ class Recorder:
 
     @property
     def faults(self) -> list[str]:
-        """What was doubtful about them."""
+        """Ambiguities in the recorded requests."""
         return list(self._state.faults)
 
     @property
@@ -156,7 +155,7 @@ class Recorder:
 
     @property
     def accepted(self) -> int:
-        """How many connections there have been."""
+        """Number of connections so far."""
         return self._accepted
 
     def only(self) -> Received:
@@ -165,32 +164,32 @@ class Recorder:
         return request
 
     def wait_for(self, count: int) -> list[Received]:
-        """Wait until so many requests' heads have arrived."""
+        """Wait until the heads of `count` requests have arrived."""
         eventually(lambda: len(self._state.requests) >= count, f"{count} requests at the application")
         return self.requests
 
-    # What the test does
+    # Control
 
     def reset(self) -> None:
-        """Forget everything, and close all connections."""
+        """Clear the record, and close all connections."""
         self.close_all()
         self._state = _State()
         self._released.clear()
 
     def answer(self, *steps: Step, body: ReadBody = ReadBody.ALL) -> None:
-        """Answer the next request that is not spoken for with these steps."""
+        """Answer the next request without an answer with these steps."""
         self._state.answers.append(Answer(steps, body))
 
     def always(self, *steps: Step, body: ReadBody = ReadBody.ALL) -> None:
-        """Answer all requests that are not spoken for with these steps."""
+        """Answer all requests without an answer with these steps."""
         self._state.default = Answer(steps, body)
 
     def release(self) -> None:
-        """Let every answer that holds go on."""
+        """Continue every answer at a HOLD step."""
         self._loop.call_soon_threadsafe(self._released.set)
 
     def say(self, data: bytes) -> None:
-        """Send bytes on every open connection, asked for or not."""
+        """Send bytes on every open connection, with or without a request."""
 
         async def write() -> None:
             for connection in self._open.values():
@@ -210,7 +209,7 @@ class Recorder:
         self._call(close())
 
     def stop(self) -> None:
-        """End everything."""
+        """Close all connections and end the thread."""
         self.close_all()
 
         async def close() -> None:
@@ -250,7 +249,7 @@ class Recorder:
             head = (await connection.reader.readuntil(b"\r\n\r\n"))[:-4]
         except asyncio.IncompleteReadError as error:
             if error.partial:
-                state.faults.append(f"bytes that are no request: {error.partial[:80]!r}")
+                state.faults.append(f"not a request: {error.partial[:80]!r}")
             return False
         request = Received(connection.number, head)
         state.requests.append(request)
@@ -273,7 +272,7 @@ class Recorder:
             while size := int((await reader.readuntil(b"\r\n"))[:-2], 16):
                 await _read_piece(reader, request, size)
                 if await reader.readexactly(2) != b"\r\n":
-                    raise ConnectionError("a chunk does not end where it should")
+                    raise ConnectionError("a chunk does not end with CRLF")
             if await reader.readexactly(2) != b"\r\n":
                 raise ConnectionError("there is a trailer")
         else:
@@ -282,7 +281,7 @@ class Recorder:
         request.complete = True
 
     async def _take(self, step: Step, connection: _Connection, request: Received) -> bool:
-        """Carry out one step; whether the connection goes on."""
+        """Carry out one step; returns whether the connection continues."""
         writer = connection.writer
         match step:
             case bytes():
@@ -349,13 +348,13 @@ async def _write_zeros(writer: asyncio.StreamWriter, zeros: Zeros) -> None:
 
 
 def _faults_in(request: Received) -> list[str]:
-    """What another reader of the request might read in another way."""
+    """Parts of the request that another parser could read differently."""
     line, *lines = request.head.split(b"\r\n")
-    faults = [] if _REQUEST_LINE.fullmatch(line) else [f"doubtful request line {line[:80]!r}"]
-    faults += [f"doubtful field {text[:80]!r}" for text in lines if not _FIELD.fullmatch(text)]
+    faults = [] if _REQUEST_LINE.fullmatch(line) else [f"ambiguous request line {line[:80]!r}"]
+    faults += [f"ambiguous field {text[:80]!r}" for text in lines if not _FIELD.fullmatch(text)]
     framing = request.values("content-length") + request.values("transfer-encoding")
     if len(framing) > 1 or not all(value.isdigit() or value == b"chunked" for value in framing):
-        faults.append(f"doubtful framing {framing!r}")
+        faults.append(f"ambiguous framing {framing!r}")
     if len(request.values("host")) != 1:
         faults.append(f"Host {request.values('host')!r}")
     if request.values("upgrade") not in ([], [b"websocket"]) or request.values("connection") not in ([], [b"Upgrade"]):
@@ -365,9 +364,9 @@ def _faults_in(request: Received) -> list[str]:
 
 
 def eventually(condition: Callable[[], object], what: str, state: Callable[[], str] = str) -> None:
-    """Wait until a condition holds; fails where it does not come to hold, telling the state."""
+    """Wait until a condition holds; on timeout raises AssertionError with the state."""
     deadline = time.monotonic() + PATIENCE_S
     while not condition():
         if time.monotonic() > deadline:
-            raise AssertionError(f"waited {PATIENCE_S:g} s in vain for {what}\n{state()}".rstrip())
+            raise AssertionError(f"timed out after {PATIENCE_S:g} s: {what}\n{state()}".rstrip())
         time.sleep(0.003)

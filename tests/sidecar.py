@@ -1,4 +1,4 @@
-"""Real sidecars for tests: processes of `python -m proxy run` with a configuration of the test's own, ended by their ids."""
+"""Sidecar processes for tests: `python -m sidegate run` with a configuration of the test."""
 
 import json
 import os
@@ -20,11 +20,11 @@ from tests.recorder import eventually
 from tests.servers import StoreServer, free_port
 
 ROOT = Path(__file__).parent.parent
-# Bounds every wait for a sidecar to start or to end; a healthy one needs half a second.
+# Bounds every wait for a sidecar to start or to end, which takes half a second.
 PATIENCE_S = 60.0
 
 PREFIX = "example:"
-# So slow that nothing grows back while a test runs, so roomy that it never refuses: what is missing was spent.
+# The rate is so low that no token grows during a test, and the burst so large that it never refuses.
 ROOMY_BURST = 100_000
 ROOMY: Mapping[str, object] = {
     "name": "roomy",
@@ -33,7 +33,7 @@ ROOMY: Mapping[str, object] = {
     "limit": "100/day",
     "burst": ROOMY_BURST,
 }
-# Two requests, and no more within the life of a test.
+# Admits two requests during a test.
 TIGHT: Mapping[str, object] = {
     "name": "tight",
     "match": {"path": ["/tight/**"]},
@@ -57,12 +57,12 @@ Config = dict[str, Any]
 def configuration(
     store_url: str, upstream_url: str, *, policies: Sequence[Mapping[str, object]] = (ROOMY, TIGHT), **sections: object
 ) -> Config:
-    """A whole configuration; `sections` are merged into it, one level deep."""
+    """A complete configuration; `sections` are merged into it, one level deep."""
     config: Config = {
         "listen": {"host": "127.0.0.1", "port": 0},
         "admin": {"host": "127.0.0.1", "port": free_port()},
         "upstream": {"url": upstream_url},
-        # Far above what a store on the same machine needs, so that a busy machine is no outage.
+        # Far more than a local store needs, so that a busy machine does not cause an outage.
         "store": {"url": store_url, "key_prefix": PREFIX, "timeout": "2s"},
         "client_ip": {"trusted_proxies": []},
         "policies": list(policies),
@@ -73,7 +73,7 @@ def configuration(
 
 
 class Sidecar:
-    """A sidecar process. Use it as a context manager: on leaving, it must have said nothing on stderr."""
+    """A sidecar process. A context manager: on exit it asserts that stderr is empty and that no error was logged."""
 
     def __init__(
         self,
@@ -100,7 +100,7 @@ class Sidecar:
                 stdout=subprocess.PIPE,
                 stderr=stderr,
             )
-        if file_limits is not None:  # before it has got so far as to look: Python alone takes longer to start
+        if file_limits is not None:  # before the sidecar reads the limit: Python takes longer to start
             resource.prlimit(self.process.pid, resource.RLIMIT_NOFILE, file_limits)
         self._reader = threading.Thread(target=self._read_lines, name="sidecar-log", daemon=True)
         self._reader.start()
@@ -129,7 +129,7 @@ class Sidecar:
         return self._stderr_file.read_text("utf-8") if self._stderr_file.exists() else self._stderr
 
     def events(self, name: str) -> list[dict[str, Any]]:
-        """The log lines of one event so far."""
+        """The log lines of an event so far."""
         return [line for line in list(self.lines) if line.get("event") == name]
 
     def wait_for_event(self, name: str, count: int = 1) -> list[dict[str, Any]]:
@@ -137,11 +137,11 @@ class Sidecar:
         return self.events(name)
 
     def ask_to_stop(self) -> None:
-        """SIGTERM, without waiting."""
+        """Send SIGTERM; does not wait."""
         self.process.send_signal(signal.SIGTERM)
 
     def wait(self) -> int:
-        """Wait for the end; returns the exit status."""
+        """Wait until the process has ended; returns the exit status."""
         try:
             self.exit_status = self.process.wait(PATIENCE_S)
         finally:
@@ -149,7 +149,7 @@ class Sidecar:
         return self.exit_status
 
     def stop(self) -> None:
-        """End it as an operator would, or by force."""
+        """Stop the process by SIGTERM, or after a timeout by SIGKILL."""
         if self.process.poll() is None:
             self.ask_to_stop()
             try:
@@ -161,11 +161,11 @@ class Sidecar:
         self._end()
 
     def rss_bytes(self) -> int:
-        """Memory in use."""
+        """Resident memory now."""
         return self._memory("VmRSS")
 
     def peak_rss_bytes(self) -> int:
-        """The most memory that was ever in use."""
+        """Highest resident memory so far."""
         return self._memory("VmHWM")
 
     def _memory(self, name: str) -> int:
@@ -178,7 +178,7 @@ class Sidecar:
         assert self.process.stdout is not None
         for raw in self.process.stdout:
             self.raw_lines.append(raw)
-            self.lines.append(json.loads(raw))  # every line is one JSON object, always
+            self.lines.append(json.loads(raw))  # raises if a line is not JSON
 
     def _wait_until_started(self) -> None:
         deadline = time.monotonic() + PATIENCE_S
@@ -205,7 +205,7 @@ class Sidecar:
 
 
 def run_command(*arguments: str, environment: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    """Run `sidegate` to its end."""
+    """Run a `sidegate` command until it ends."""
     return subprocess.run(
         [sys.executable, "-m", "sidegate", *arguments],
         cwd=ROOT,
@@ -218,9 +218,9 @@ def run_command(*arguments: str, environment: Mapping[str, str] | None = None) -
 
 
 def spent(store: StoreServer, policy: str = "roomy", burst: int = ROOMY_BURST) -> dict[str, int]:
-    """Tokens that were taken from each bucket of a policy, by key."""
+    """Tokens taken from each bucket of a policy, by key."""
     prefix = f"{PREFIX}{policy}:"
-    client: Any = store.client  # redis-py's types say bytes or str
+    client: Any = store.client  # redis-py declares bytes or str
     found = {}
     for name in client.keys(f"{prefix}*"):
         found[name.decode().removeprefix(prefix)] = burst - int(client.hget(name, "tokens"))
@@ -228,7 +228,7 @@ def spent(store: StoreServer, policy: str = "roomy", burst: int = ROOMY_BURST) -
 
 
 def _clean_environment() -> dict[str, str]:
-    """This process's environment without what would change a sidecar; warnings are errors there too."""
+    """This process's environment without the variables that configure a sidecar. Warnings are errors there as well."""
     ours = ("PORT", "ADMIN_PORT", "ADMIN_TOKEN", "REDIS_URL", "REDIS_PASSWORD", "UPSTREAM_URL", "CONFIG")
     environment = {name: value for name, value in os.environ.items() if name not in ours}
     return {**environment, "PYTHONWARNINGS": "error", "PYTHONUNBUFFERED": "1"}

@@ -1,4 +1,4 @@
-"""Structured fields (RFC 9651) as a strict parser reads them."""
+"""Parses structured fields (RFC 9651) strictly."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ Parameters = dict[str, Any]
 
 
 def items_of(value: str) -> list[tuple[str, Parameters]]:
-    """The members of a field that is a list of strings, each with its parameters. Raises ValueError where it is not."""
+    """Members of a list of strings, each with its parameters. Raises ValueError for invalid syntax."""
     parsed: Any = http_sf.parse(value.encode(), tltype="list")
     assert all(isinstance(name, str) and isinstance(parameters, dict) for name, parameters in parsed)
     return [(name, parameters) for name, parameters in parsed]

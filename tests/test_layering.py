@@ -12,7 +12,7 @@ import sidegate
 
 PACKAGE = Path(sidegate.__file__).parent
 
-# Each room and the rooms below it. What is not named here (`sidegate` itself) holds the version and imports nothing.
+# Each room and the rooms below it. `sidegate` itself is not listed: it has the version and imports nothing.
 BELOW = {
     "decision": set[str](),
     "config": {"decision"},
@@ -28,7 +28,7 @@ BELOW = {
     "__main__": {"cli"},
 }
 
-# What a pure room must not know: event loops and threads, networks, clocks, chance, files, logs.
+# Modules that a pure room must not import: event loops and threads, networks, clocks, randomness, files, logs.
 IMPURE = {
     *("asyncio", "concurrent", "threading", "multiprocessing", "selectors", "signal", "subprocess"),
     *("aiohttp", "redis", "hiredis", "socket", "ssl", "http", "uvloop"),
@@ -37,13 +37,13 @@ IMPURE = {
     *("logging", "structlog", "prometheus_client"),
 }
 
-# aiohttp's engine below its framework: these names may move between minor versions, so one module adapts them.
+# aiohttp's engine below its framework may change between minor versions, so one module adapts it.
 ENGINE = ("aiohttp.http", "aiohttp.base_protocol", "aiohttp.http_exceptions", "aiohttp.streams")
 ENGINE_ROOM = "sidegate.edge.wire"
 
 
 def imported(source: str, module: str, is_package: bool = False) -> set[str]:
-    """Dotted names that a module's source imports, at its top or anywhere within, relative ones resolved."""
+    """Dotted names that a module imports, at any depth, with relative imports resolved."""
     names: set[str] = set()
     here = module.split(".") if is_package else module.split(".")[:-1]
     for node in ast.walk(ast.parse(source)):
@@ -57,7 +57,7 @@ def imported(source: str, module: str, is_package: bool = False) -> set[str]:
 
 
 def violations(source: str, module: str, is_package: bool = False) -> Iterator[str]:
-    """What a module imports or opens and must not, one sentence each."""
+    """Forbidden imports and file accesses of a module, one sentence each."""
     room = room_of(module)
     for name in sorted(imported(source, module, is_package)):
         other = room_of(name)
@@ -72,7 +72,7 @@ def violations(source: str, module: str, is_package: bool = False) -> Iterator[s
 
 
 def room_of(name: str) -> str:
-    """The room of a module or of something in it; empty for what is outside of the package or is the package itself."""
+    """The room of a module or of a name in it; empty outside the package and for the package itself."""
     root, _, rest = name.partition(".")
     room = rest.partition(".")[0]
     return room if root == "sidegate" and room in BELOW else ""
@@ -95,7 +95,7 @@ def test_every_module_imports_only_from_its_own_room_and_those_below(path: Path)
     assert list(violations(path.read_text("utf-8"), name_of(path), path.name == "__init__.py")) == []
 
 
-def test_every_module_stands_in_a_known_room() -> None:
+def test_every_module_is_in_a_known_room() -> None:
     assert {name_of(path) for path in modules() if not room_of(name_of(path))} == {"sidegate"}
 
 
@@ -133,7 +133,7 @@ def test_every_module_stands_in_a_known_room() -> None:
         ),
     ],
 )
-def test_an_import_against_the_direction_is_found(module: str, source: str, complaint: str) -> None:
+def test_an_import_of_a_higher_room_is_reported(module: str, source: str, complaint: str) -> None:
     (found,) = violations(source, module)
     assert complaint in found
 
@@ -153,5 +153,5 @@ def test_an_import_against_the_direction_is_found(module: str, source: str, comp
         ("sidegate.cli", "import sidegate\nfrom sidegate import app, config"),
     ],
 )
-def test_an_import_with_the_direction_is_left_alone(module: str, source: str) -> None:
+def test_an_import_of_a_lower_room_is_accepted(module: str, source: str) -> None:
     assert list(violations(source, module)) == []
