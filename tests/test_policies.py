@@ -1,4 +1,4 @@
-"""Several policies on one request, and identities that nobody can forge, as callers of a real sidecar see them."""
+"""Several policies on one request, and identities that cannot be forged, through a sidecar process."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -12,7 +12,7 @@ from tests.servers import StoreServer
 from tests.sidecar import PREFIX, Sidecar, configuration, spent
 from tests.structured_fields import items_of
 
-# All so slow that nothing grows back while a test runs.
+# All rates are so low that no token grows during a test.
 Policy = dict[str, Any]
 USER: Policy = {
     "name": "user",
@@ -65,16 +65,16 @@ def recorder(shared_recorder: Recorder) -> Iterator[Recorder]:
 
 @pytest.fixture
 def sidecar(store_server: StoreServer, recorder: Recorder, shared_sidecar: Sidecar) -> Sidecar:
-    """A sidecar before an empty store. Each test takes users and tenants of its own: refusals are remembered a while."""
+    """A sidecar with an empty store. Each test uses its own users and tenants, because refusals are cached."""
     return shared_sidecar
 
 
-def ask(sidecar: Sidecar, user: str, tenant: str) -> Reply:
+def send(sidecar: Sidecar, user: str, tenant: str) -> Reply:
     return get(sidecar.port, "/api/data", f"X-User-ID: {user}", f"X-Tenant: {tenant}")
 
 
 def taken(store: StoreServer, policy: dict[str, Any]) -> dict[str, int]:
-    """What was taken from each bucket of a policy."""
+    """Tokens taken from each bucket of a policy."""
     return spent(store, policy["name"], int(policy["limit"].partition("/")[0]))
 
 
@@ -82,7 +82,7 @@ def taken(store: StoreServer, policy: dict[str, Any]) -> dict[str, int]:
 
 
 def test_a_request_is_charged_on_every_policy_that_matches(sidecar: Sidecar, store_server: StoreServer) -> None:
-    assert ask(sidecar, "each", "each-co").status == 200
+    assert send(sidecar, "each", "each-co").status == 200
     assert [taken(store_server, policy) for policy in (USER, HOURLY, TENANT, TRIAL)] == [
         {"each": 1},
         {"each": 1},
@@ -91,46 +91,46 @@ def test_a_request_is_charged_on_every_policy_that_matches(sidecar: Sidecar, sto
     ]
 
 
-def test_what_one_policy_refuses_is_charged_on_none(
+def test_a_request_that_one_policy_refuses_is_charged_on_none(
     sidecar: Sidecar, store_server: StoreServer, recorder: Recorder
 ) -> None:
-    assert [ask(sidecar, "ann", "ann-co").status for _ in range(3)] == [200, 200, 200]
+    assert [send(sidecar, "ann", "ann-co").status for _ in range(3)] == [200, 200, 200]
     for _ in range(4):
-        reply = ask(sidecar, "ann", "ann-co")
+        reply = send(sidecar, "ann", "ann-co")
         assert (reply.status, reply.json()["violated-policies"]) == (429, ["user"])
     assert taken(store_server, HOURLY) == {"ann": 3}
     assert taken(store_server, TENANT) == {"ann-co": 3}
     assert len(recorder.requests) == 3
 
 
-def test_a_tenant_out_of_tokens_costs_its_users_nothing(sidecar: Sidecar, store_server: StoreServer) -> None:
-    assert [ask(sidecar, user, "shared-co").status for user in ("ben", "ben", "cem", "cem")] == [200] * 4
-    reply = ask(sidecar, "cem", "shared-co")
+def test_a_refusal_by_the_tenants_bucket_costs_its_users_nothing(sidecar: Sidecar, store_server: StoreServer) -> None:
+    assert [send(sidecar, user, "shared-co").status for user in ("ben", "ben", "cem", "cem")] == [200] * 4
+    reply = send(sidecar, "cem", "shared-co")
     assert (reply.status, reply.json()["violated-policies"]) == (429, ["tenant"])
     assert taken(store_server, USER) == {"ben": 2, "cem": 2}
-    assert ask(sidecar, "cem", "other-co").status == 200
+    assert send(sidecar, "cem", "other-co").status == 200
 
 
-def test_retry_after_is_when_all_would_pass(sidecar: Sidecar) -> None:
+def test_retry_after_is_the_time_until_all_policies_would_pass(sidecar: Sidecar) -> None:
     for user in ("dan", "dan", "dan", "eve"):
-        assert ask(sidecar, user, "late-co").status == 200
+        assert send(sidecar, user, "late-co").status == 200
     # The tenant's next token comes in 15 minutes, dan's in 8 hours.
-    tenant_only = ask(sidecar, "eve", "late-co")
+    tenant_only = send(sidecar, "eve", "late-co")
     assert tenant_only.json()["violated-policies"] == ["tenant"]
     assert 800 < int(tenant_only.value("Retry-After")) <= 900
-    both = ask(sidecar, "dan", "late-co")
+    both = send(sidecar, "dan", "late-co")
     assert both.status == 429
     assert 28_700 < int(both.value("Retry-After")) <= 28_800
 
 
 def test_a_refusal_names_every_policy_that_refuses(sidecar: Sidecar) -> None:
     for user in ("fay", "fay", "fay", "gil"):
-        assert ask(sidecar, user, "full-co").status == 200
-    assert ask(sidecar, "fay", "full-co").json()["violated-policies"] == ["user", "tenant"]
+        assert send(sidecar, user, "full-co").status == 200
+    assert send(sidecar, "fay", "full-co").json()["violated-policies"] == ["user", "tenant"]
 
 
-def test_each_policy_is_told_in_structured_fields_when_a_request_passes(sidecar: Sidecar) -> None:
-    reply = ask(sidecar, "hal", "hal-co")
+def test_the_structured_fields_of_an_allowed_answer_list_each_policy(sidecar: Sidecar) -> None:
+    reply = send(sidecar, "hal", "hal-co")
     assert items_of(reply.value("RateLimit-Policy")) == [
         ("user", {"q": 3, "w": 86_400}),
         ("hourly", {"q": 5, "w": 3_600}),
@@ -142,10 +142,10 @@ def test_each_policy_is_told_in_structured_fields_when_a_request_passes(sidecar:
     assert [reply.value(f"X-RateLimit-{name}") for name in ("Limit", "Remaining", "Reset")] == ["3", "2", "28800"]
 
 
-def test_each_policy_is_told_in_structured_fields_when_a_request_is_refused(sidecar: Sidecar) -> None:
+def test_the_structured_fields_of_a_refusal_list_each_policy(sidecar: Sidecar) -> None:
     for _ in range(3):
-        passed = ask(sidecar, "ivy", "ivy-co")
-    reply = ask(sidecar, "ivy", "ivy-co")
+        passed = send(sidecar, "ivy", "ivy-co")
+    reply = send(sidecar, "ivy", "ivy-co")
     assert reply.status == 429
     assert reply.value("RateLimit-Policy") == passed.value("RateLimit-Policy")
     told = dict(items_of(reply.value("RateLimit")))
@@ -154,18 +154,18 @@ def test_each_policy_is_told_in_structured_fields_when_a_request_is_refused(side
     assert reply.value("X-RateLimit-Limit") == "3"
 
 
-def test_the_widespread_fields_follow_the_policy_nearest_its_end(sidecar: Sidecar) -> None:
+def test_the_x_ratelimit_fields_describe_the_policy_nearest_its_end(sidecar: Sidecar) -> None:
     for user in ("jo", "kim", "lee"):
-        reply = ask(sidecar, user, "near-co")
+        reply = send(sidecar, user, "near-co")
     # The tenant has 1 of 4 left, the user 2 of 3.
     assert [reply.value(f"X-RateLimit-{name}") for name in ("Limit", "Remaining")] == ["4", "1"]
 
 
-def test_a_trial_beside_a_live_policy_on_the_same_key_neither_refuses_nor_changes_charges(
+def test_a_shadow_policy_on_the_same_key_neither_refuses_nor_changes_charges(
     sidecar: Sidecar, store_server: StoreServer
 ) -> None:
     before = counted(sidecar, "trial", "shadow_refused")
-    replies = [ask(sidecar, "mia", "mia-co") for _ in range(3)]
+    replies = [send(sidecar, "mia", "mia-co") for _ in range(3)]
     assert [reply.status for reply in replies] == [200] * 3
     assert taken(store_server, USER) == {"mia": 3}
     assert taken(store_server, TRIAL) == {"mia": 1}
@@ -195,14 +195,14 @@ def counted(sidecar: Sidecar, policy: str, outcome: str) -> int:
 
 
 def test_a_blocked_key_is_refused_and_charged_on_none(sidecar: Sidecar, store_server: StoreServer) -> None:
-    reply = ask(sidecar, "banned", "banned-co")
+    reply = send(sidecar, "banned", "banned-co")
     assert (reply.status, reply.json()["violated-policies"]) == (429, ["user"])
     assert store_server.client.keys() == []
 
 
-def test_an_override_is_another_limit_for_its_key_only(sidecar: Sidecar) -> None:
-    assert [ask(sidecar, "crawler", "crawler-co").status for _ in range(2)] == [200, 429]
-    assert [ask(sidecar, "reader", "reader-co").status for _ in range(2)] == [200, 200]
+def test_an_override_changes_the_limit_of_its_key_only(sidecar: Sidecar) -> None:
+    assert [send(sidecar, "crawler", "crawler-co").status for _ in range(2)] == [200, 429]
+    assert [send(sidecar, "reader", "reader-co").status for _ in range(2)] == [200, 200]
 
 
 # -- identities -------------------------------------------------------------------------------------------------------
@@ -212,7 +212,7 @@ def person(sidecar: Sidecar, *fields: str) -> int:
     return get(sidecar.port, "/id/x", *fields).status
 
 
-def test_a_caller_without_identity_shares_one_bucket_with_its_like(sidecar: Sidecar, store_server: StoreServer) -> None:
+def test_callers_without_an_identity_share_one_bucket(sidecar: Sidecar, store_server: StoreServer) -> None:
     statuses = [
         person(sidecar, *fields) for fields in ((), ("X-User-ID:",), ("X-User-ID:  \t ",), ("X-Other: a",), (), ())
     ]
@@ -220,12 +220,12 @@ def test_a_caller_without_identity_shares_one_bucket_with_its_like(sidecar: Side
     assert taken(store_server, PERSON) == {"anonymous": 5}
 
 
-def test_nobody_takes_the_anonymous_bucket_by_its_name(sidecar: Sidecar, store_server: StoreServer) -> None:
+def test_no_identity_can_name_the_anonymous_bucket(sidecar: Sidecar, store_server: StoreServer) -> None:
     assert person(sidecar, "X-User-ID: anonymous") == 200
     assert taken(store_server, PERSON) == {"%61nonymous": 1}
 
 
-def test_long_identities_take_as_little_room_as_short_ones(sidecar: Sidecar, store_server: StoreServer) -> None:
+def test_long_identities_use_as_little_memory_as_short_ones(sidecar: Sidecar, store_server: StoreServer) -> None:
     for number in range(20):
         assert person(sidecar, f"X-User-ID: {number:08000d}") == 200
     keys = store_server.client.keys()
@@ -234,7 +234,7 @@ def test_long_identities_take_as_little_room_as_short_ones(sidecar: Sidecar, sto
     assert all((store_server.client.memory_usage(key) or 0) <= 200 for key in keys)
 
 
-def test_identities_with_odd_characters_share_no_bucket(sidecar: Sidecar, store_server: StoreServer) -> None:
+def test_identities_with_special_characters_share_no_bucket(sidecar: Sidecar, store_server: StoreServer) -> None:
     identities = [
         "a*b?[c]",
         "a%0d%0a",
@@ -256,13 +256,13 @@ def test_identities_with_odd_characters_share_no_bucket(sidecar: Sidecar, store_
     assert not [key for key in keys if set(key) & set("{}:*?[ ")]
 
 
-def test_an_identity_that_is_no_ascii_is_one_bucket_by_its_bytes(sidecar: Sidecar, store_server: StoreServer) -> None:
+def test_an_identity_outside_ascii_is_one_bucket_by_its_bytes(sidecar: Sidecar, store_server: StoreServer) -> None:
     for _ in range(2):
-        assert person(sidecar, "X-User-ID: \xfc\xff") == 200  # sent as these two bytes, which are no UTF-8
+        assert person(sidecar, "X-User-ID: \xfc\xff") == 200  # sent as these two bytes, which are invalid UTF-8
     assert taken(store_server, PERSON) == {"%FC%FF": 2}
 
 
-def test_two_identities_in_one_request_are_refused_and_charge_nobody(
+def test_two_identities_in_one_request_are_refused_and_charged_on_none(
     sidecar: Sidecar, store_server: StoreServer, recorder: Recorder
 ) -> None:
     assert person(sidecar, "X-User-ID: alice", "x-user-id: bob") == 400
@@ -270,7 +270,7 @@ def test_two_identities_in_one_request_are_refused_and_charge_nobody(
     assert recorder.requests == []
 
 
-def test_addresses_that_a_client_claims_get_it_no_bucket_of_their_own(
+def test_addresses_that_a_client_claims_do_not_select_its_bucket(
     sidecar: Sidecar, store_server: StoreServer, recorder: Recorder
 ) -> None:
     statuses = [
@@ -281,7 +281,7 @@ def test_addresses_that_a_client_claims_get_it_no_bucket_of_their_own(
     assert {request.value("x-forwarded-for") for request in recorder.requests} == {b"127.0.0.1"}
 
 
-# Every spelling that was measured to reach the handler of a path in one server or another.
+# Spellings that reach the handler of the path in at least one server that was tested.
 SPELLINGS = [
     "/api2//expensive",
     "/api2/./expensive",
@@ -304,7 +304,7 @@ SPELLINGS = [
 
 
 @pytest.mark.parametrize("target", SPELLINGS)
-def test_no_spelling_of_a_path_slips_past_its_limit(target: str, sidecar: Sidecar, recorder: Recorder) -> None:
+def test_no_spelling_of_a_path_bypasses_its_limit(target: str, sidecar: Sidecar, recorder: Recorder) -> None:
     case = f"X-Case: {target}"
     assert [get(sidecar.port, "/api2/expensive", case).status for _ in range(2)] == [200, 200]
     assert get(sidecar.port, target, case).status == 429
@@ -315,9 +315,7 @@ def test_no_spelling_of_a_path_slips_past_its_limit(target: str, sidecar: Sideca
     "target",
     ["/api2/%252e/expensive", "/api2%252fexpensive", "/api2/expensive%00", "/api2\\expensive", "/../api2/expensive", "/a%zz"],
 )  # fmt: skip
-def test_a_path_that_can_be_read_in_more_than_one_way_is_refused(
-    target: str, sidecar: Sidecar, recorder: Recorder
-) -> None:
+def test_a_path_with_more_than_one_reading_is_refused(target: str, sidecar: Sidecar, recorder: Recorder) -> None:
     assert get(sidecar.port, target, "X-Case: doubtful").status == 400
     assert recorder.requests == []
 
@@ -325,7 +323,9 @@ def test_a_path_that_can_be_read_in_more_than_one_way_is_refused(
 @pytest.mark.parametrize(
     "target", ["/api2/expensive;x=1", "/api2/expensive%20", "/api2/expensive.", "/api2/expensive%3F", "/api2/..;/api2/expensive"]
 )  # fmt: skip
-def test_what_no_server_reads_as_the_path_is_another_path(target: str, sidecar: Sidecar, recorder: Recorder) -> None:
+def test_a_spelling_that_no_server_maps_to_the_path_is_another_path(
+    target: str, sidecar: Sidecar, recorder: Recorder
+) -> None:
     case = f"X-Case: other {target}"
     assert [get(sidecar.port, target, case).status for _ in range(3)] == [200] * 3
     assert [request.target for request in recorder.requests] == [target.encode()] * 3

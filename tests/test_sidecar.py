@@ -1,4 +1,4 @@
-"""What a user of the whole sidecar sees, on real processes: limits, answers, outages, health, metrics, logs, start and stop."""
+"""A whole sidecar as a process: limits, answers, outages, health, metrics, logs, start and stop."""
 
 import json
 import re
@@ -20,7 +20,7 @@ from tests.servers import StoreServer, free_port
 from tests.sidecar import DEMONSTRATION, PREFIX, ROOMY, TIGHT, Config, Sidecar, configuration, run_command
 from tests.structured_fields import items_of
 
-# Several times what any answer needs on a busy machine, and far below the time-outs that must not be waited for.
+# Several times the duration of any answer on a busy machine, and far below the timeouts of the sidecar.
 SOON_S = 4.0
 
 
@@ -55,7 +55,7 @@ def recorder(shared_recorder: Recorder) -> Iterator[Recorder]:
 
 @pytest.fixture
 def three(store_server: StoreServer, recorder: Recorder, shared_three: list[Sidecar]) -> list[Sidecar]:
-    """Three sidecars with the demonstration's policy, one store, one application. Each test takes users of its own."""
+    """Three sidecars with the demonstration's policy, one store, one application. Each test uses its own users."""
     return shared_three
 
 
@@ -69,7 +69,7 @@ def user(name: str) -> str:
 
 
 def let_time_pass(store: StoreServer, bucket: str, seconds: int) -> None:
-    """As far as a bucket knows. A sidecar that has just seen it empty may remember that for a second: ask another one."""
+    """Move `since` of a bucket into the past. A sidecar that saw it empty may remember that for a second: use another."""
     assert store.client.hincrby(bucket, "since", -seconds * 1_000_000)
 
 
@@ -79,7 +79,7 @@ def remaining(sidecar: Sidecar, *fields: str) -> int:
     return left
 
 
-# A new user's walk-through
+# The limit of the demonstration
 
 
 def test_of_fifteen_requests_to_one_sidecar_ten_pass_and_five_are_refused(one: Sidecar, recorder: Recorder) -> None:
@@ -110,7 +110,7 @@ def test_without_a_user_the_address_is_the_key(one: Sidecar, store_server: Store
     assert store_server.client.hget(f"{PREFIX}ratelimit:client_ip=203.0.113.1", "tokens") == b"8"
 
 
-def test_the_address_is_the_last_that_no_trusted_proxy_wrote(one: Sidecar, store_server: StoreServer) -> None:
+def test_the_address_is_the_rightmost_one_outside_the_trusted_proxies(one: Sidecar, store_server: StoreServer) -> None:
     get(one.port, "/api/data", "X-Forwarded-For: 9.9.9.9, 10.1.1.1")
     get(one.port, "/api/data", "X-Forwarded-For: 9.9.9.9", "X-Forwarded-For: 10.1.1.1, 127.0.0.2")
     get(one.port, "/api/data", "X-Forwarded-For: 2001:db8::1")
@@ -119,7 +119,7 @@ def test_the_address_is_the_last_that_no_trusted_proxy_wrote(one: Sidecar, store
     assert keys == {"client_ip=10.1.1.1", "client_ip=2001%3Adb8%3A%3A%2F64"}
 
 
-def test_the_case_of_the_field_makes_no_other_bucket(one: Sidecar, store_server: StoreServer) -> None:
+def test_the_name_of_the_identity_field_is_case_insensitive(one: Sidecar, store_server: StoreServer) -> None:
     for name in ("X-User-ID", "x-user-id", "X-USER-ID"):
         get(one.port, "/api/data", f"{name}: casey")
     assert store_server.client.keys() == [f"{PREFIX}ratelimit:casey".encode()]
@@ -143,42 +143,42 @@ def test_status_shows_the_callers_own_limits_and_consumes_nothing(one: Sidecar, 
     assert store_server.client.hgetall(f"{PREFIX}ratelimit:curious") == before
 
 
-def test_the_status_of_a_caller_never_seen_is_that_of_a_new_bucket_and_makes_none(
+def test_the_status_of_a_first_time_caller_is_a_new_bucket_and_creates_none(
     one: Sidecar, store_server: StoreServer
 ) -> None:
     assert remaining(one, user("stranger")) == 10
     assert store_server.client.keys() == []
 
 
-def test_the_store_shows_a_bucket_that_a_person_can_read(one: Sidecar, store_server: StoreServer) -> None:
+def test_a_bucket_in_the_store_is_readable(one: Sidecar, store_server: StoreServer) -> None:
     get(one.port, "/api/data", user("user-123"))
     bucket = store_server.client.hgetall(f"{PREFIX}ratelimit:user-123")
     assert {name: bucket[name] for name in (b"tokens", b"rate")} == {b"tokens": b"9", b"rate": b"1/6000000"}
     assert abs(int(bucket[b"since"]) - store_server.time_us()) < 60_000_000
 
 
-def test_who_has_idled_may_burst_to_fifteen(three: list[Sidecar], store_server: StoreServer) -> None:
+def test_an_idle_user_has_a_burst_of_fifteen(three: list[Sidecar], store_server: StoreServer) -> None:
     for _ in range(10):
         assert get(three[0].port, "/api/data", user("rested")).status == 200
     let_time_pass(store_server, f"{PREFIX}ratelimit:rested", 3_000)
     assert [get(three[1].port, "/api/data", user("rested")).status for _ in range(16)] == [200] * 15 + [429]
 
 
-def test_a_token_comes_back_every_six_seconds(three: list[Sidecar], store_server: StoreServer) -> None:
+def test_a_token_returns_every_six_seconds(three: list[Sidecar], store_server: StoreServer) -> None:
     for _ in range(10):
         assert get(three[0].port, "/api/data", user("patient")).status == 200
     let_time_pass(store_server, f"{PREFIX}ratelimit:patient", 13)
     assert [get(three[1].port, "/api/data", user("patient")).status for _ in range(3)] == [200, 200, 429]
 
 
-def test_an_idle_bucket_expires_after_its_time_and_not_before_it_is_full(
+def test_an_idle_bucket_expires_after_idle_ttl_and_never_before_it_is_full(
     one: Sidecar, store_server: StoreServer
 ) -> None:
     get(one.port, "/api/data", user("idle"))
     assert 3_590_000 < store_server.client.pttl(f"{PREFIX}ratelimit:idle") <= 3_600_000
 
 
-def test_what_no_policy_matches_is_not_limited_and_says_nothing_of_limits(
+def test_a_request_without_a_policy_is_not_limited_and_has_no_limit_fields(
     one: Sidecar, store_server: StoreServer
 ) -> None:
     replies = [get(one.port, "/other", user("free")) for _ in range(20)]
@@ -196,7 +196,7 @@ def refused(sidecar: Sidecar, name: str) -> Reply:
     return get(sidecar.port, "/api/data", user(name))
 
 
-def test_an_answer_that_passed_tells_what_is_left(one: Sidecar) -> None:
+def test_an_allowed_answer_has_the_remaining_tokens(one: Sidecar) -> None:
     reply = get(one.port, "/api/data", user("teller"))
     assert reply.value("RateLimit-Policy") == '"ratelimit";q=15;w=90'
     assert reply.value("RateLimit") == '"ratelimit";r=9;t=6'
@@ -204,7 +204,7 @@ def test_an_answer_that_passed_tells_what_is_left(one: Sidecar) -> None:
     assert reply.values("Retry-After") == [], "nobody has to wait"
 
 
-def test_a_refusal_tells_when_to_come_back_and_repeats_nothing(one: Sidecar) -> None:
+def test_a_refusal_has_retry_after_and_each_field_once(one: Sidecar) -> None:
     reply = refused(one, "secret-name")
     assert (reply.status, reply.reason) == (429, "Too Many Requests")
     assert reply.value("Content-Type") == "application/problem+json"
@@ -220,7 +220,7 @@ def test_a_refusal_tells_when_to_come_back_and_repeats_nothing(one: Sidecar) -> 
     assert "secret-name" not in repr(reply)
 
 
-def test_a_refusal_by_the_deny_cache_says_the_same_as_one_by_the_store(one: Sidecar) -> None:
+def test_a_refusal_by_the_deny_cache_equals_one_by_the_store(one: Sidecar) -> None:
     first, second = refused(one, "twice"), get(one.port, "/api/data", user("twice"))
     assert {name for name, _ in first.fields} == {name for name, _ in second.fields}
     assert (first.status, first.body, first.values("RateLimit-Policy")) == (
@@ -231,7 +231,7 @@ def test_a_refusal_by_the_deny_cache_says_the_same_as_one_by_the_store(one: Side
     assert int(second.value("Retry-After")) <= int(first.value("Retry-After"))
 
 
-def test_when_retry_after_is_over_the_token_is_there(three: list[Sidecar], store_server: StoreServer) -> None:
+def test_a_request_passes_after_retry_after(three: list[Sidecar], store_server: StoreServer) -> None:
     wait_s = int(refused(three[0], "punctual").value("Retry-After"))
     let_time_pass(store_server, f"{PREFIX}ratelimit:punctual", wait_s)
     assert get(three[1].port, "/api/data", user("punctual")).status == 200
@@ -240,8 +240,8 @@ def test_when_retry_after_is_over_the_token_is_there(three: list[Sidecar], store
 # When the store fails
 
 
-class Nonsense:
-    """Something that is no store: greets as one, and answers the script with what it is told to."""
+class FalseStore:
+    """A server that completes the handshake of a store and answers script calls with given bytes."""
 
     def __init__(self, answer: bytes) -> None:
         self._answer = answer
@@ -281,9 +281,7 @@ def assert_denied_soon(sidecar: Sidecar) -> None:
 
 
 @pytest.mark.slow
-def test_a_store_that_is_down_means_503_and_comes_back_by_itself(
-    own_store_server: StoreServer, recorder: Recorder
-) -> None:
+def test_a_store_that_is_down_means_503_until_it_returns(own_store_server: StoreServer, recorder: Recorder) -> None:
     with Sidecar(configuration(own_store_server.url, recorder.url, policies=[DEMONSTRATION])) as sidecar:
         assert get(sidecar.port, "/api/data", user("unlucky")).status == 200
         own_store_server.kill()
@@ -325,8 +323,8 @@ def test_a_store_that_hangs_means_503_within_its_timeout(own_store_server: Store
     ],
     ids=["no protocol", "text", "a number", "texts", "too many numbers", "nothing", "an error"],
 )
-def test_a_store_that_answers_nonsense_means_503(answer: bytes, recorder: Recorder) -> None:
-    nonsense = Nonsense(answer)
+def test_a_store_that_answers_invalid_replies_means_503(answer: bytes, recorder: Recorder) -> None:
+    nonsense = FalseStore(answer)
     try:
         with Sidecar(configuration(nonsense.url, recorder.url, policies=[DEMONSTRATION])) as sidecar:
             for _ in range(3):
@@ -337,14 +335,14 @@ def test_a_store_that_answers_nonsense_means_503(answer: bytes, recorder: Record
 
 
 @pytest.mark.slow
-def test_a_poisoned_bucket_concerns_its_own_user_only(one: Sidecar, store_server: StoreServer) -> None:
+def test_an_unreadable_bucket_affects_its_own_user_only(one: Sidecar, store_server: StoreServer) -> None:
     store_server.client.set(f"{PREFIX}ratelimit:poisoned", "no hash")
     assert get(one.port, "/api/data", user("poisoned")).status == 503
     assert get(one.port, "/api/data", user("healthy")).status == 200
 
 
 @pytest.mark.slow
-def test_a_policy_that_allows_passes_without_a_word_of_limits_and_health_is_degraded(recorder: Recorder) -> None:
+def test_a_policy_that_allows_forwards_without_limit_fields_and_health_is_degraded(recorder: Recorder) -> None:
     config = configuration(
         f"redis://127.0.0.1:{free_port()}", recorder.url, policies=[DEMONSTRATION], store={"on_failure": "allow"}
     )
@@ -362,7 +360,7 @@ def test_a_policy_that_allows_passes_without_a_word_of_limits_and_health_is_degr
 
 
 @pytest.mark.slow
-def test_a_local_policy_is_held_to_this_proxys_share_and_its_fields_say_so(recorder: Recorder) -> None:
+def test_a_local_policy_enforces_this_proxys_share_and_its_fields_show_it(recorder: Recorder) -> None:
     config = configuration(
         f"redis://127.0.0.1:{free_port()}",
         recorder.url,
@@ -428,7 +426,7 @@ def test_health_names_each_part(one: Sidecar) -> None:
 
 
 @pytest.mark.slow
-def test_health_fails_where_the_application_does_not_run(store_server: StoreServer) -> None:
+def test_health_fails_if_the_application_is_down(store_server: StoreServer) -> None:
     with Sidecar(configuration(store_server.url, f"http://127.0.0.1:{free_port()}")) as sidecar:
         for reply in (get(sidecar.port, "/health"), admin(sidecar, "/readyz")):
             assert (reply.status, reply.json()["status"], reply.json()["app"]["status"]) == (503, "failing", "failing")
@@ -440,12 +438,12 @@ def test_health_answers_head_without_a_body_and_keeps_the_connection(one: Sideca
         assert (client.get("/health", method="HEAD").status, client.get("/health").status) == (200, 200)
 
 
-def test_the_admin_listener_says_whether_the_sidecar_lives_and_is_ready(one: Sidecar) -> None:
+def test_the_admin_listener_answers_liveness_and_readiness(one: Sidecar) -> None:
     assert admin(one, "/livez").status == 200
     assert (admin(one, "/readyz").status, admin(one, "/readyz").json()["status"]) == (200, "ok")
 
 
-def test_metrics_agree_with_what_was_sent(one: Sidecar) -> None:
+def test_metrics_agree_with_the_requests_sent(one: Sidecar) -> None:
     before = counted(one)
     for _ in range(13):
         get(one.port, "/api/data", user("counter"))
@@ -456,7 +454,7 @@ def test_metrics_agree_with_what_was_sent(one: Sidecar) -> None:
     assert counted(one) - before == {("ratelimit", "allowed"): 10, ("ratelimit", "refused"): 3, ("none", "allowed"): 4}
 
 
-def test_no_metric_is_made_of_anything_in_a_request(one: Sidecar) -> None:
+def test_no_metric_contains_a_value_from_a_request(one: Sidecar) -> None:
     get(one.port, "/api/unheard-of", user("unheard-of"))
     assert b"unheard-of" not in admin(one, "/metrics").body
 
@@ -469,7 +467,7 @@ def logged_since(sidecar: Sidecar, before: int) -> list[dict[str, Any]]:
 
 
 @pytest.mark.slow
-def test_a_flood_of_refusals_is_one_line_and_then_one_a_second(one: Sidecar) -> None:
+def test_a_flood_of_refusals_is_one_log_line_and_then_one_per_second(one: Sidecar) -> None:
     before = len(one.lines)
     for _ in range(60):
         get(one.port, "/api/data", user("flooder"))
@@ -482,7 +480,7 @@ def test_a_flood_of_refusals_is_one_line_and_then_one_a_second(one: Sidecar) -> 
     assert len(mine("refused_again")) <= 3
 
 
-def test_a_refusal_is_logged_with_what_an_operator_needs(one: Sidecar) -> None:
+def test_a_refusal_is_logged_with_bucket_path_and_retry_after(one: Sidecar) -> None:
     before = len(one.lines)
     refused(one, "known")
     eventually(lambda: [line for line in logged_since(one, before) if line.get("event") == "refused"], "the line")
@@ -492,7 +490,7 @@ def test_a_refusal_is_logged_with_what_an_operator_needs(one: Sidecar) -> None:
     assert line["client"] == "127.0.0.1"
 
 
-def test_nothing_in_a_request_can_forge_a_log_line(one: Sidecar) -> None:
+def test_no_request_can_forge_a_log_line(one: Sidecar) -> None:
     before = len(one.raw_lines)
     forged = 'x"}\t{"event":"forged"}\t\xff\xe2\x80\xa8'
     for _ in range(11):
@@ -506,7 +504,7 @@ def test_nothing_in_a_request_can_forge_a_log_line(one: Sidecar) -> None:
         assert json.loads(raw)["event"] in ("refused", "refused_again", "request")
 
 
-def test_passed_requests_are_not_logged_unless_asked_for(one: Sidecar) -> None:
+def test_allowed_requests_are_logged_only_if_configured(one: Sidecar) -> None:
     before = len(one.raw_lines)
     for _ in range(5):
         get(one.port, "/other", user("quiet"))
@@ -525,7 +523,7 @@ def test_a_sidecar_starts_without_its_store_and_without_its_application() -> Non
 
 
 @pytest.mark.slow
-def test_a_broken_configuration_ends_the_start_with_all_its_faults_and_their_places(tmp_path: Path) -> None:
+def test_an_invalid_configuration_ends_the_start_with_all_errors_and_their_positions(tmp_path: Path) -> None:
     file = tmp_path / "config.yaml"
     file.write_text(
         "listen: {port: 8080}\nstore: {timeout: never}\npolicies:\n  - name: a\n    key: client_ip\n    limit: ten\n    burts: 1\n"
@@ -539,14 +537,14 @@ def test_a_broken_configuration_ends_the_start_with_all_its_faults_and_their_pla
 
 
 @pytest.mark.slow
-def test_a_configuration_that_is_not_there_ends_the_start(tmp_path: Path) -> None:
+def test_a_missing_configuration_ends_the_start(tmp_path: Path) -> None:
     result = run_command("run", "--config", str(tmp_path / "none.yaml"))
     assert (result.returncode, "none.yaml" in result.stderr, "Traceback" in result.stderr) == (1, True, False)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("section", ["listen", "admin"])
-def test_a_port_that_is_taken_ends_the_start_with_a_clear_message(section: str, tmp_path: Path) -> None:
+def test_a_port_in_use_ends_the_start_with_a_clear_message(section: str, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         overriding: dict[str, Any] = {section: {"port": port}}
@@ -562,14 +560,16 @@ def test_a_port_that_is_taken_ends_the_start_with_a_clear_message(section: str, 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("arguments", [[], ["frobnicate"], ["run", "--frobnicate"], ["run", "--config"]])
-def test_misuse_of_the_command_is_told_apart(arguments: list[str]) -> None:
+def test_wrong_usage_of_the_command_has_exit_status_2(arguments: list[str]) -> None:
     result = run_command(*arguments)
     assert (result.returncode, result.stdout) == (2, "")
     assert "usage: sidegate" in result.stderr
 
 
 @pytest.mark.slow
-def test_the_environment_names_the_configuration_and_fills_it_in(store_server: StoreServer, recorder: Recorder) -> None:
+def test_the_environment_sets_the_configuration_file_and_its_variables(
+    store_server: StoreServer, recorder: Recorder
+) -> None:
     config = configuration("${REDIS_URL}", "${UPSTREAM_URL:-http://127.0.0.1:1}")
     environment = {"REDIS_URL": store_server.url, "UPSTREAM_URL": recorder.url}
     with Sidecar(config, environment=environment) as sidecar:
@@ -586,7 +586,7 @@ def stoppable(store_server: StoreServer, recorder: Recorder) -> Iterator[Sidecar
 
 
 @pytest.mark.slow
-def test_a_stopping_sidecar_finishes_what_it_has_begun_and_accepts_nothing_new(
+def test_a_stopping_sidecar_finishes_its_requests_and_accepts_no_connections(
     stoppable: Sidecar, recorder: Recorder
 ) -> None:
     recorder.answer(Act.HOLD, OK)
@@ -611,7 +611,7 @@ def test_a_stopping_sidecar_finishes_what_it_has_begun_and_accepts_nothing_new(
 
 
 @pytest.mark.slow
-def test_a_request_on_its_way_on_an_idle_connection_is_served_while_stopping(stoppable: Sidecar) -> None:
+def test_a_request_in_transit_on_an_idle_connection_is_served_while_stopping(stoppable: Sidecar) -> None:
     with RawClient(stoppable.port) as idle:
         assert idle.get().status == 200
         stoppable.ask_to_stop()
@@ -631,7 +631,7 @@ def test_an_idle_sidecar_stops_at_once_although_clients_stay_connected(stoppable
 
 
 @pytest.mark.slow
-def test_what_does_not_finish_in_time_is_cut_off(store_server: StoreServer, recorder: Recorder) -> None:
+def test_a_request_that_exceeds_the_drain_timeout_is_cut_off(store_server: StoreServer, recorder: Recorder) -> None:
     recorder.always(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n", Act.HOLD)
     config = configuration(store_server.url, recorder.url, listen={"drain_timeout": "300ms"})
     with Sidecar(config) as sidecar, RawClient(sidecar.port) as client:
@@ -645,6 +645,6 @@ def test_what_does_not_finish_in_time_is_cut_off(store_server: StoreServer, reco
 
 
 @pytest.mark.slow
-def test_an_interrupt_stops_as_well(stoppable: Sidecar) -> None:
+def test_sigint_stops_the_sidecar_as_sigterm_does(stoppable: Sidecar) -> None:
     stoppable.process.send_signal(2)
     assert stoppable.wait() == 0

@@ -1,4 +1,4 @@
-"""Whole sidecars on Sentinel and on Cluster, over HTTP: exact counts, a failover under traffic, another password."""
+"""Sidecars with Sentinel and with Cluster, over HTTP: exact counts, a failover under load, a change of password."""
 
 import asyncio
 import time
@@ -33,7 +33,7 @@ TOPOLOGIES = ["sentinel", "cluster"]
 
 
 class Topology:
-    """A store of several servers. `servers` are all that a sidecar connects to."""
+    """A store of several servers. `servers` are those that a sidecar connects to."""
 
     def __init__(self, kind: str) -> None:
         made: SentinelTrio | ClusterTrio
@@ -71,7 +71,7 @@ def recorder() -> Iterator[Recorder]:
 
 
 def several(stack: ExitStack, count: int, store_url: str, recorder: Recorder, **store: object) -> list[Sidecar]:
-    """Sidecars of one store."""
+    """Start `count` sidecars with one store."""
     config = configuration(store_url, recorder.url, policies=[EXACT], store=store)
     configs: list[Config] = [{**config, "admin": {**config["admin"], "port": free_port()}} for _ in range(count)]
     return [stack.enter_context(Sidecar(each)) for each in configs]
@@ -82,7 +82,7 @@ def ask(sidecar: Sidecar, who: str) -> int:
 
 
 def exactly(sidecars: Sequence[Sidecar], users: Sequence[str], times: int = BURST + 5) -> None:
-    """Ask `times` for each user, over the sidecars in turn: exactly the burst passes, the rest is refused."""
+    """Send `times` requests per user to the sidecars in turn: exactly the burst passes, the rest is refused."""
     counts = {who: Counter(ask(sidecars[turn % len(sidecars)], who) for turn in range(times)) for who in users}
     assert counts == {who: {200: BURST, 429: times - BURST} for who in users}
 
@@ -99,11 +99,11 @@ def test_sidecars_of_one_store_admit_exactly_the_burst(
         assert (health.status, health.json()["store"]) == (200, {"status": "ok"})
 
 
-# -- a failover under traffic -----------------------------------------------------------------------------------------
+# -- a failover under load --------------------------------------------------------------------------------------------
 
 
 class Crowd:
-    """Steady traffic of a few users over some sidecars."""
+    """Constant load of a few users on some sidecars."""
 
     def __init__(self, sidecars: Sequence[Sidecar], users: Sequence[str]) -> None:
         self.sidecars, self.users = sidecars, users
@@ -123,7 +123,7 @@ class Crowd:
         await asyncio.to_thread(eventually, condition, what)
 
     async def through(self, fault: Callable[[], None], served_again: Callable[[], object]) -> None:
-        """Traffic, the fault in its midst, and traffic until everybody is served again and a little longer."""
+        """Send requests before, during and after a fault, until all users are served again."""
         task = asyncio.get_running_loop().create_task(self.traffic.run())
         try:
             await self.until(lambda: len(self.answers) > 40, "answers before the fault")
@@ -135,7 +135,7 @@ class Crowd:
             await task
 
     def judge(self, recorder: Recorder, losses: int) -> None:
-        """What must hold whatever happens: three answers and no other, none of another's, none over the bound."""
+        """Assert that every answer is 200, 429 or 503, belongs to its request, and that no user exceeded the bound."""
         assert set(Counter(each.status for each in self.answers)) <= {200, 429, 503}
         assert all(each.echoed for each in self.answers if each.status == 200)
         passed = Counter(each.wanted.user for each in self.answers if each.status == 200)
@@ -145,7 +145,7 @@ class Crowd:
         assert not any(at_the_app[each.wanted.target] for each in refused)
 
 
-async def test_a_sentinel_failover_under_traffic_costs_503s_and_nothing_else(recorder: Recorder) -> None:
+async def test_a_sentinel_failover_under_load_costs_503s_only(recorder: Recorder) -> None:
     store = Topology("sentinel")
     try:
         with ExitStack() as stack:
@@ -171,7 +171,9 @@ async def test_a_sentinel_failover_under_traffic_costs_503s_and_nothing_else(rec
         store.stop()
 
 
-async def test_a_cluster_failover_under_traffic_costs_503s_for_the_dead_nodes_slots_alone(recorder: Recorder) -> None:
+async def test_a_cluster_failover_under_load_costs_503s_for_the_slots_of_the_failed_node_only(
+    recorder: Recorder,
+) -> None:
     store = Topology("cluster")
     cluster = store.cluster
     try:
@@ -198,11 +200,11 @@ async def test_a_cluster_failover_under_traffic_costs_503s_for_the_dead_nodes_sl
         store.stop()
 
 
-# -- another password -------------------------------------------------------------------------------------------------
+# -- a change of password ----------------------------------------------------------------------------------------------
 
 
 def grant(servers: Sequence[StoreServer], *words: str) -> None:
-    """Change what all servers know of the user `rotated`."""
+    """Change the ACL of the user `rotated` on all servers."""
     for server in servers:
         client: Any = server.client
         client.execute_command("ACL SETUSER", "rotated", *words)
@@ -215,12 +217,12 @@ def connections(servers: Sequence[StoreServer]) -> set[tuple[int, str]]:
 
 
 def buckets(sidecar: Sidecar) -> int:
-    """The status of the page that looks into the store."""
+    """Status of the admin page that lists buckets."""
     return admin.ask(sidecar, "/buckets?policy=exact")[0]
 
 
 @pytest.mark.parametrize("kind", ["one server", *TOPOLOGIES])
-async def test_another_password_in_the_configuration_is_taken_over_and_no_request_fails(
+async def test_a_password_changed_in_the_configuration_is_used_and_no_request_fails(
     kind: str, shared_stores: Callable[[str], Topology], recorder: Recorder, store_server: StoreServer
 ) -> None:
     topology = None if kind == "one server" else shared_stores(kind)
@@ -247,7 +249,7 @@ async def test_another_password_in_the_configuration_is_taken_over_and_no_reques
         await crowd.through(rotate, renewed)
         assert set(Counter(each.status for each in crowd.answers)) <= {200, 429}
         grant(servers, "<old")
-        # Whatever is connected to now is connected to with the new one.
+        # All connections from now on use the new one.
         for server in servers:
             server.client.client_kill_filter(_type="normal", skipme=True)
         eventually(lambda: ask(sidecar, "afterwards") == 200, "the store decides again")

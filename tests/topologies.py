@@ -1,4 +1,4 @@
-"""Stores of several servers for tests: three Sentinels over a master and a replica, a Cluster of three masters.
+"""Stores of several servers for tests: three Sentinels with a master and a replica, a Cluster of three masters.
 
 Everything runs as this user from the same binary as the single store, on free ports of 127.0.0.1.
 """
@@ -11,13 +11,13 @@ from tests.recorder import eventually
 from tests.servers import StoreServer, free_port, store_binary
 
 SERVICE = "mymaster"
-# How long a master must be silent before the Sentinels give it up. A busy machine must not look like a dead master.
+# Silence after which Sentinels consider a master down. A busy machine must not look like a dead master.
 DOWN_AFTER_S = 1.0
 SLOTS = 16384
 
 
 class SentinelServer(StoreServer):
-    """One Sentinel, which watches the master at a port. `known` are lines about what it need not find out."""
+    """One Sentinel, which monitors the master at a port. `known` are configuration lines that spare it discovery."""
 
     def __init__(self, master_port: int, *settings: str, port: int = 0, known: Sequence[str] = ()) -> None:
         self._master_port = master_port
@@ -42,10 +42,10 @@ class SentinelServer(StoreServer):
 
 
 class SentinelTrio:
-    """Three Sentinels over one master and one replica. `stop` when done."""
+    """Three Sentinels with one master and one replica. Call `stop` at the end."""
 
     def __init__(self) -> None:
-        # Replication begins at once instead of waiting for more replicas.
+        # Start replication at once instead of waiting for more replicas.
         self.servers = [StoreServer("--repl-diskless-sync-delay", "0") for _ in range(2)]
         first, second = self.servers
         second.client.replicaof("127.0.0.1", str(first.port))
@@ -64,7 +64,7 @@ class SentinelTrio:
 
     @property
     def replica(self) -> StoreServer:
-        """The other one."""
+        """The replica."""
         return next(each for each in self.servers if each is not self.master)
 
     def stop(self) -> None:
@@ -76,7 +76,7 @@ class SentinelTrio:
         states = [self._state(each) for each in self.sentinels]
         if not all(state["num-other-sentinels"] == 2 and state["num-slaves"] == 1 for state in states):
             return False
-        # Until it has heard from the replica, a Sentinel would not make a master of it.
+        # A Sentinel promotes a replica only after it has heard from it.
         return all(self._replica_as_seen_by(each)["master-link-status"] == "ok" for each in self.sentinels)
 
     def _replica_as_seen_by(self, sentinel: StoreServer) -> dict[str, Any]:
@@ -91,7 +91,7 @@ class SentinelTrio:
 
 
 def _sentinels(master_port: int, replica_port: int) -> list[SentinelServer]:
-    """Three that know everything from the start: to find each other would take them six seconds."""
+    """Three Sentinels that know each other from the start; discovery would take six seconds."""
     ports = [free_port() for _ in range(3)]
     ids = {port: f"{port:040x}" for port in ports}
     found = []
@@ -104,11 +104,11 @@ def _sentinels(master_port: int, replica_port: int) -> list[SentinelServer]:
 
 
 class ClusterTrio:
-    """A Cluster of masters with the slots in equal parts, each made by `server`. `stop` when done."""
+    """A Cluster of masters with equal numbers of slots, each made by `server`. Call `stop` at the end."""
 
     def __init__(self, *options: str, nodes: int = 3, server: Callable[..., StoreServer] = StoreServer) -> None:
         self._server = server
-        # However long a busy machine takes to find a node dead, its replica is not too old to take over.
+        # A replica may take over however long a busy machine takes to detect a dead node.
         fresh = ("--repl-diskless-sync-delay", "0", "--cluster-replica-validity-factor", "0")
         more = ("--cluster-enabled", "yes", *fresh, *options)
         self._options = more
@@ -131,12 +131,12 @@ class ClusterTrio:
         return f"redis+cluster://{','.join(f'127.0.0.1:{node.port}' for node in self.nodes)}"
 
     def call(self, node: StoreServer, *words: str | int) -> Any:
-        """A CLUSTER command to one node."""
+        """Send a CLUSTER command to one node."""
         client: Any = node.client
         return client.execute_command(f"CLUSTER {words[0]}", *words[1:])
 
     def owner(self, slot: int) -> StoreServer:
-        """The node that says that it has a slot."""
+        """The node that reports a slot as its own."""
         for node in self.nodes:
             for start, end, (_, port, *_), *_ in self._slots(node):
                 if start <= slot <= end:
@@ -144,10 +144,10 @@ class ClusterTrio:
         raise LookupError(slot)
 
     def add_replica(self, master: StoreServer) -> StoreServer:
-        """A node more, which follows a master; `nodes` has it last."""
+        """Add a replica of a master, last in `nodes`."""
         replica = self._server(*self._options)
         self.nodes.append(replica)
-        # All of them: what tells it of the others may be the node that is about to die.
+        # Meet all nodes: the one that would introduce the others may be the node that a test kills.
         for node in self.nodes[:-1]:
             self.call(replica, "MEET", "127.0.0.1", node.port)
         eventually(lambda: all(self._knows_all(node) for node in self.nodes), "they know each other", self.state)
@@ -155,14 +155,14 @@ class ClusterTrio:
         client: Any = replica.client
         in_step = "the replica is in step"
         eventually(lambda: client.info("replication")["master_link_status"] == "up", in_step, self.state)
-        # Who does not know whom it follows would not vote for it.
+        # A master votes only for a replica whose master it knows.
         known = [self.id_of(replica), self.id_of(master)]
         others = self.nodes[:-1]
         eventually(lambda: all(known in self._follows(node) for node in others), "all know whom it follows", self.state)
         return replica
 
     def add_master(self) -> StoreServer:
-        """A node more, without slots; `nodes` has it last."""
+        """Add a node without slots, last in `nodes`."""
         added = self._server(*self._options)
         self.nodes.append(added)
         for node in self.nodes[:-1]:
@@ -172,7 +172,7 @@ class ClusterTrio:
         return added
 
     def begin_to_move(self, slot: int, target: StoreServer) -> StoreServer:
-        """Mark a slot as migrating; returns where it is migrating from."""
+        """Mark a slot as migrating; returns the node that it migrates from."""
         source = self.owner(slot)
         self.call(target, "SETSLOT", slot, "IMPORTING", self.id_of(source))
         self.call(source, "SETSLOT", slot, "MIGRATING", self.id_of(target))
@@ -187,7 +187,7 @@ class ClusterTrio:
         self.end_move(slot, target)
 
     def end_move(self, slot: int, target: StoreServer) -> None:
-        """Give a slot to a node for good."""
+        """Assign a slot to a node."""
         for node in (target, *self.nodes):
             self.call(node, "SETSLOT", slot, "NODE", self.id_of(target))
 
@@ -199,7 +199,7 @@ class ClusterTrio:
             node.client.flushall()
 
     def state(self) -> str:
-        """What each node makes of the Cluster, and what it has logged: to be printed when a test fails."""
+        """Each node's view of the Cluster and its log, for a test that fails."""
         told = []
         for node in self.nodes:
             nodes = self._seen_by(node) if node.runs else ""
@@ -219,7 +219,7 @@ class ClusterTrio:
         return seen.count("\n") == len(self.nodes) == seen.count(" connected") and "handshake" not in seen
 
     def _follows(self, node: StoreServer) -> list[list[str]]:
-        """Each replica that a node knows of, and its master."""
+        """Each replica that a node knows, and its master."""
         lines = [line.split(" ") for line in self._seen_by(node).splitlines()]
         return [[line[0], line[3]] for line in lines if "slave" in line[2].split(",")]
 
@@ -230,7 +230,7 @@ class ClusterTrio:
         return self.raw(node, "CLUSTER SLOTS")
 
     def raw(self, node: StoreServer, command: str) -> Any:
-        """A reply as it came: redis-py's parsers hide what is not whole."""
+        """The raw reply: redis-py's parsers hide incomplete ones."""
         connection: Any = node.client.connection_pool.get_connection()
         try:
             connection.send_command(command)

@@ -66,8 +66,10 @@ class Demonstration:
 
 
 def free_ports(count: int) -> list[int]:
-    """Free ports below the range that the kernel uses for outgoing connections."""
-    tried = random.sample(range(15_000, 30_000), 10 * count)
+    """Free ports below the range that the kernel uses for outgoing connections; each pytest worker has its own range."""
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 15
+    begin = 15_000 + 1_000 * worker
+    tried = random.sample(range(begin, begin + 1_000), 10 * count)
     return [port for port in tried if not proc.taken("0.0.0.0", port)][:count]
 
 

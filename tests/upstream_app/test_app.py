@@ -1,4 +1,4 @@
-"""The demonstration application, over real connections."""
+"""The demonstration application, over TCP connections."""
 
 import asyncio
 import hashlib
@@ -32,14 +32,14 @@ async def test_data_names_the_application_the_user_and_the_request(client: Clien
     assert (said["app"], said["user"], said["request_id"]) == ("app1", "alice", "r1")
 
 
-async def test_data_makes_up_a_request_id_and_no_user(client: Client) -> None:
+async def test_data_has_a_new_request_id_and_no_user_without_the_fields(client: Client) -> None:
     first, second = [await (await client.get("/api/data")).json() for _ in range(2)]
     assert first["user"] is None
     assert first["request_id"] != second["request_id"]
 
 
 @pytest.mark.parametrize("method", ["GET", "POST", "DELETE", "OPTIONS", "PROPFIND"])
-async def test_anything_else_is_told_as_it_arrived(client: Client, method: str) -> None:
+async def test_any_other_request_is_echoed_as_received(client: Client, method: str) -> None:
     fields = CIMultiDict([("X-Twice", "1"), ("X-Twice", "2")])
     answer = await client.request(method, "/any/path?q=a&q=b", headers=fields, data=b"12345")
     said = await answer.json()
@@ -47,11 +47,11 @@ async def test_anything_else_is_told_as_it_arrived(client: Client, method: str) 
     assert [value for name, value in said["headers"] if name == "X-Twice"] == ["1", "2"]
 
 
-async def test_another_method_on_the_sample_endpoint_is_told_too(client: Client) -> None:
+async def test_another_method_on_the_data_endpoint_is_echoed(client: Client) -> None:
     assert (await (await client.put("/api/data")).json())["method"] == "PUT"
 
 
-async def test_an_echo_is_bounded(client: Client) -> None:
+async def test_an_echo_of_a_large_body_is_refused(client: Client) -> None:
     async def body() -> AsyncIterator[bytes]:
         for _ in range(ECHO_MAX_BYTES // len(PIECE) + 1):
             yield PIECE
@@ -65,18 +65,18 @@ async def test_an_echo_is_bounded(client: Client) -> None:
 
 @pytest.mark.parametrize("chunked", [False, True])
 @pytest.mark.parametrize("length", [0, 1, len(PIECE), len(PIECE) * 2 + 3])
-async def test_a_stream_has_the_length_that_was_asked_for(client: Client, length: int, chunked: bool) -> None:
+async def test_a_stream_has_the_requested_length(client: Client, length: int, chunked: bool) -> None:
     answer = await client.get(f"/api/stream?bytes={length}&chunked={int(chunked)}")
     assert ("Content-Length" in answer.headers) != chunked
     assert await answer.read() == (PIECE * 3)[:length]
 
 
-async def test_the_head_of_a_stream_comes_without_its_body(client: Client) -> None:
+async def test_head_of_a_stream_has_no_body(client: Client) -> None:
     answer = await client.head("/api/stream?bytes=5")
     assert (answer.headers["Content-Length"], await answer.read()) == ("5", b"")
 
 
-async def test_an_upload_is_counted_and_hashed_whatever_its_length(client: Client) -> None:
+async def test_an_upload_of_any_length_is_counted_and_hashed(client: Client) -> None:
     async def body() -> AsyncIterator[bytes]:
         for _ in range(3):
             yield PIECE
@@ -85,7 +85,7 @@ async def test_an_upload_is_counted_and_hashed_whatever_its_length(client: Clien
     assert (said["bytes"], said["sha256"]) == (len(PIECE) * 3, hashlib.sha256(PIECE * 3).hexdigest())
 
 
-async def test_a_slow_answer_comes_at_last(client: Client) -> None:
+async def test_a_slow_answer_arrives_after_its_delay(client: Client) -> None:
     assert (await client.get("/api/slow?seconds=0.01")).status == 200
 
 
@@ -93,7 +93,7 @@ async def test_a_slow_answer_comes_at_last(client: Client) -> None:
     "target",
     ["/api/slow?seconds=31", "/api/slow?seconds=soon", "/api/slow?seconds=nan", "/api/stream?bytes=2147483649"],
 )
-async def test_what_is_out_of_bounds_is_refused(client: Client, target: str) -> None:
+async def test_numbers_out_of_bounds_are_refused(client: Client, target: str) -> None:
     answer = await client.get(target)
     assert answer.status == 400
     assert "expected a number from 0 to" in await answer.text()
@@ -117,7 +117,7 @@ async def process(port: str) -> asyncio.subprocess.Process:
 
 
 @pytest.mark.slow
-async def test_a_request_in_flight_ends_well_after_sigterm(unused_tcp_port: int) -> None:
+async def test_a_request_in_flight_is_answered_after_sigterm(unused_tcp_port: int) -> None:
     app = await process(str(unused_tcp_port))
     assert app.stdout is not None
     assert f"http://127.0.0.1:{unused_tcp_port}".encode() in await app.stdout.readline()
@@ -132,7 +132,7 @@ async def test_a_request_in_flight_ends_well_after_sigterm(unused_tcp_port: int)
 
 @pytest.mark.slow
 @pytest.mark.parametrize("port", ["0", "65536", "http", "²"])
-async def test_a_port_that_is_none_is_misuse(port: str) -> None:
+async def test_an_invalid_port_ends_the_start(port: str) -> None:
     app = await process(port)
     _, err = await app.communicate()
     assert app.returncode == 2
