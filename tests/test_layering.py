@@ -39,7 +39,7 @@ IMPURE = {
 
 # aiohttp's engine below its framework may change between minor versions, so one module adapts it.
 ENGINE = ("aiohttp.http", "aiohttp.base_protocol", "aiohttp.http_exceptions", "aiohttp.streams")
-ENGINE_ROOM = "sidegate.edge.wire"
+ENGINE_ROOM = "sidegate.edge.engine"
 
 
 def imported(source: str, module: str, is_package: bool = False) -> set[str]:
@@ -113,8 +113,8 @@ def test_every_module_is_in_a_known_room() -> None:
         ("sidegate.decision.policy", "from sidegate import config", "decision is not above config"),
         ("sidegate.config", "from sidegate.store.limiter import Limiter", "config is not above store"),
         ("sidegate.store.limiter", "from sidegate.telemetry.metrics import Metrics", "store is not above telemetry"),
-        ("sidegate.store.limiter", "from sidegate.edge import wire", "store is not above edge"),
-        ("sidegate.store.limiter", "from ..edge.wire import Body", "store is not above edge"),
+        ("sidegate.store.limiter", "from sidegate.edge import engine", "store is not above edge"),
+        ("sidegate.store.limiter", "from ..edge.engine import Body", "store is not above edge"),
         ("sidegate.store.limiter", "from .. import telemetry", "store is not above telemetry"),
         ("sidegate.edge.server", "import sidegate.store.limiter", "edge is not above store"),
         ("sidegate.edge.server", "from sidegate.telemetry import logs", "edge is not above telemetry"),
@@ -123,13 +123,13 @@ def test_every_module_is_in_a_known_room() -> None:
         ("sidegate.telemetry.metrics", "from sidegate.app import App", "telemetry is not above app"),
         ("sidegate.app", "from sidegate.cli import main", "app is not above cli"),
         ("sidegate", "from sidegate.cli import main", "the package itself is not above cli"),
-        ("sidegate.edge.server", "from aiohttp.http import HttpRequestParser", "only sidegate.edge.wire adapts"),
-        ("sidegate.edge.server", "from aiohttp import streams", "only sidegate.edge.wire adapts"),
-        ("sidegate.edge.server", "import aiohttp.base_protocol", "only sidegate.edge.wire adapts"),
+        ("sidegate.edge.server", "from aiohttp.http import HttpRequestParser", "only sidegate.edge.engine adapts"),
+        ("sidegate.edge.server", "from aiohttp import streams", "only sidegate.edge.engine adapts"),
+        ("sidegate.edge.server", "import aiohttp.base_protocol", "only sidegate.edge.engine adapts"),
         (
             "sidegate.admin.listener",
             "from aiohttp.http_exceptions import HttpProcessingError",
-            "only sidegate.edge.wire adapts",
+            "only sidegate.edge.engine adapts",
         ),
     ],
 )
@@ -147,7 +147,7 @@ def test_an_import_of_a_higher_room_is_reported(module: str, source: str, compla
             "sidegate.store.limiter",
             "import asyncio\nimport logging\nfrom sidegate.decision import bucket\nfrom .batch import Batch",
         ),
-        ("sidegate.edge.wire", "from aiohttp.http import HttpRequestParser\nfrom aiohttp import streams"),
+        ("sidegate.edge.engine", "from aiohttp.http import HttpRequestParser\nfrom aiohttp import streams"),
         ("sidegate.admin.listener", "from aiohttp import web\nfrom aiohttp.http_websocket import WSMessage"),
         ("sidegate.app", "from sidegate.store.limiter import Limiter\nfrom sidegate.edge import server"),
         ("sidegate.cli", "import sidegate\nfrom sidegate import app, config"),

@@ -30,13 +30,12 @@ from sidegate.decision.policy import PolicySet
 from sidegate.decision.record import Record
 from sidegate.decision.request import RequestFacts
 from sidegate.decision.verdict import Answer, DecisionSource, Verdict
-from sidegate.edge.gateway import Gateway
-from sidegate.edge.headers import Forwarding, RateLimitFields
+from sidegate.edge.engine import ensure_compiled
+from sidegate.edge.field_names import response_names
 from sidegate.edge.pool import Pool
-from sidegate.edge.replies import RefusalReplies
 from sidegate.edge.request_id import RequestIds
+from sidegate.edge.runtime import Runtime, live_rules
 from sidegate.edge.server import Server
-from sidegate.edge.wire import ensure_compiled
 from sidegate.reload import Reloader
 from sidegate.store.deny_cache import DenyCache
 from sidegate.store.factory import open_store
@@ -88,36 +87,34 @@ class App:
             self._store, self._deny_cache, proxies=lambda: self._replicas.count, key_prefix=prefix
         )
         self._watch = Watch(self._store, self._replicas, settings.store.warn_at_buckets, self._shares_limits)
-        self._pool = Pool(settings.upstream, self.spawn)
-        self._gateway = Gateway(
-            policies=policies,
-            decide=limiter.decide,
-            observe=self._observe if tracing is None else tracing.requests(self._observe),
-            pool=self._pool,
-            forwarding=_forwarding(settings, policies),
-            rate_limit_fields=(fields := _rate_limit_fields(settings)),
-            refusals=RefusalReplies(fields),
-            spawn=self.spawn,
-            listen=settings.listen,
-            upstream=settings.upstream,
-            request_ids=RequestIds(name) if (name := settings.listen.request_id_header) else None,
-        )
+        id_header = settings.listen.request_id_header
+        self._pool = Pool(settings.upstream, response_names(id_header), self.spawn)
         health = Health(
             settings.upstream,
             self._ping_store,
-            lambda: self._gateway.policies,
+            lambda: self._edge.live.policies,
             lambda: self._server.draining,
             self._about_config,
         )
-        status = CallerStatus(lambda: self._gateway.policies, limiter.look)
+        status = CallerStatus(lambda: self._edge.live.policies, limiter.look)
 
         async def health_page(_: RequestFacts) -> Any:
             return await health.page()
 
-        pages = {settings.listen.health_path: health_page, settings.listen.status_path: status.page}
-        self._server = Server(settings.listen, self._gateway, pages)
-        self._log = RequestLog(settings.log, writer, lambda: self._gateway.policies)
-        self._refusals = Refusals(lambda: self._gateway.policies)
+        self._edge = Runtime(
+            live=live_rules(settings, policies),
+            decide=limiter.decide,
+            observe=self._observe if tracing is None else tracing.requests(self._observe),
+            pool=self._pool,
+            spawn=self.spawn,
+            started=settings.listen,
+            authority=settings.upstream.url.authority.encode(),
+            pages={settings.listen.health_path: health_page, settings.listen.status_path: status.page},
+            request_ids=RequestIds(id_header) if id_header else None,
+        )
+        self._server = Server(self._edge)
+        self._log = RequestLog(settings.log, writer, lambda: self._edge.live.policies)
+        self._refusals = Refusals(lambda: self._edge.live.policies)
         numbers = (place.number, place.count) if place else ()
         self._together = Together(self._metrics, self._refusals, self._state, *numbers)
         self._buckets = Buckets(settings.store)
@@ -165,12 +162,7 @@ class App:
 
     def _take_over(self, settings: Settings, policies: PolicySet) -> None:
         """Go on under new settings: what they change is in force for the next request, also on live connections."""
-        gateway = self._gateway
-        gateway.policies = policies
-        gateway.forwarding = _forwarding(self._settings, policies)
-        gateway.rate_limit_fields = fields = _rate_limit_fields(settings)
-        gateway.refusals = RefusalReplies(fields)
-        gateway.listen, gateway.upstream = settings.listen, settings.upstream
+        self._edge.live = live_rules(settings, policies)
         self._store.use(settings.store)
         self._buckets.use(settings.store)
         self._deny_cache.clear()
@@ -218,11 +210,11 @@ class App:
             health=health.page,
             exposition=self._together.exposition,
             config=self._config_page,
-            policies=lambda: policies_page(self._in_force, self._gateway.policies, self._together.outcomes()),
+            policies=lambda: policies_page(self._in_force, self._edge.live.policies, self._together.outcomes()),
             top=self._together.top,
             explain=self._explain,
             buckets=BucketPages(
-                lambda: self._gateway.policies, self._buckets, self._limiter.look, self._forget_everywhere
+                lambda: self._edge.live.policies, self._buckets, self._limiter.look, self._forget_everywhere
             ),
             live=Live(self._together.timeline, self._together.state),
         )
@@ -253,7 +245,7 @@ class App:
         ]
 
     async def _explain(self, ask: Ask) -> dict[str, object]:
-        policies, settings, facts = self._gateway.policies, self._in_force, ask.facts
+        policies, settings, facts = self._edge.live.policies, self._in_force, ask.facts
         own_page = is_builtin_route(facts, builtin_routes(self._settings))
         found = explain(policies, facts)
         verdict: Verdict | None = None
@@ -322,7 +314,7 @@ class App:
             return None
         from sidegate.telemetry.tracing import Tracing  # noqa: PLC0415  (its packages are an extra)
 
-        return Tracing(self._settings.tracing, lambda: self._gateway.policies)
+        return Tracing(self._settings.tracing, lambda: self._edge.live.policies)
 
     async def _tick(self) -> None:
         while True:
@@ -338,7 +330,7 @@ class App:
         return None if replicas is None else replicas * workers
 
     def _shares_limits(self) -> bool:
-        return any(is_local(policy) for policy in self._gateway.policies.policies)
+        return any(is_local(policy) for policy in self._edge.live.policies.policies)
 
     def _store_changed(self, failure: StoreUnavailable | None) -> None:
         if failure is None:
@@ -363,7 +355,7 @@ class App:
         if verdict is None or verdict.answer is not _REFUSE:
             self._log.note(record)
         else:
-            refused = refused_buckets(record, self._gateway.policies)
+            refused = refused_buckets(record, self._edge.live.policies)
             self._refusals.note(refused)
             self._log.note(record, refused)
 
@@ -371,15 +363,6 @@ class App:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             logger.error("a background task failed", exc_info=error)
-
-
-def _forwarding(settings: Settings, policies: PolicySet) -> Forwarding:
-    return Forwarding(settings.upstream.url.authority, policies.fields)
-
-
-def _rate_limit_fields(settings: Settings) -> RateLimitFields:
-    wanted = settings.responses.headers
-    return RateLimitFields(standard="ratelimit" in wanted, legacy="x-ratelimit" in wanted)
 
 
 def run(settings: Settings, path: Path, place: WorkerId | None = None) -> None:

@@ -14,10 +14,10 @@ from sidegate.config import Settings, compile_policies
 from sidegate.decision.record import Record
 from sidegate.decision.verdict import Answer, DecisionSource, Verdict
 from sidegate.edge.client import ClientConnection
-from sidegate.edge.gateway import Gateway
-from sidegate.edge.headers import Forwarding, RateLimitFields
+from sidegate.edge.field_names import response_names
 from sidegate.edge.pool import Pool
-from sidegate.edge.replies import RefusalReplies
+from sidegate.edge.response_reader import ResponseReader
+from sidegate.edge.runtime import Runtime, live_rules
 from sidegate.edge.server import Server
 from sidegate.edge.upstream import UpstreamConnection
 
@@ -91,6 +91,9 @@ class Wire(asyncio.Transport):
     def resume_reading(self) -> None:
         self.paused = False
 
+    def is_reading(self) -> bool:
+        return not self.paused
+
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         return {"socket": self._socket, "peername": ("127.0.0.1", 4711)}.get(name, default)
 
@@ -111,25 +114,23 @@ class Edge:
         self.to_application: list[Wire] = []
         self._loop.set_exception_handler(lambda _, context: self.errors.append(str(context)))
         policies = compile_policies(SETTINGS)
-        self._pool = Pool(SETTINGS.upstream, self._spawn)
-        gateway = Gateway(
-            policies=policies,
+        self._pool = Pool(SETTINGS.upstream, response_names(), self._spawn)
+        runtime = Runtime(
+            live=live_rules(SETTINGS, policies),
             decide=lambda applied, told: told(PASSES),
             observe=self.records.append,
             pool=self._pool,
-            forwarding=Forwarding("app:1", policies.fields),
-            rate_limit_fields=(fields := RateLimitFields(standard=True, legacy=True)),
-            refusals=RefusalReplies(fields),
             spawn=self._spawn,
-            listen=SETTINGS.listen,
-            upstream=SETTINGS.upstream,
+            started=SETTINGS.listen,
+            authority=b"app:1",
+            pages={},
         )
-        self._server = Server(SETTINGS.listen, gateway, {})
+        self._server = Server(runtime)
         # A connection for each of so many requests: a pool of idle ones is all that a pool needs to be given.
         for _ in range(8):
             self._connect()
         self.client = Wire()
-        connection = ClientConnection(self._server, self._loop)
+        connection = ClientConnection(runtime, self._server, self._loop)
         self.client.set_protocol(connection)
         connection.connection_made(self.client)
 
@@ -172,7 +173,7 @@ class Edge:
                     self._loop.call_soon(wire.deliver if piece else lambda _: wire.end(), piece)
 
         wire = Wire(answer)
-        connection = UpstreamConnection(self._loop, lambda _: None)
+        connection = UpstreamConnection(ResponseReader(response_names()), self._loop, lambda _: None)
         wire.set_protocol(connection)
         connection.connection_made(wire)
         self.to_application.append(wire)

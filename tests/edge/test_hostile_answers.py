@@ -52,7 +52,7 @@ CASES = [
     Case("RA01g", "a blank line behind the answer", (answer() + b"\r\n",), 200),
     Case("RA01h", "a second answer behind 204", (b"HTTP/1.1 204 No Content\r\n\r\n" + POISON,), 204, b""),
     Case("RA01i", "a second answer behind 304", (b"HTTP/1.1 304 Not Modified\r\n\r\n" + POISON,), 304, b""),
-    Case("RA01j", "a second answer behind one to HEAD", (answer(b"", length=5) + POISON,), BAD_GATEWAY, b"", "HEAD"),
+    Case("RA01j", "a second answer behind one to HEAD", (answer(b"", length=5) + POISON,), 200, b"", "HEAD"),
     Case("RA02", "two different lengths", (answer(b"hello!", b"Content-Length: 5"),), BAD_GATEWAY),
     Case(
         "RA02b", "a length that is no number", (b"HTTP/1.1 200 OK\r\nContent-Length: five\r\n\r\nhello",), BAD_GATEWAY
@@ -81,9 +81,9 @@ CASES = [
         (b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: Upgrade\r\n\r\n",),
         BAD_GATEWAY,
     ),
-    Case("RA10", "204 with a body", (answer(status=b"204 No Content"),), BAD_GATEWAY),
-    Case("RA11", "a body to HEAD", (answer(),), BAD_GATEWAY, b"", "HEAD"),
-    Case("RA11b", "a chunked body to HEAD", (CHUNKED + b"5\r\nhello\r\n0\r\n\r\n",), BAD_GATEWAY, b"", "HEAD"),
+    Case("RA10", "204 with a body", (answer(status=b"204 No Content"),), 204, b""),
+    Case("RA11", "a body to HEAD", (answer(),), 200, b"", "HEAD"),
+    Case("RA11b", "a chunked body to HEAD", (CHUNKED + b"5\r\nhello\r\n0\r\n\r\n",), 200, b"", "HEAD"),
     Case("RA12", "HTTP/1.0, ended by the connection", (b"HTTP/1.0 200 OK\r\n\r\nhello", Act.CLOSE), 200),
     Case(
         "RA12b", "HTTP/1.1 without length, ended by the connection", (b"HTTP/1.1 200 OK\r\n\r\nhello", Act.CLOSE), 200
@@ -91,7 +91,7 @@ CASES = [
     Case("RA12c", "HTTP/1.0 with a length", (b"HTTP/1.0 200 OK\r\nContent-Length: 5\r\n\r\nhello",), 200),
     Case("RA13", "HTTP/0.9", (b"hello world\n", Act.CLOSE), BAD_GATEWAY),
     Case("RA13b", "another protocol", (b"SSH-2.0-x\r\n",), BAD_GATEWAY),
-    Case("RA13c", "a version that is too high", (b"HTTP/2.0 200 OK\r\nContent-Length: 5\r\n\r\nhello",), 200),
+    Case("RA13c", "a version that is too high", (b"HTTP/2.0 200 OK\r\nContent-Length: 5\r\n\r\nhello",), BAD_GATEWAY),
     Case("RA13d", "a status of two digits", (b"HTTP/1.1 20 OK\r\nContent-Length: 5\r\n\r\nhello",), BAD_GATEWAY),
     Case("RA14", "NUL in a field", (answer(b"hello", b"X-A: a\x00b"),), BAD_GATEWAY),
     Case("RA14b", "a bare carriage return in a field", (answer(b"hello", b"X-A: a\rX-B: b"),), BAD_GATEWAY),
@@ -196,7 +196,7 @@ def test_trailers_of_an_answer_never_become_fields_of_the_next(sidecar: Sidecar,
         assert client.get("/first").complete
         assert client.get("/second").values("X-Leak") == []
     first, second = recorder.requests
-    assert first.connection != second.connection
+    assert first.connection == second.connection
 
 
 def test_early_hints_arrive_before_the_answer(sidecar: Sidecar, recorder: Recorder) -> None:

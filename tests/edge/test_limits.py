@@ -14,6 +14,8 @@ import pytest
 from sidegate.config import ListenSettings, UpstreamSettings
 from sidegate.decision.request import RequestFacts
 from sidegate.edge.body_rate import BodyPatience
+from sidegate.edge.field_names import request_names
+from sidegate.edge.runtime import Runtime
 from sidegate.edge.server import Server
 
 from tests.raw_client import Broken, RawClient, Reply, get, request
@@ -161,8 +163,10 @@ async def test_a_client_that_does_not_take_its_last_answer_keeps_no_connection()
         return task
 
     listen = ListenSettings.model_validate({"host": "127.0.0.1", "port": 0, "write_timeout": "50ms"})
-    gateway: Any = SimpleNamespace(listen=listen, upstream=UpstreamSettings(), spawn=spawn)  # what a page needs of it
-    server = Server(listen, gateway, {"/large": large_page})
+    live: Any = SimpleNamespace(listen=listen, upstream=UpstreamSettings(), request_names=request_names([]))
+    unused: Any = None  # a page needs no decision, no record and no application
+    runtime = Runtime(live, unused, unused, unused, spawn, listen, b"app:1", {"/large": large_page})
+    server = Server(runtime)
     port = await server.listen()
     with RawClient(port) as client:
         client.send(request("/large", "Connection: close"))

@@ -9,17 +9,11 @@ from typing import Any
 
 import pytest
 from sidegate.config import UpstreamSettings
+from sidegate.edge.field_names import response_names
+from sidegate.edge.heads import ResponseHead
 from sidegate.edge.pool import Pool
-from sidegate.edge.upstream import (
-    AnswerHead,
-    Busy,
-    ConnectFailed,
-    ConnectTimedOut,
-    QueueFull,
-    UpstreamConnection,
-    UpstreamError,
-)
-from sidegate.edge.wire import Body, ResponseMessage
+from sidegate.edge.upstream import UpstreamConnection, UpstreamState
+from sidegate.edge.upstream_errors import Busy, ConnectFailed, ConnectTimedOut, QueueFull, UpstreamError
 
 from tests.recorder import OK
 from tests.servers import free_port
@@ -76,12 +70,21 @@ class Request:
         self.told_ns = time.perf_counter_ns()
         self._told.set()
 
-    def on_response(self, message: ResponseMessage, body: Body) -> None:
-        body.read_nowait()
+    def on_answer(self, head: ResponseHead, content: bytes, *, ended: bool) -> None:
+        assert ended
         self._answered.set()
 
-    def on_whole_answer(self, head: AnswerHead, body: bytes) -> None:
-        self._answered.set()
+    def on_interim(self, head: ResponseHead) -> None:
+        raise AssertionError
+
+    def on_answer_data(self, content: bytes, *, ended: bool) -> None:
+        raise AssertionError
+
+    def on_write_paused(self) -> None:
+        raise AssertionError
+
+    def on_write_resumed(self) -> None:
+        raise AssertionError
 
     def fail_internally(self) -> None:
         raise AssertionError
@@ -107,7 +110,8 @@ class Request:
         )
         async with asyncio.timeout(PATIENCE_S):
             await self._answered.wait()
-        self._pool.release(connection)
+        if (grant := self._pool.release(connection)) is not None:
+            grant.deliver()
         return connection
 
 
@@ -127,12 +131,18 @@ class Bench:
 
     def pool(self, url: str = "", **settings: Any) -> Pool:
         parsed = UpstreamSettings.model_validate({"url": url or self.application.url, **settings})
-        self.pools.append(Pool(parsed, self.spawn))
+        self.pools.append(Pool(parsed, response_names(), self.spawn))
         return self.pools[-1]
 
-    def want(self, pool: Pool, *, fresh: bool = False, sure: bool = False) -> Request:
+    def want(self, pool: Pool, *, fresh: bool = False) -> Request:
         request = Request(pool)
-        pool.acquire(request, fresh=fresh, sure=sure)
+        try:
+            connection = pool.acquire(request, fresh=fresh)
+        except QueueFull as error:
+            request.on_upstream_error(error)
+        else:
+            if connection is not None:
+                request.on_connection(connection)
         return request
 
 
@@ -197,29 +207,29 @@ async def test_one_that_must_be_fresh_is_not_given_what_others_give_back(bench: 
     assert pool.open == 1
 
 
-async def test_one_that_must_be_sure_is_none_that_the_application_has_closed_unnoticed(bench: Bench) -> None:
+async def test_an_idle_connection_that_the_application_has_closed_unnoticed_is_not_used(bench: Bench) -> None:
     pool = bench.pool()
     used = await bench.want(pool).give_back()
     bench.application.writers[0].transport.abort()
     await asyncio.sleep(0)  # the transport closes; this side has not been told yet
-    sure = bench.want(pool, sure=True)
-    assert sure.connection is not used
-    (await sure.connected()).abort()
+    request = bench.want(pool)
+    assert request.connection is not used
+    (await request.connected()).abort()
 
 
-async def test_one_that_must_be_sure_is_none_that_has_something_to_read(bench: Bench) -> None:
+async def test_an_idle_connection_that_has_something_to_read_is_not_used(bench: Bench) -> None:
     pool = bench.pool()
     used = await bench.want(pool).give_back()
     bench.application.writers[0].write(b"HTTP/1.1 200 OK\r\n")  # written to the socket at once
-    sure = bench.want(pool, sure=True)
-    assert sure.connection is not used
-    (await sure.connected()).abort()
+    request = bench.want(pool)
+    assert request.connection is not used
+    (await request.connected()).abort()
 
 
 async def test_an_idle_connection_that_is_alive_looks_alive(bench: Bench) -> None:
     pool = bench.pool()
     used = await bench.want(pool).give_back()
-    assert bench.want(pool, sure=True).connection is used
+    assert bench.want(pool).connection is used
     used.abort()
 
 
@@ -231,14 +241,14 @@ async def test_an_idle_connection_that_receives_anything_is_dead(unasked: bytes,
         bench.application.writers[0].write(unasked)
     else:
         bench.application.writers[0].close()
-    await until(lambda: not used.usable)
+    await until(lambda: used.state is UpstreamState.CLOSED)
     await until(lambda: pool.open == 0)
 
 
 async def test_an_idle_connection_is_closed_after_its_time(bench: Bench) -> None:
     pool = bench.pool(idle_timeout="20ms")
     used = await bench.want(pool).give_back()
-    await until(lambda: not used.usable)
+    await until(lambda: used.state is UpstreamState.CLOSED)
     await until(lambda: pool.open == 0)
 
 
@@ -246,7 +256,7 @@ async def test_a_connection_whose_answer_is_not_finished_is_not_kept(bench: Benc
     pool = bench.pool()
     connection = await bench.want(pool).connected()
     pool.release(connection)
-    assert not connection.usable
+    assert connection.state is UpstreamState.CLOSED
     await until(lambda: pool.open == 0)
 
 
@@ -271,7 +281,7 @@ async def test_a_connection_that_dies_makes_room_for_who_waits(bench: Bench) -> 
     pool = bench.pool(max_connections=1)
     (await bench.want(pool).connected()).abort()
     waiting = bench.want(pool)
-    assert (await waiting.connected()).usable
+    assert (await waiting.connected()).state is UpstreamState.IDLE
     await waiting.give_back()
 
 
@@ -356,8 +366,8 @@ async def test_closing_ends_what_is_idle_and_what_comes_back(bench: Bench) -> No
     await busy.connected()
     idle_connection = await idle.give_back()
     pool.close()
-    assert not idle_connection.usable
-    assert not (await busy.give_back()).usable
+    assert idle_connection.state is UpstreamState.CLOSED
+    assert (await busy.give_back()).state is UpstreamState.CLOSED
     await until(lambda: pool.open == 0)
 
 

@@ -12,6 +12,7 @@ from sidegate.config.values import (
     CheckedText,
     Choice,
     Connections,
+    Flag,
     Live,
     Many,
     NetworkRange,
@@ -79,6 +80,11 @@ class ListenSettings(Section):
     write_timeout_s: Timeout = Field(
         60.0, alias="write_timeout", description="The time for a client to take what waits to be sent, up to 64 KiB."
     )
+    linger_timeout_s: Timeout = Field(
+        30.0,
+        alias="linger_timeout",
+        description="How long an answered connection reads on where the request has not ended; at most 5 s in silence.",
+    )
     websocket_idle_timeout_s: Live[Timeout] = Field(
         600.0, alias="websocket_idle_timeout", description="How long a WebSocket may be silent in both directions."
     )
@@ -142,6 +148,10 @@ class UpstreamSettings(Section):
         1.0, alias="queue_timeout", description="How long a request waits for a free connection before 503."
     )
     idle_timeout_s: Timeout = Field(60.0, alias="idle_timeout", description="How long an unused connection is kept.")
+    pass_underscores: Live[Flag] = Field(
+        False,
+        description="Whether fields with other characters than letters, digits and hyphens in their names are sent on.",
+    )
 
 
 class ClientIpSettings(Section):

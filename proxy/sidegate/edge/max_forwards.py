@@ -1,12 +1,11 @@
 """Max-Forwards: how many more intermediaries a TRACE or OPTIONS may pass (RFC 9110 §7.6.2)."""
 
-from collections.abc import Iterable
-
 from sidegate.decision.identity import SECRET_FIELDS
-from sidegate.edge.headers import VIA, Fields, status_line
-from sidegate.edge.wire import RequestMessage
+from sidegate.edge.heads import RequestHead
+from sidegate.edge.http_date import date_line
+from sidegate.edge.rewrite import VIA, status_line
 
-# Nothing passes more intermediaries than these digits can tell; longer numbers are cut, not computed.
+# Nothing passes more intermediaries than these digits can count; longer numbers are cut, not computed.
 MOST_DIGITS = 9
 COUNTED_METHODS = frozenset({"TRACE", "OPTIONS"})
 
@@ -14,30 +13,26 @@ COUNTED_METHODS = frozenset({"TRACE", "OPTIONS"})
 _SECRET = frozenset(name.encode() for name in SECRET_FIELDS) | {b"proxy-authorization"}
 
 
-def hops_are_doubtful(message: RequestMessage) -> bool:
-    """Whether a request that is counted says how many in a way that is no number, or in more than one."""
-    values = message.headers.getall("Max-Forwards", ())
-    return bool(values) and not (len(values) == 1 and values[0].isascii() and values[0].isdigit())
+def hops_left(head: RequestHead) -> int | None:
+    """How many more a request may pass; None where that is not counted, or any number."""
+    values = head.special.get("max-forwards") if head.method in COUNTED_METHODS else None
+    return int(values[0].lstrip(b"0")[:MOST_DIGITS] or b"0") if values else None
 
 
-def hops_left(message: RequestMessage) -> int | None:
-    """How many more a counted request may pass; None where it may pass any number."""
-    value = message.headers.get("Max-Forwards")
-    return None if value is None else int(value.lstrip("0")[:MOST_DIGITS] or "0")
+def take_hop(head: RequestHead, hops: int) -> None:
+    """Count this sidecar as one of the `hops` that were left."""
+    for position, line in enumerate(head.lines):
+        if line.lower().startswith(b"max-forwards:"):
+            head.lines[position] = b"%b: %d" % (line.partition(b":")[0], hops - 1)
 
 
-def one_hop_less(fields: Fields, hops: int) -> Iterable[tuple[bytes, bytes]]:
-    """The fields of a request that had so many hops left, for the next one."""
-    return [(name, b"%d" % (hops - 1) if name.lower() == b"max-forwards" else value) for name, value in fields]
-
-
-def last_hop_answer(message: RequestMessage, rate_limit_lines: bytes, connection: bytes) -> bytes:
+def last_hop_answer(head: RequestHead, rate_limit_lines: bytes, connection: bytes) -> bytes:
     """The answer to a counted request that goes no further: what has arrived here, to TRACE; nothing, to OPTIONS."""
     body, content_type = b"", b""
-    if message.method == "TRACE":
+    if head.method == "TRACE":
         content_type = b"Content-Type: message/http\r\n"
-        target = message.path.encode("utf-8", "surrogateescape")
-        fields = [b"%b: %b\r\n" % field for field in message.raw_headers if field[0].lower() not in _SECRET]
-        body = b"TRACE %b HTTP/1.%d\r\n%b\r\n" % (target, message.version.minor, b"".join(fields))
-    lines = b"%bContent-Length: %d\r\nCache-Control: no-store\r\n" % (content_type, len(body))
-    return b"".join((status_line(200, "OK"), lines, rate_limit_lines, connection, VIA, b"\r\n", body))
+        target = head.target.encode("utf-8", "surrogateescape")
+        fields = [line + b"\r\n" for line in head.raw if line.partition(b":")[0].lower() not in _SECRET]
+        body = b"TRACE %b HTTP/1.%d\r\n%b\r\n" % (target, head.traits.minor, b"".join(fields))
+    lines = b"\r\n%bContent-Length: %d\r\nCache-Control: no-store\r\n" % (content_type, len(body))
+    return b"".join((status_line(200, "OK"), lines, rate_limit_lines, date_line(), connection, VIA, b"\r\n", body))

@@ -1,5 +1,8 @@
 """The connections to the application: the last one used is the first one used again; how many there may be is bounded,
 and so is how many requests wait for one, and how long.
+
+`acquire` and `release` return what is to be done and call no request: the caller acts on it. Requests that wait are
+called when the network or the clock decides: a connection was made, or failed, or did not come in time.
 """
 
 import asyncio
@@ -7,25 +10,21 @@ import contextlib
 import errno
 from collections import OrderedDict, deque
 from collections.abc import Callable, Coroutine
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from sidegate.config import UpstreamSettings
 from sidegate.edge.deadline import Deadline
-from sidegate.edge.upstream import (
-    Busy,
-    ConnectFailed,
-    ConnectTimedOut,
-    QueueFull,
-    UpstreamConnection,
-    UpstreamError,
-)
+from sidegate.edge.field_names import FieldNames
+from sidegate.edge.response_reader import ResponseReader
+from sidegate.edge.upstream import UpstreamConnection
+from sidegate.edge.upstream_errors import Busy, ConnectFailed, ConnectTimedOut, QueueFull, UpstreamError
 
 # Runs a coroutine as a task that somebody owns.
 Spawn = Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]
 
 
-class Wanting(Protocol):
-    """A request that wants a connection."""
+class ConnectionWaiter(Protocol):
+    """A request that waits for a connection."""
 
     def on_connection(self, connection: UpstreamConnection) -> None:
         """Here is one; it must be released or aborted."""
@@ -34,19 +33,31 @@ class Wanting(Protocol):
         """There is none."""
 
 
+class Grant(NamedTuple):
+    """A connection for a request that has waited."""
+
+    waiter: ConnectionWaiter
+    connection: UpstreamConnection
+
+    def deliver(self) -> None:
+        """Let the request go on."""
+        self.waiter.on_connection(self.connection)
+
+
 class Pool:
     """See the module's text. `spawn` owns the tasks that connect."""
 
-    def __init__(self, settings: UpstreamSettings, spawn: Spawn) -> None:
+    def __init__(self, settings: UpstreamSettings, names: FieldNames, spawn: Spawn) -> None:
         self._settings = settings
+        self._names = names
         self._spawn = spawn
         self._loop = asyncio.get_running_loop()
         self._idle: deque[UpstreamConnection] = deque()
         self._open = 0
         self._connecting = 0
-        self._waiting: OrderedDict[Wanting, float] = OrderedDict()
-        self._wanting_fresh: set[Wanting] = set()  # those of them that were failed by a connection that had been idle
-        self._patience = Deadline(self._loop, self._give_up)
+        # Each with the time until which it waits, and whether it wants a connection that has not been idle.
+        self._waiting: OrderedDict[ConnectionWaiter, tuple[float, bool]] = OrderedDict()
+        self._deadline = Deadline(self._loop, self._give_up)
         self._closed = False
 
     @property
@@ -59,76 +70,64 @@ class Pool:
         """Requests that wait for one."""
         return len(self._waiting)
 
-    def acquire(self, wanting: Wanting, *, fresh: bool = False, sure: bool = False) -> None:
-        """Give `wanting` a connection, at once where an idle one is there.
+    def acquire(self, waiter: ConnectionWaiter, *, fresh: bool = False) -> UpstreamConnection | None:
+        """An idle connection; None where there is none, and then `waiter` waits for one.
 
-        `fresh`: not one that has been idle. `sure`: an idle one only after a look whether the application has closed
-        it.
+        An idle one that has something to read, or has ended, is closed instead of used. `fresh`: not one that has been
+        idle. Raises QueueFull where too many wait already.
         """
-        while self._idle and not fresh:
-            connection = self._idle.pop()
-            if connection.usable and (not sure or connection.looks_alive()):
-                wanting.on_connection(connection)
-                return
+        idle = self._idle
+        while idle and not fresh:
+            connection = idle.pop()
+            if connection.is_alive():
+                return connection
             connection.abort()
         if len(self._waiting) >= self._settings.max_waiting:
             # A longer queue would only turn an overload into time-outs.
-            wanting.on_upstream_error(QueueFull("too many requests wait for a connection to the application"))
-            return
+            raise QueueFull("too many requests wait for a connection to the application")
         if not self._waiting:
-            self._patience.set(self._settings.queue_timeout_s)
-        self._waiting[wanting] = self._loop.time() + self._settings.queue_timeout_s
-        if fresh:
-            self._wanting_fresh.add(wanting)
+            self._deadline.set(self._settings.queue_timeout_s)
+        self._waiting[waiter] = (self._loop.time() + self._settings.queue_timeout_s, fresh)
         self._connect_for_the_waiting()
+        return None
 
-    def cancel(self, wanting: Wanting) -> None:
-        """`wanting` has gone; the connection that may be on its way for it is somebody else's."""
-        _ = self._waiting.pop(wanting, None)
-        self._wanting_fresh.discard(wanting)
+    def cancel(self, waiter: ConnectionWaiter) -> None:
+        """`waiter` waits no longer; the connection that is being made for it goes to another."""
+        _ = self._waiting.pop(waiter, None)
 
-    def release(self, connection: UpstreamConnection) -> None:
-        """Take back a connection whose answer is complete; it is kept if it may be used again."""
+    def release(self, connection: UpstreamConnection) -> Grant | None:
+        """Take back a connection whose answer has ended. Returns the request that gets it next, if one waits.
+
+        It is closed where it may not be used again.
+        """
         if self._closed or not connection.reusable:
             connection.abort()
-            return
+            return None
         connection.idle(self._settings.idle_timeout_s)
-        if self._waiting:
-            self._hand_out(connection)
-        else:
+        if not self._waiting:
             self._idle.append(connection)
+            return None
+        return self._grant(connection)
 
     def close(self) -> None:
         """End all idle connections; those in use end when they are released."""
         self._closed = True
-        self._patience.close()
+        self._deadline.close()
         while self._idle:
             self._idle.pop().abort()
 
-    def _hand_out(self, connection: UpstreamConnection) -> None:
-        if not self._waiting:
-            self._idle.append(connection)
-        elif not (connection.reused and self._wanting_fresh):
-            self._next_waiting().on_connection(connection)
-        else:
-            self._hand_out_used(connection)
-
-    def _hand_out_used(self, connection: UpstreamConnection) -> None:
-        """The same, where some of those who wait do not want one that was used before."""
-        taker = next((wanting for wanting in self._waiting if wanting not in self._wanting_fresh), None)
-        if taker is not None:
-            self.cancel(taker)
-            taker.on_connection(connection)
-        elif self._waiting and self._open >= self._settings.max_connections:
+    def _grant(self, connection: UpstreamConnection) -> Grant | None:
+        """Who gets the connection: the first that waits, and wants one like it."""
+        for waiter, (_, fresh) in self._waiting.items():
+            if not (fresh and connection.reused):
+                self.cancel(waiter)
+                return Grant(waiter, connection)
+        if self._waiting and self._open >= self._settings.max_connections:
             connection.abort()  # makes room for a new one
         else:
             self._idle.append(connection)
             self._connect_for_the_waiting()
-
-    def _next_waiting(self) -> Wanting:
-        wanting, _ = self._waiting.popitem(last=False)
-        self._wanting_fresh.discard(wanting)
-        return wanting
+        return None
 
     def _connect_for_the_waiting(self) -> None:
         if self._closed:
@@ -146,27 +145,34 @@ class Pool:
         except TimeoutError:
             self._connect_failed(ConnectTimedOut(f"{host}:{port} did not accept a connection in time"))
         except OSError as error:
-            if error.errno in (errno.EMFILE, errno.ENFILE):  # our own want of file descriptors is not the application's
+            if error.errno in (errno.EMFILE, errno.ENFILE):  # our own lack of file descriptors is not the application's
                 self._connect_failed(Busy("no file descriptor is left for a connection to the application"))
                 return
             self._connect_failed(ConnectFailed(f"{host}:{port}: {error.strerror or error}"))
         else:
             self._connecting -= 1
-            if self._closed:
-                connection.abort()
-            else:
-                if not self._waiting:  # whoever wanted it has left
-                    connection.idle(self._settings.idle_timeout_s)
-                self._hand_out(connection)
+            self._connected(connection)
+
+    def _connected(self, connection: UpstreamConnection) -> None:
+        if self._closed:
+            connection.abort()
+            return
+        if self._waiting:
+            waiter, _ = self._waiting.popitem(last=False)
+            waiter.on_connection(connection)
+        else:  # the request that wanted it has left
+            connection.idle(self._settings.idle_timeout_s)
+            self._idle.append(connection)
 
     def _new_connection(self) -> UpstreamConnection:
-        return UpstreamConnection(self._loop, self._dead)
+        return UpstreamConnection(ResponseReader(self._names), self._loop, self._dead)
 
     def _connect_failed(self, error: UpstreamError) -> None:
         self._open -= 1
         self._connecting -= 1
         if self._waiting:
-            self._next_waiting().on_upstream_error(error)
+            waiter, _ = self._waiting.popitem(last=False)
+            waiter.on_upstream_error(error)
         self._connect_for_the_waiting()
 
     def _dead(self, connection: UpstreamConnection) -> None:
@@ -179,10 +185,10 @@ class Pool:
         now = self._loop.time()
         # Those in front wait for the connections that are being made, which have a time-out of their own.
         queued = list(self._waiting.items())[self._connecting :]
-        for wanting, until in queued:
-            if until <= now and wanting in self._waiting:
-                self.cancel(wanting)
-                wanting.on_upstream_error(Busy("no connection to the application became free in time"))
-        later = [until for until in self._waiting.values() if until > now]
+        for waiter, (until, _) in queued:
+            if until <= now and waiter in self._waiting:
+                self.cancel(waiter)
+                waiter.on_upstream_error(Busy("no connection to the application became free in time"))
+        later = [until for until, _ in self._waiting.values() if until > now]
         if later:
-            self._patience.set(min(later) - now)
+            self._deadline.set(min(later) - now)

@@ -5,25 +5,23 @@ import contextlib
 import logging
 import os
 import socket
-from collections.abc import Mapping
 
-from sidegate.config import ListenSettings
-from sidegate.edge.client import ClientConnection, Page
+from sidegate.edge.client import ClientConnection
 from sidegate.edge.file_limit import raise_file_limit
-from sidegate.edge.gateway import Gateway
+from sidegate.edge.runtime import Runtime
 
 logger = logging.getLogger(__name__)
 
 
 class Server:
-    """All client connections of one listener."""
+    """All client connections of one listener. Fulfils `runtime.Listener`."""
 
-    def __init__(self, settings: ListenSettings, gateway: Gateway, pages: Mapping[str, Page]) -> None:
-        self.settings = settings
-        self.gateway = gateway
-        self.pages = pages
+    def __init__(self, runtime: Runtime) -> None:
+        self.settings = runtime.started
+        self.runtime = runtime
         self.draining = False
         self.connections: set[ClientConnection] = set()
+        self._lingering: dict[ClientConnection, None] = {}  # the longest first
         self._loop = asyncio.get_running_loop()
         self._listener: asyncio.Server | None = None
         self._empty = asyncio.Event()
@@ -33,12 +31,12 @@ class Server:
 
         Raises OSError where the address cannot be had.
         """
-        wanted = self.settings.max_connections + self.gateway.upstream.max_connections
+        wanted = self.settings.max_connections + self.runtime.live.upstream.max_connections
         if (most := raise_file_limit(wanted)) < wanted:
             # Beyond it, libuv accepts and closes what comes: nothing spins, but clients are not told why.
             logger.warning("few_file_descriptors", extra={"fields": {"limit": most, "connections": wanted}})
         self._listener = await self._loop.create_server(
-            lambda: ClientConnection(self, self._loop),
+            self._new_connection,
             self.settings.host,
             self.settings.port,
             backlog=1024,
@@ -46,12 +44,17 @@ class Server:
         )
         return int(self._listener.sockets[0].getsockname()[1])
 
+    def _new_connection(self) -> ClientConnection:
+        return ClientConnection(self.runtime, self, self._loop)
+
     async def drain(self) -> int:
         """Accept nothing new, let the requests under way finish, then end. Returns how many had to be cut off."""
         self.draining = True
         if self._listener is not None:
             for accepted in _close_listener(self._listener):
-                await self._loop.connect_accepted_socket(lambda: ClientConnection(self, self._loop), accepted)
+                await self._loop.connect_accepted_socket(
+                    lambda: ClientConnection(self.runtime, self, self._loop), accepted
+                )
         for connection in list(self.connections):
             connection.drain_and_close()
         try:
@@ -76,9 +79,28 @@ class Server:
         """How many of the connections are WebSockets by now."""
         return sum(connection.tunnel is not None for connection in self.connections)
 
+    def admit(self, connection: ClientConnection) -> bool:
+        """Register a new connection; where there are as many as there may be, one that lingers makes room.
+
+        False where there is no room.
+        """
+        full = len(self.connections) >= self.settings.max_connections
+        if full and self._lingering:
+            oldest = next(iter(self._lingering))
+            self.forget(oldest)
+            oldest.break_off()
+            full = False
+        self.connections.add(connection)
+        return not full
+
+    def lingers(self, connection: ClientConnection) -> None:
+        """See runtime.Listener."""
+        self._lingering[connection] = None
+
     def forget(self, connection: ClientConnection) -> None:
-        """A connection is lost."""
+        """See runtime.Listener."""
         self.connections.discard(connection)
+        self._lingering.pop(connection, None)
         if not self.connections:
             self._empty.set()
 

@@ -1,374 +1,281 @@
-"""One connection to the application: sends a request's head, hands over the answer, and knows whether it may be used
-again.
+"""One connection to the application: sends a request, and passes its answer on as it is read.
 
-A connection is used again only when the answer ended at exactly the last byte received: by count where there is a
-Content-Length, by its closing bytes where it is chunked. Anything else (bytes behind the answer, trailers, an answer
-that ends with the connection) closes it, so that no stray byte can be taken for the beginning of somebody else's
-answer. For the same reason an idle connection that receives anything, be it bytes or the end, is dead.
+A thin shell: the socket, one deadline, one state. What the bytes mean is the reader's matter (edge/response_reader).
+
+    IDLE ── send ──► WAITING ── the final head ──► ANSWERING ── its last byte ──► FINISHED ── idle ──► IDLE
+                        └── a whole answer ──────────────────────────────────────────┘
+    any ── abort, or the connection is lost ──► CLOSED
+
+An idle connection that receives anything, be it bytes or the end, is dead: a stray byte could be taken for the
+beginning of somebody else's answer. Where writing fails, the answer may have come all the same (RFC 9112 §9.5): what
+the kernel holds of it is read before the connection is given up.
 """
 
 import asyncio
 import logging
 import select
+from collections.abc import Callable
 from enum import Enum
-from typing import Protocol
+from typing import Any, Protocol
 
+from sidegate.edge.arrived import read_arrived
 from sidegate.edge.deadline import Deadline
-from sidegate.edge.wire import (
-    BROKEN_BODY,
-    CONTENT_LENGTH,
-    EMPTY_BODY,
-    BaseProtocol,
-    Body,
-    ResponseMessage,
-    ResponseParser,
-    ends_clean,
-    response_parser,
-)
+from sidegate.edge.failures import BadMessage
+from sidegate.edge.heads import ResponseHead
+from sidegate.edge.response_reader import ResponseReader, ResponseState
+from sidegate.edge.upstream_errors import BrokenReply, Stalled, TimedOut, UpstreamError
 
-# The application's answer head may be at most this long; more is a fault of its own.
-LARGEST_HEAD_BYTES = 256 * 1024
-# The longest whole answer whose head a connection keeps in mind, to know it again.
-_KNOWN_BYTES = 16 * 1024
+# Interim answers (1xx) of one request: more are an attack or a loop. Only the first ones give the application more
+# time, so that a stream of them cannot hold a request for good.
+MOST_INTERIM = 64
+MOST_EXTENSIONS = 8
 
 logger = logging.getLogger(__name__)
 
 
-class UpstreamError(Exception):
-    """The application failed the request."""
+class ResponseHandler(Protocol):
+    """The user of the connection: one request."""
 
+    def on_interim(self, head: ResponseHead) -> None:
+        """An interim answer (1xx) has come."""
 
-class ConnectFailed(UpstreamError):
-    """No connection could be made: nothing was sent."""
+    def on_answer(self, head: ResponseHead, content: bytes, *, ended: bool) -> None:
+        """The final answer's head has come, with as much of its body."""
 
-
-class ConnectTimedOut(ConnectFailed):
-    """No connection was accepted in time: nothing was sent."""
-
-
-class Busy(UpstreamError):
-    """No connection became free in time: nothing was sent."""
-
-
-class QueueFull(Busy):
-    """Too many wait for one already: nothing was sent."""
-
-
-class TimedOut(UpstreamError):
-    """No answer in time."""
-
-
-class Stalled(UpstreamError):
-    """An answer began, and then nothing more of it came in time."""
-
-
-class BrokenReply(UpstreamError):
-    """The connection ended before the answer did, or what came was not valid HTTP."""
-
-
-class AnswerHead:
-    """The head of an answer that a connection has seen.
-
-    A later answer that begins with the same bytes, and is as long as they say, is whole and need not be parsed again.
-
-    `kept` is for the user's own use: what it has worked out of the head.
-    """
-
-    __slots__ = ("body_bytes", "kept", "message", "raw", "size")
-
-    def __init__(self, raw: bytes, message: ResponseMessage, body_bytes: int) -> None:
-        self.raw = raw
-        self.message = message
-        self.body_bytes = body_bytes
-        self.size = len(raw) + body_bytes  # of the whole answer
-        self.kept = b""
-
-
-class Using(Protocol):
-    """Whoever uses the connection at the moment."""
-
-    def on_whole_answer(self, head: AnswerHead, body: bytes) -> None:
-        """A final answer has come, whole; what `on_response` tells of another one."""
-
-    def on_response(self, message: ResponseMessage, body: Body) -> None:
-        """The head of an answer (also an interim one) has come, with as much of its body as came along."""
+    def on_answer_data(self, content: bytes, *, ended: bool) -> None:
+        """More of the answer's body has come."""
 
     def on_upstream_error(self, error: UpstreamError) -> None:
-        """There will be no answer. Once its head has come, its body's reader raises the error instead."""
+        """There will be no answer, or no more of it."""
+
+    def on_write_paused(self) -> None:
+        """The application does not take what is sent to it."""
+
+    def on_write_resumed(self) -> None:
+        """The application takes more."""
 
     def fail_internally(self) -> None:
-        """Handling the answer raised: answer for ourselves."""
+        """Handling the answer raised; it is logged already."""
 
 
-class _Ending(Enum):
-    """How the end of the present answer is known."""
+class UpstreamState(Enum):
+    """See the module's text."""
 
-    COUNTED = "counted"
-    CHUNKED = "chunked"
-    UNKNOWN = "unknown"
+    IDLE = "in the pool, or new"
+    WAITING = "a request is sent, its answer's head has not come"
+    ANSWERING = "the answer's body is coming"
+    FINISHED = "the answer has ended"
+    CLOSED = "given up or lost"
 
 
-_COUNTED, _UNKNOWN = _Ending.COUNTED, _Ending.UNKNOWN
+_IDLE, _WAITING, _ANSWERING = UpstreamState.IDLE, UpstreamState.WAITING, UpstreamState.ANSWERING
+_FINISHED, _CLOSED = UpstreamState.FINISHED, UpstreamState.CLOSED
+_ENDED = ResponseState.ENDED
 
 
-class UpstreamConnection(BaseProtocol):
-    """See the module's text.
+class UpstreamConnection(asyncio.Protocol):
+    """See the module's text. `reused`: it has answered before."""
 
-    `answered` tells whether any byte of the present answer has come; `early` is what came behind one that switches
-    protocols.
-    """
+    transport: asyncio.Transport
 
-    _parser: ResponseParser
-
-    def __init__(self, loop: asyncio.AbstractEventLoop, on_dead: "OnDead") -> None:
-        super().__init__(loop)
-        self._parser = response_parser(self, loop)
-        self._normal_parser = self._parser
-        self._on_dead = on_dead
-        self._user: Using | None = None
-        self._deadline = Deadline(loop, self._timed_out)
-        self._timeout_s = 0.0
-        self._between_s = 0.0
-        self._known: AnswerHead | None = None
+    def __init__(
+        self, reader: ResponseReader, loop: asyncio.AbstractEventLoop, on_dead: "Callable[[UpstreamConnection], None]"
+    ) -> None:
+        self.reader = reader
+        self.state = _IDLE
         self.reused = False
-        self.answered = False
-        self._head = b""
-        self._received = 0
-        self._ending = _UNKNOWN
-        self._expected = 0
-        self._last_bytes = b""
-        self._body: Body | None = None
-        self._spent = False
-        self.early = b""
+        self._user: ResponseHandler | None = None
+        self._deadline = Deadline(loop, self._timed_out)
+        self._on_dead = on_dead
+        self._timeout_s = self._between_s = 0.0
+        self._interim = 0
+        self._blocked = False  # whether the application does not take what is sent
+        self._poll = select.poll()
 
-    def send(self, user: Using, data: bytes, *, head_only: bool, timeout_s: float, between_s: float) -> None:
-        """Begin a request. Its user hears of the answer, or of its failure after `timeout_s` without its whole head, or
+    def connection_made(self, transport: Any) -> None:  # uvloop's is no subclass of asyncio's
+        self.transport = transport
+        self._poll.register(transport.get_extra_info("socket").fileno(), select.POLLIN | select.POLLHUP)
+
+    # The request out
+
+    def send(self, user: ResponseHandler, data: bytes, *, head_only: bool, timeout_s: float, between_s: float) -> None:
+        """Send a request. `user` gets its answer, or an error after `timeout_s` without the answer's whole head, or
         `between_s` without more of its body.
 
         With a timeout of 0 the answer is not waited for yet: the body is still being sent (see `expect_answer`).
         """
         self._user = user
         self._between_s = between_s
-        # All else is as the last answer left it, which was whole and in order.
-        self.answered = False
-        self._received = 0
-        self._ending = _UNKNOWN
-        # The parser is told at birth whether answers have bodies; answers to HEAD get one of their own.
-        self._parser = response_parser(self, self._loop, bodyless=True) if head_only else self._normal_parser
+        self._interim = 0
+        self.state = _WAITING
+        self.reader.expect(head_only=head_only)
         self.expect_answer(timeout_s)
-        transport = self.transport
-        assert transport is not None  # noqa: S101  (the pool hands out living connections)
-        transport.write(data)
+        self.transport.write(data)
 
     def expect_answer(self, timeout_s: float) -> None:
-        """From now on, `timeout_s` without the answer's head is a failure; 0: for no time at all."""
+        """From now on, `timeout_s` without the answer's head is a failure; 0: not yet."""
         self._timeout_s = timeout_s
-        if self._body is None:
-            self._await_head()
+        if self.state is _WAITING:
+            if timeout_s:
+                self._deadline.set(timeout_s)
+            else:
+                self._deadline.clear()
 
     def write(self, data: bytes) -> None:
-        """Send more of the request's body; lost where the connection is lost, which the user hears of anyway."""
-        if self.usable:
-            self.transport.write(data)  # type: ignore[union-attr]  # `usable` looked
+        """Send more of the request's body; nothing where the connection is lost, which `user` learns anyway."""
+        if not self.transport.is_closing():
+            self.transport.write(data)
 
-    async def drain(self) -> None:
-        """Wait until the application takes more. Raises ConnectionError where the connection is lost."""
-        await self._drain_helper()
+    def pause_writing(self) -> None:
+        self._blocked = True
+        if self.state is _WAITING and not self._timeout_s:
+            self._deadline.set(self._between_s)
+        if self._user is not None:
+            self._user.on_write_paused()
 
-    def idle(self, timeout_s: float) -> None:
-        """Rest in the pool for at most `timeout_s`."""
+    def resume_writing(self) -> None:
+        self._blocked = False
+        if self.state is _WAITING and not self._timeout_s:
+            self._deadline.clear()
+        if self._user is not None:
+            self._user.on_write_resumed()
+
+    # The answer in
+
+    def data_received(self, data: bytes) -> None:
+        user = self._user
+        if user is None:  # unsolicited
+            self.abort()
+            return
+        try:
+            if self.state is _WAITING:
+                head = self.reader.read_head(data)
+                if head is not None:
+                    self._on_head(user, head)
+            elif self.state is _ANSWERING:
+                content = self.reader.read_body(data)
+                ended = self.reader.state is _ENDED
+                if ended:
+                    self.state = _FINISHED
+                else:
+                    self._deadline.set(self._between_s)
+                user.on_answer_data(content, ended=ended)
+            else:
+                self.reader.hold(data)
+        except BadMessage as error:
+            self._broke(BrokenReply(str(error)))
+        except Exception:  # the boundary of one request: nothing may leave its client waiting
+            logger.exception("an answer could not be passed on")
+            self.abort()
+            user.fail_internally()
+
+    def _on_head(self, user: ResponseHandler, first: ResponseHead) -> None:
+        head: ResponseHead | None = first
+        while head is not None and head.status < 200:
+            self._interim += 1
+            if self._interim > MOST_INTERIM:
+                raise BadMessage("more interim answers than anybody needs")
+            if self._interim <= MOST_EXTENSIONS:
+                self.expect_answer(self._timeout_s)
+            user.on_interim(head)
+            if self._user is not user:  # it switched protocols, or has given up
+                return
+            head = self.reader.read_head(b"")
+        if head is None:
+            return
+        ended = self.reader.state is _ENDED
+        self.state = _FINISHED if ended else _ANSWERING
+        if not ended:
+            self._deadline.set(self._between_s)
+        user.on_answer(head, self.reader.content, ended=ended)
+
+    def pause_reading(self) -> None:
+        """The client takes the answer slowly, which is not the application's delay."""
+        if not self.transport.is_closing():
+            self.transport.pause_reading()
+            if self.state is _ANSWERING:
+                self._deadline.clear()
+
+    def resume_reading(self) -> None:
+        """The client takes more."""
+        if not self.transport.is_closing():
+            self.transport.resume_reading()
+            if self.state is _ANSWERING:
+                self._deadline.set(self._between_s)
+
+    # The end
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        user = self._user
+        if user is not None and exc is not None and self.state in (_WAITING, _ANSWERING):
+            arrived = read_arrived(self.transport)
+            if arrived:
+                self.data_received(arrived)
+        user, state = self._user, self.state
+        self._deadline.close()
         self._user = None
-        self._body = None
-        self.reused = True
-        self._deadline.set(timeout_s)
+        self.state = _CLOSED
+        if user is not None and state in (_WAITING, _ANSWERING):
+            self._end_of_input(user, exc)
+        self._on_dead(self)
 
-    @property
-    def reusable(self) -> bool:
-        """Whether the finished answer left the connection at a message boundary, to the byte."""
-        if self._spent or not self.usable:
-            return False
-        if self._ending is _COUNTED:
-            return self._received == self._expected
-        return self._ending is _Ending.CHUNKED and ends_clean(self._last_bytes)
+    def _end_of_input(self, user: ResponseHandler, exc: BaseException | None) -> None:
+        try:
+            self.reader.end_of_input()
+            if exc is not None:
+                raise BadMessage(str(exc))
+        except BadMessage as error:
+            user.on_upstream_error(BrokenReply(str(error)))
+        else:
+            user.on_answer_data(b"", ended=True)
 
-    @property
-    def usable(self) -> bool:
-        """Whether the connection can be written to, as far as the event loop knows."""
-        return self.transport is not None and not self.transport.is_closing()
+    def _timed_out(self) -> None:
+        if self._user is None:
+            self.abort()
+        elif self.state is _WAITING and self._timeout_s:
+            self._broke(TimedOut(f"no answer within {self._timeout_s:g} s"))
+        else:
+            self._broke(Stalled(f"nothing more moved within {self._between_s:g} s"))
 
-    def looks_alive(self) -> bool:
-        """Whether the idle connection has nothing to read, as it should; asks the kernel, not the event loop."""
-        poll = select.poll()
-        assert self.transport is not None  # noqa: S101  (asked of usable connections only)
-        poll.register(self.transport.get_extra_info("socket").fileno(), select.POLLIN | select.POLLHUP)
-        return not poll.poll(0)
+    def _broke(self, error: UpstreamError) -> None:
+        user = self._user
+        self.abort()
+        if user is not None:
+            user.on_upstream_error(error)
 
     def abort(self) -> None:
-        """End the connection and tell nobody."""
+        """End the connection; its user gets nothing more."""
         self._user = None
+        self.state = _CLOSED
         self._deadline.close()
-        if self.transport is not None:
-            self.transport.abort()
+        self.transport.abort()
 
     def hand_over(self) -> asyncio.Transport:
         """Give the transport to a tunnel, which is to report its end by `connection_lost`."""
         self._user = None
         self._deadline.close()
-        assert self.transport is not None  # noqa: S101  (an answer has just come from it)
         return self.transport
 
-    def pause_reading(self) -> None:
-        """The client takes the answer slowly, which is not the application's delay; `data_received` watches again."""
-        super().pause_reading()
-        self._deadline.clear()
+    # In the pool
 
-    def _await_head(self) -> None:
-        # One deadline for all of it: a head that drips is no answer.
-        if self._timeout_s:
-            self._deadline.set(self._timeout_s)
-        else:
-            self._deadline.clear()
+    def idle(self, timeout_s: float) -> None:
+        """Wait in the pool for at most `timeout_s`."""
+        self._user = None
+        self._blocked = False
+        self.reused = True
+        self.state = _IDLE
+        self._deadline.set(timeout_s)
 
-    def _await_more(self) -> None:
-        if self._user is not None:  # or it was given up while it was told of what came
-            self._deadline.set(self._between_s)
+    @property
+    def writing_paused(self) -> bool:
+        """Whether the application does not take what is sent to it at present."""
+        return self._blocked
 
-    def data_received(self, data: bytes) -> None:
-        known = self._known
-        if known is not None and len(data) == known.size and data.startswith(known.raw):
-            user = self._user
-            # None for an answer that nobody asked for; another parser for one to HEAD.
-            if user is not None and not self.answered and self._parser is self._normal_parser:
-                self.answered = True
-                self._ending, self._received, self._expected = _COUNTED, known.size, known.size
-                self._body = EMPTY_BODY
-                self._tell_whole(known, data)
-                return
-        if self._user is None:
-            self.abort()
-            return
-        if self._body is not None and self._body.is_eof():
-            self._spent = self._spent or bool(data)  # bytes behind the answer
-            return
-        self.answered = True
-        self._received += len(data)
-        try:
-            messages, _, self.early = self._parser.feed_data(data)
-        except BROKEN_BODY as error:
-            self._broke(BrokenReply(str(error).partition("\n")[0]))
-            return
-        if messages:
-            self._on_messages(messages, self._head + data if self._head else data)
-        elif self._body is None:
-            self._head += data
-            if len(self._head) > LARGEST_HEAD_BYTES:
-                self._broke(BrokenReply("the head of the answer is too large"))
-        elif self._ending is _Ending.CHUNKED:
-            self._last_bytes = (self._last_bytes + data)[-7:]
-        if self._body is not None and not self._body.is_eof():
-            self._await_more()
+    @property
+    def reusable(self) -> bool:
+        """Whether the finished answer left the connection at a message boundary, to the byte."""
+        return self.state is _FINISHED and self.reader.reusable and not self.transport.is_closing()
 
-    def _on_messages(self, messages: list[tuple[ResponseMessage, Body]], received: bytes) -> None:
-        if self._body is not None:
-            self._spent = True  # a second answer behind the first: never given to anybody
-            return
-        head_ends = received.find(b"\r\n\r\n") + 4
-        if len(messages) > 1:
-            self._spent = True  # an interim answer, or a second one: known before the first is told of and so released
-        for message, body in messages:
-            if message.code < 200:
-                self._spent = True  # an interim answer: the count of the bytes is off
-                self._await_head()
-                self._tell(message, body)
-                if message.code == 101:
-                    return
-            elif self._body is None:
-                self._body = body
-                if self._know_ending(message, head_ends, received) and (head := self._known) is not None:
-                    self._tell_whole(head, received)
-                else:
-                    self._tell(message, body)
-            else:
-                self._spent = True
-        self._head = b""
-
-    def _know_ending(self, message: ResponseMessage, head_ends: int, received: bytes) -> bool:
-        """Find out how the end of the answer is known; whether it is all there, and its head is now `_known`."""
-        if message.should_close or not _ends_strictly(received[:head_ends]):
-            self._spent = True
-        elif self._parser is not self._normal_parser or message.code in (204, 304):
-            self._ending, self._expected = _COUNTED, head_ends
-        elif message.chunked:
-            self._ending, self._last_bytes = _Ending.CHUNKED, received[-7:]
-        elif (length := message.headers.get(CONTENT_LENGTH)) is not None:
-            self._ending, self._expected = _COUNTED, head_ends + int(length)
-            if self._expected == self._received == len(received) <= _KNOWN_BYTES and not self._spent:
-                self._known = AnswerHead(received[:head_ends], message, int(length))
-                return True
-        return False
-
-    def _tell(self, message: ResponseMessage, body: Body) -> None:
-        user = self._user
-        if user is None:
-            return
-        try:
-            user.on_response(message, body)
-        except Exception:  # the boundary of one request: nothing may leave its client waiting
-            logger.exception("an answer could not be passed on")
-            user.fail_internally()
-
-    def _tell_whole(self, head: AnswerHead, received: bytes) -> None:
-        user = self._user
-        if user is None:
-            return
-        try:
-            user.on_whole_answer(head, received[len(head.raw) :])
-        except Exception:  # the boundary of one request, as above
-            logger.exception("an answer could not be passed on")
-            user.fail_internally()
-
-    def connection_lost(self, exc: BaseException | None) -> None:
-        super().connection_lost(exc)
-        self._deadline.close()
-        if self._user is not None:
-            self._end_of_input(exc)
-        self._on_dead(self)
-
-    def _end_of_input(self, exc: BaseException | None) -> None:
-        """The connection ended: that completes a body without length, and breaks any other."""
-        if self._body is None:
-            self._broke(BrokenReply(str(exc or "the application closed the connection without an answer")))
-        elif not self._body.is_eof():
-            try:
-                self._parser.feed_eof()
-            except BROKEN_BODY as error:
-                self._broke(BrokenReply(str(error)))
-
-    def _timed_out(self) -> None:
-        if self._user is None:
-            self.abort()
-        elif self._body is None:
-            self._broke(TimedOut(f"no answer within {self._timeout_s:g} s"))
-        else:
-            self._broke(Stalled(f"nothing more of the answer within {self._between_s:g} s"))
-
-    def _broke(self, error: UpstreamError) -> None:
-        user, body = self._user, self._body
-        self._spent = True
-        self.abort()
-        if body is None:
-            if user is not None:
-                user.on_upstream_error(error)
-        elif not body.is_eof():
-            body.set_exception(error)
-
-
-def _ends_strictly(head: bytes) -> bool:
-    """Whether the parser, which takes a bare LF for the end of a line, found the same end of the head as we did."""
-    return len(head) >= 4 and head.find(b"\n\r\n") == len(head) - 3 and b"\n\n" not in head
-
-
-class OnDead(Protocol):
-    """Is told that a connection has ended, for whatever reason."""
-
-    def __call__(self, connection: UpstreamConnection, /) -> None: ...
+    def is_alive(self) -> bool:
+        """Whether the idle connection has nothing to read, as it should: asks the kernel, not the event loop."""
+        return not (self.transport.is_closing() or self._poll.poll(0))

@@ -1,0 +1,143 @@
+"""The rate-limit fields of an answer: `RateLimit-Policy`, `RateLimit`, and the three X-RateLimit-* fields.
+
+Source: draft-ietf-httpapi-ratelimit-headers, whose field names may still change: they are written here only.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from sidegate.decision.bucket import Charge, Level, Limit
+from sidegate.decision.policy import Policy
+from sidegate.decision.verdict import Verdict
+
+
+class RateLimitFields:
+    """Writes the rate-limit fields of a verdict. `standard`: the draft's two, `legacy`: the X-RateLimit-* three."""
+
+    def __init__(self, *, standard: bool, legacy: bool) -> None:
+        self._standard = standard
+        self._legacy = legacy
+        # Templates of a policy under a limit: one entry per limit of the configuration, by identity, which is cheaper
+        # than by value. The policy and the limit are kept so that no other object can get their identity.
+        self._templates: dict[int, _Templates] = {}
+
+    def of(self, verdict: Verdict) -> bytes:
+        """Whole lines, in order; empty where no bucket's level is known (no policy, or the store failed)."""
+        applied = verdict.applied
+        if len(applied) == 1 and self._standard and self._legacy:
+            policy, charge = applied[0]
+            return self._of_one(policy, charge, verdict.levels[0])
+        return self.plainly(verdict)
+
+    def _of_one(self, policy: Policy, charge: Charge | None, level: Level | None) -> bytes:
+        """`plainly`, for the one policy of most answers: a single template."""
+        if level is None or charge is None or policy.shadow:
+            return b""
+        tokens, age_us, enough = level
+        templates = self._templates.get(id(charge.limit))
+        if templates is None or templates.policy is not policy:
+            templates = self._templates_of(policy, charge.limit)
+        missing = templates.limit.burst - tokens
+        if missing <= 0:
+            return templates.full
+        # `limit.wait_us` in whole seconds, both rounded up at once.
+        per_token, per_s = templates.period_us, templates.per_s
+        grown = age_us * templates.tokens_per_period
+        more_s = -((grown - (1 if enough else charge.cost - tokens) * per_token) // per_s)
+        reset_s = -((grown - missing * per_token) // per_s)
+        return templates.partial % (tokens, max(0, more_s), tokens, max(0, reset_s))
+
+    def plainly(self, verdict: Verdict) -> bytes:
+        """`of`, for any number of policies."""
+        known = [
+            (self._templates_of(policy, charge.limit), charge, level)
+            for (policy, charge), level in zip(verdict.applied, verdict.levels, strict=True)
+            if level is not None and charge is not None and not policy.shadow
+        ]
+        if not known:
+            return b""
+        lines = self._standard_lines(verdict, known) if self._standard else b""
+        if self._legacy:
+            lines += _legacy_lines(known)
+        return lines
+
+    def _standard_lines(self, verdict: Verdict, known: "Sequence[_Known]") -> bytes:
+        items = [
+            b"%b;r=%d" % (templates.name, level.tokens)
+            if level.tokens >= charge.limit.burst
+            else b"%b;r=%d;t=%d" % (templates.name, level.tokens, _more_in_s(charge, level))
+            for templates, charge, level in known
+        ]
+        policies = [
+            self._templates_of(policy, charge.limit).policy_item
+            for policy, charge in verdict.applied
+            if charge is not None and not policy.shadow
+        ]
+        return b"RateLimit-Policy: %b\r\nRateLimit: %b\r\n" % (b", ".join(policies), b", ".join(items))
+
+    def _templates_of(self, policy: Policy, limit: Limit) -> "_Templates":
+        known = self._templates.get(id(limit))
+        if known is None or known.policy is not policy:
+            known = self._templates[id(limit)] = _templates_for(policy, limit)
+        return known
+
+
+class _Templates(NamedTuple):
+    """What is the same in every answer of a policy under a limit.
+
+    `partial` takes tokens, seconds until more, tokens, seconds until full; `full` is for a full bucket.
+    """
+
+    policy: Policy
+    limit: Limit
+    name: bytes
+    policy_item: bytes
+    partial: bytes
+    full: bytes
+    tokens_per_period: int
+    period_us: int
+    per_s: int
+
+
+def _templates_for(policy: Policy, limit: Limit) -> _Templates:
+    quoted = b'"%b"' % policy.name.encode()
+    item = b"%b;q=%d;w=%d" % (quoted, limit.burst, -(-limit.fill_us // 1_000_000))
+    head = b"RateLimit-Policy: %b\r\nRateLimit: %b" % (item, quoted)
+    trio = b"X-RateLimit-Limit: %d\r\n" % limit.burst + b"X-RateLimit-Remaining: %d\r\nX-RateLimit-Reset: %d\r\n"
+    return _Templates(
+        policy=policy,
+        limit=limit,
+        name=quoted,
+        policy_item=item,
+        partial=head + b";r=%d;t=%d\r\n" + trio,
+        full=head + b";r=%d\r\n" % limit.burst + trio % (limit.burst, 0),
+        tokens_per_period=limit.rate.tokens,
+        period_us=limit.rate.period_us,
+        per_s=limit.rate.tokens * 1_000_000,
+    )
+
+
+_Known = tuple[_Templates, Charge, Level]
+
+
+def _more_in_s(charge: Charge, level: Level) -> int:
+    """Whole seconds until there is more quota: one token more, or the whole cost that was lacking."""
+    wanted = 1 if level.enough else charge.cost - level.tokens
+    return -(-charge.limit.wait_us(wanted, level.age_us) // 1_000_000)
+
+
+def _legacy_lines(known: "Sequence[_Known]") -> bytes:
+    # The policy nearest its end: one that refuses before one that does not, then the emptiest.
+    _, charge, level = known[0] if len(known) == 1 else min(known, key=_distance_to_end)
+    limit = charge.limit
+    reset_s = -(-limit.wait_us(limit.burst - level.tokens, level.age_us) // 1_000_000)
+    return b"X-RateLimit-Limit: %d\r\nX-RateLimit-Remaining: %d\r\nX-RateLimit-Reset: %d\r\n" % (
+        limit.burst,
+        level.tokens,
+        reset_s,
+    )
+
+
+def _distance_to_end(entry: "_Known") -> tuple[bool, float]:
+    _, charge, level = entry
+    return level.enough, level.tokens / charge.limit.burst

@@ -1,0 +1,93 @@
+"""What all client connections share: the rules in force, and the ways to the store, the application and the record."""
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from sidegate.config import ListenSettings, Settings, UpstreamSettings
+from sidegate.decision.policy import PolicySet
+from sidegate.decision.record import Observe
+from sidegate.decision.request import RequestFacts
+from sidegate.decision.verdict import Decide
+from sidegate.edge.field_names import FieldNames, request_names
+from sidegate.edge.pool import Pool, Spawn
+from sidegate.edge.rate_limit_fields import RateLimitFields
+from sidegate.edge.replies import RefusalReplies
+from sidegate.edge.request_id import RequestIds
+
+# A page of the sidecar's own: its status and JSON content.
+OwnPage = Callable[[RequestFacts], Awaitable[tuple[int, Mapping[str, object]]]]
+
+
+@dataclass(frozen=True, slots=True)
+class LiveRules:
+    """Everything that a reload replaces, in one object. A request keeps the rules that it began under.
+
+    Of `listen` and `upstream` only the settings that the model declares live are read here; what else a connection
+    needs of them is in `Runtime.started`.
+    """
+
+    policies: PolicySet
+    request_names: FieldNames
+    rate_limit_fields: RateLimitFields
+    refusals: RefusalReplies
+    listen: ListenSettings
+    upstream: UpstreamSettings
+
+
+def live_rules(settings: Settings, policies: PolicySet) -> LiveRules:
+    """The rules of a configuration and its compiled policies."""
+    wanted = settings.responses.headers
+    fields = RateLimitFields(standard="ratelimit" in wanted, legacy="x-ratelimit" in wanted)
+    return LiveRules(
+        policies=policies,
+        request_names=request_names(
+            policies.fields, settings.listen.request_id_header, pass_underscores=settings.upstream.pass_underscores
+        ),
+        rate_limit_fields=fields,
+        refusals=RefusalReplies(fields),
+        listen=settings.listen,
+        upstream=settings.upstream,
+    )
+
+
+class Listener(Protocol):
+    """Knows all client connections of the process."""
+
+    def admit(self, connection: Any) -> bool:
+        """Register a new connection; False where there are as many as there may be."""
+
+    def forget(self, connection: Any) -> None:
+        """A connection is lost."""
+
+    def lingers(self, connection: Any) -> None:
+        """A connection has been answered and waits for its client to close: it may be ended to make room."""
+
+    @property
+    def draining(self) -> bool:
+        """Whether the sidecar is stopping."""
+
+
+@dataclass(slots=True)
+class Runtime:
+    """One sidecar's data path. `live` is replaced by one assignment when the configuration changes.
+
+    `started` holds the listener's settings of the start, `authority` the application's host and port, `pages` the
+    sidecar's own pages by their path.
+    """
+
+    live: LiveRules
+    decide: Decide
+    observe: Observe
+    pool: Pool
+    spawn: Spawn
+    started: ListenSettings
+    authority: bytes
+    pages: Mapping[str, OwnPage]
+    request_ids: RequestIds | None = None  # None: request ids are sent on like any other field
+
+    # How the paths of its own pages begin: a quick look before a path is worked out.
+    page_starts: tuple[str, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.page_starts = tuple(self.pages)
