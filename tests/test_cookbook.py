@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import pytest
 from multidict import CIMultiDict
-from sidegate.commands.simulate.log_entry import Entry, LoggedFields
+from sidegate.commands.simulate.logged_request import LoggedFields, LoggedRequest
 from sidegate.commands.simulate.replay import Replay
 from sidegate.config import compile_policies
 from sidegate.config.builtin_routes import builtin_routes
@@ -84,7 +84,7 @@ class RecipeRun:
         applied = self._policies.applying(facts)
         if self._store_is_down:
             return store_failed(applied, "connect")
-        return self._replay.take(Entry(self._now_us, True, facts, LoggedFields({}), 200))
+        return self._replay.take(LoggedRequest(self._now_us, True, facts, LoggedFields({}), 200))
 
 
 _STATUS = {Answer.PASS: "200", Answer.REFUSE: "429", Answer.UNAVAILABLE: "503"}

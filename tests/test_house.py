@@ -21,7 +21,7 @@ REPOSITORY = PACKAGE.parent.parent
 
 SHARED_MODULE_NAMES: dict[str, str] = {}
 SHARED_TYPE_NAMES = dict.fromkeys(
-    ("Guard", "Page", "Live", "State", "Levels", "Entry", "Timeline", "Stored", "OnChange", "Redirect"),
+    ("Guard", "Page", "Live", "State", "Levels", "OnChange", "Redirect"),
     "renamed with the rooms they stand in",
 )
 LONG_MODULES = {

@@ -1,4 +1,4 @@
-"""The command `sidegate` as a person or a script uses it: in this process, in a pipe, on a terminal."""
+"""Runs the command `sidegate`: in this process, in a pipe, on a terminal."""
 
 import contextlib
 import io
@@ -17,12 +17,12 @@ from sidegate.cli import main
 ROOT = Path(__file__).parents[2]
 SAMPLE_LOG = ROOT / "docs/examples/access.log.gz"
 COMMAND = (sys.executable, "-m", "sidegate")
-# What would decide about colours, and whatever configuration the caller's environment speaks of.
-_DECIDING = ("NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "COLUMNS", "LINES", "CONFIG", "REDIS_URL", "REDIS_PASSWORD")
+# Variables that affect colours or the configuration.
+_REMOVED = ("NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "COLUMNS", "LINES", "CONFIG", "REDIS_URL", "REDIS_PASSWORD")
 
 
 class Done(NamedTuple):
-    """How a command ended."""
+    """Exit status and output of a command."""
 
     status: int
     out: str
@@ -34,7 +34,7 @@ class Done(NamedTuple):
 
 
 def sidegate(*arguments: str | Path, stdin: bytes = b"") -> Done:
-    """Run a command in this process, with no terminal anywhere."""
+    """Run a command in this process, without a terminal."""
     out, err = io.StringIO(), io.StringIO()
     with (
         mock.patch.object(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin))),
@@ -49,14 +49,14 @@ def sidegate(*arguments: str | Path, stdin: bytes = b"") -> Done:
 
 
 def environment(**more: str) -> dict[str, str]:
-    """That of this process, less what would decide about colours."""
-    return {name: value for name, value in os.environ.items() if name not in _DECIDING} | more
+    """Return the environment of this process without variables that affect colours or the configuration."""
+    return {name: value for name, value in os.environ.items() if name not in _REMOVED} | more
 
 
 def on_a_terminal(
     *arguments: str | Path, columns: int = 120, err_too: bool = True, more: Mapping[str, str] | None = None
 ) -> tuple[int, str]:
-    """Run a command on a terminal: its status, and all that it wrote there. `err_too`: stderr is the terminal too."""
+    """Run a command on a terminal; return its status and output. `err_too`: stderr is the terminal as well."""
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
         [*COMMAND, *map(str, arguments)],
@@ -76,7 +76,7 @@ def _until_closed(terminal: int) -> Iterator[bytes]:
     while True:
         try:
             piece = os.read(terminal, 65536)
-        except OSError:  # Linux: nobody holds the other end any more
+        except OSError:  # Linux: the other end is closed
             return
         if not piece:
             return

@@ -1,4 +1,4 @@
-"""Configurations of a test's own."""
+"""Fixtures for tests of commands."""
 
 import textwrap
 from collections.abc import Callable
@@ -11,7 +11,7 @@ WriteConfig = Callable[[str], Path]
 
 @pytest.fixture
 def write_config(tmp_path: Path) -> WriteConfig:
-    """Writes a configuration to a file; each call another file."""
+    """Return a function that writes a configuration to a new file."""
 
     def write(text: str) -> Path:
         path = tmp_path / f"config-{len(list(tmp_path.glob('config-*')))}.yaml"

@@ -1,4 +1,4 @@
-"""`sidegate explain`: what a configuration makes of one request, told as the sidecar would decide it."""
+"""`sidegate explain`: shows the decision for one request, without a running sidecar."""
 
 import textwrap
 from collections.abc import Sequence
@@ -55,10 +55,10 @@ def parts(path: Path, *request: str) -> dict[str, str]:
     return {policy["name"]: policy["part"] for policy in sidegate("explain", path, *request, "--json").json["policies"]}
 
 
-# -- in words -----------------------------------------------------------------------------------------------------------
+# -- as text -----------------------------------------------------------------------------------------------------------
 
 
-def test_the_demonstrations_limit_is_explained_with_its_bucket_and_cost() -> None:
+def test_limit_of_the_demonstration_is_explained_with_bucket_and_cost() -> None:
     done = sidegate("explain", ROOT / "config.yaml", "GET", "/api/data", "-H", "X-User-ID: alice")
     assert (done.status, done.err) == (0, "")
     assert done.out == textwrap.dedent("""\
@@ -76,17 +76,17 @@ def test_the_demonstrations_limit_is_explained_with_its_bucket_and_cost() -> Non
 @pytest.mark.parametrize(
     ("request_", "policy", "why"),
     [
-        (["GET", "/shop"], "users", "path is /shop, wanted: /api/**"),
-        (["GET", "/login"], "login", "method is GET, wanted: POST"),
-        (["POST", "/login"], "login", "header X-Plan is absent, wanted: free, trial"),
-        (["POST", "/login", "-H", "X-Plan: gold"], "login", "header X-Plan is gold, wanted: free, trial"),
+        (["GET", "/shop"], "users", "path is /shop, expected: /api/**"),
+        (["GET", "/login"], "login", "method is GET, expected: POST"),
+        (["POST", "/login"], "login", "header X-Plan is absent, expected: free, trial"),
+        (["POST", "/login", "-H", "X-Plan: gold"], "login", "header X-Plan is gold, expected: free, trial"),
         (["POST", "http://shop.org/login", "-H", "X-Plan: free"], "login",
-         "host is shop.org, wanted: shop.example.com, *.test"),
-        (["POST", "/login", "-H", "X-Plan: free"], "login", "host is absent, wanted: shop.example.com, *.test"),
-        (["GET", "/", "--from", "192.0.2.7"], "internal", "client_ip is 192.0.2.7, wanted: 10.0.0.0/8"),
+         "host is shop.org, expected: shop.example.com, *.test"),
+        (["POST", "/login", "-H", "X-Plan: free"], "login", "host is absent, expected: shop.example.com, *.test"),
+        (["GET", "/", "--from", "192.0.2.7"], "internal", "client_ip is 192.0.2.7, expected: 10.0.0.0/8"),
     ],
 )  # fmt: skip
-def test_a_policy_that_does_not_match_says_which_condition_failed(
+def test_policy_that_does_not_match_shows_the_failed_condition(
     shop: Path, request_: list[str], policy: str, why: str
 ) -> None:
     done = sidegate("explain", shop, *request_)
@@ -105,19 +105,17 @@ def test_a_policy_that_does_not_match_says_which_condition_failed(
          "an override blocks the key mallory"),
         (["GET", "/api/x", "-H", "X-User-ID: monitor"], "passes: only shadow policies apply",
          "an override exempts the key monitor"),
-        (["GET", "/api/x", "--from", "10.1.2.3"], "passes: an exempt policy matches, so nothing else applies",
-         "matches, but an exempt policy matches too"),
+        (["GET", "/api/x", "--from", "10.1.2.3"], "passes: an exempt policy matches, so no other policy applies",
+         "matches, but an exempt policy matches as well"),
         (["POST", "https://shop.example.com:8443/login", "-H", "X-Plan: trial"], "limited by login",
          "5/minute, burst 5; this request costs 1"),
-        (["GET", "/"], "passes: no limit applies", "path is /, wanted: /api/**"),
+        (["GET", "/"], "passes: no policy applies", "path is /, expected: /api/**"),
         (["GET", "/api/x", "--from", "2001:db8:1:2:3::4"], "limited by users",
          "bucket example:users:client_ip=2001%3Adb8%3A1%3A2%3A%3A%2F64"),
-        (["GET", "/api/status"], "the sidecar answers this page itself; no limit applies", "client   127.0.0.1"),
+        (["GET", "/api/status"], "answered by the sidecar itself; no limit applies", "client   127.0.0.1"),
     ],
 )  # fmt: skip
-def test_what_becomes_of_the_request_is_said_in_one_line(
-    shop: Path, request_: list[str], result: str, line: str
-) -> None:
+def test_result_of_the_request_is_one_line(shop: Path, request_: list[str], result: str, line: str) -> None:
     done = sidegate("explain", shop, *request_)
     assert f"result   {result}\n" in done.out
     assert line in done.out
@@ -133,24 +131,24 @@ def test_what_becomes_of_the_request_is_said_in_one_line(
         (["GET", "/api", "-H", "Host: a", "-H", "Host: b"], "the field Host occurs more than once"),
     ],
 )
-def test_an_ambiguous_request_is_told_to_be_answered_400(shop: Path, request_: list[str], why: str) -> None:
+def test_ambiguous_request_is_answered_400_with_the_reason(shop: Path, request_: list[str], why: str) -> None:
     done = sidegate("explain", shop, *request_)
     assert f"result   answered 400: {why}" in done.out
     assert sidegate("explain", shop, *request_, "--json").json["result"] == "bad_request"
 
 
-def test_the_client_behind_a_trusted_proxy_is_told_apart_from_the_connection() -> None:
+def test_client_behind_a_trusted_proxy_is_shown_beside_the_connections_address() -> None:
     done = sidegate("explain", ROOT / "config.yaml", "GET", "/", "-H", "X-Forwarded-For: 192.0.2.9")
     assert "client   192.0.2.9 (the connection comes from 127.0.0.1)\n" in done.out
 
 
-def test_the_url_names_the_host_unless_a_header_does(shop: Path) -> None:
+def test_url_sets_the_host_unless_a_header_does(shop: Path) -> None:
     url = "http://shop.example.com/login"
     assert parts(shop, "POST", url, "-H", "X-Plan: free")["login"] == "applies"
     assert parts(shop, "POST", url, "-H", "X-Plan: free", "-H", "Host: else.org")["login"] == "no_match"
 
 
-def test_an_exemption_that_only_one_reading_of_the_path_has_exempts_nothing(write_config: WriteConfig) -> None:
+def test_exemption_that_matches_only_one_reading_of_the_path_does_not_apply(write_config: WriteConfig) -> None:
     config = write_config("""
         policies:
           - {name: probe, match: {path: /api/ping}, exempt: true}
@@ -160,15 +158,15 @@ def test_an_exemption_that_only_one_reading_of_the_path_has_exempts_nothing(writ
     assert parts(config, "GET", "/api%2Fping") == {"probe": "no_match", "users": "applies"}
 
 
-def test_what_a_terminal_would_obey_is_shown_escaped(shop: Path) -> None:
+def test_control_characters_are_escaped(shop: Path) -> None:
     done = sidegate("explain", shop, "POST", "/login", "-H", "X-Plan: \x1b[31mred\x07 \u202e")
-    assert r"header X-Plan is \x1b[31mred\x07 \u202e, wanted" in done.out
+    assert r"header X-Plan is \x1b[31mred\x07 \u202e, expected" in done.out
 
 
-# -- for programs -------------------------------------------------------------------------------------------------------
+# -- as JSON -------------------------------------------------------------------------------------------------------
 
 
-def test_the_same_is_had_as_json(shop: Path) -> None:
+def test_json_contains_the_whole_explanation(shop: Path) -> None:
     done = sidegate("explain", shop, "POST", "/api/x?y=1", "-H", "X-User-ID: bob", "--json")
     document = done.json
     assert document["result"] == "limited"
@@ -196,7 +194,7 @@ def test_the_same_is_had_as_json(shop: Path) -> None:
         (["GET", "/api/"], "limited"),
     ],
 )
-def test_the_result_is_one_word(shop: Path, request_: list[str], result: str) -> None:
+def test_result_in_json_is_one_word(shop: Path, request_: list[str], result: str) -> None:
     assert sidegate("explain", shop, *request_, "--json").json["result"] == result
 
 
@@ -214,7 +212,7 @@ PROPERTY_POLICIES = compile_policies(
     plan=st.lists(st.sampled_from(["free", "gold"]), max_size=1),
     peer=st.sampled_from(["10.1.1.1", "192.0.2.1", "::1"]),
 )
-def test_an_explanation_never_contradicts_the_decision(
+def test_explanation_equals_the_decision(
     method: str, segments: list[str], user: list[str], plan: list[str], peer: str
 ) -> None:
     fields = CIMultiDict([*(("X-User-ID", each) for each in user), *(("X-Plan", each) for each in plan)])
@@ -228,14 +226,14 @@ def test_an_explanation_never_contradicts_the_decision(
         return
     applied = PROPERTY_POLICIES.applying(facts)
     assert list(explanation.applied) == applied
-    told = {item.policy.name: item for item in explanation.considered}
-    assert set(told) == {policy.name for policy in PROPERTY_POLICIES.policies}
+    results = {item.policy.name: item for item in explanation.considered}
+    assert set(results) == {policy.name for policy in PROPERTY_POLICIES.policies}
     charges = {
-        name: item.charge for name, item in told.items() if item.part in {MatchResult.APPLIES, MatchResult.BLOCKED}
+        name: item.charge for name, item in results.items() if item.part in {MatchResult.APPLIES, MatchResult.BLOCKED}
     }
     assert charges == {entry.policy.name: entry.charge for entry in applied}
-    exempts = any(item.part is MatchResult.EXEMPTS for item in told.values())
-    set_aside = any(item.part is MatchResult.SET_ASIDE for item in told.values())
+    exempts = any(item.part is MatchResult.EXEMPTS for item in results.values())
+    set_aside = any(item.part is MatchResult.SET_ASIDE for item in results.values())
     assert not (exempts and applied)
     assert exempts or not set_aside
 
@@ -252,7 +250,7 @@ def test_an_explanation_never_contradicts_the_decision(
         (Limit(Rate(1, 17_280_000), 5000, 5000, 1), "5000/day, burst 5000"),
     ],
 )
-def test_a_limit_is_written_as_a_person_would(limit: Limit, text: str) -> None:
+def test_limit_is_formatted_with_a_usual_unit(limit: Limit, text: str) -> None:
     assert limit_text(limit) == text
 
 
@@ -260,7 +258,7 @@ def test_a_limit_is_written_as_a_person_would(limit: Limit, text: str) -> None:
 
 
 def spend(store: StoreServer, key: str, tokens: int, rate: str = "1/2000000") -> None:
-    """A bucket of which so many tokens are left. Nothing grows in it while a test looks: its moment is yet to come."""
+    """Store a bucket with so many tokens. Its time is in the future, so that no token is added during a test."""
     store.client.hset(key, mapping={"tokens": tokens, "since": store.time_us() + 3_600_000_000, "rate": rate})
 
 
@@ -269,7 +267,9 @@ def live_shop(write_config: WriteConfig, url: str) -> Path:
 
 
 @pytest.mark.slow
-def test_live_shows_the_present_tokens_and_takes_none(write_config: WriteConfig, store_server: StoreServer) -> None:
+def test_live_shows_the_present_tokens_and_charges_nothing(
+    write_config: WriteConfig, store_server: StoreServer
+) -> None:
     config = live_shop(write_config, store_server.url)
     spend(store_server, "example:users:bob", 7)
     before = store_server.client.hgetall("example:users:bob")
@@ -288,22 +288,22 @@ def test_live_shows_the_present_tokens_and_takes_none(write_config: WriteConfig,
 
 
 @pytest.mark.slow
-def test_live_says_for_how_long_there_are_too_few(write_config: WriteConfig, store_server: StoreServer) -> None:
+def test_live_shows_when_there_are_enough_tokens(write_config: WriteConfig, store_server: StoreServer) -> None:
     config = live_shop(write_config, store_server.url)
     spend(store_server, "example:users:bob", 3)
     done = sidegate("explain", config, "POST", "/api/x", "-H", "X-User-ID: bob", "--live")
     assert "now 3 of 40 tokens" in done.out
-    assert "too few for this request for another 4 s\n" in done.out
+    assert "enough for this request in 4 s\n" in done.out
     assert done.status == 0
 
 
-def test_live_does_not_need_a_store_where_nothing_is_charged(write_config: WriteConfig) -> None:
+def test_live_needs_no_store_if_nothing_is_charged(write_config: WriteConfig) -> None:
     config = live_shop(write_config, f"redis://127.0.0.1:{free_port()}")
     for request in (["GET", "/"], ["GET", "/health"], ["GET", "/api/x", "--from", "10.0.0.1"]):
         assert sidegate("explain", config, *request, "--live").status == 0
 
 
-def test_a_store_that_does_not_answer_is_said_and_the_rest_explained_all_the_same(write_config: WriteConfig) -> None:
+def test_unavailable_store_is_reported_after_the_explanation(write_config: WriteConfig) -> None:
     port = free_port()
     config = live_shop(write_config, f"redis://127.0.0.1:{port}")
     done = sidegate("explain", config, "GET", "/api/x", "--live")
@@ -316,7 +316,7 @@ def test_a_store_that_does_not_answer_is_said_and_the_rest_explained_all_the_sam
 
 
 @pytest.mark.slow
-def test_a_bucket_that_cannot_be_read_is_said(write_config: WriteConfig, store_server: StoreServer) -> None:
+def test_unreadable_bucket_is_reported(write_config: WriteConfig, store_server: StoreServer) -> None:
     config = live_shop(write_config, store_server.url)
     store_server.client.set("example:users:bob", "a string")
     done = sidegate("explain", config, "GET", "/api/x", "-H", "X-User-ID: bob", "--live")
@@ -324,36 +324,36 @@ def test_a_bucket_that_cannot_be_read_is_said(write_config: WriteConfig, store_s
     assert "unreadable_bucket" in done.err
 
 
-# -- misuse -------------------------------------------------------------------------------------------------------------
+# -- wrong usage -------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (["get", "/"], "'get' is not a method; methods are written in capitals, e.g. GET"),
+        (["get", "/"], "'get' is not a method; expected capitals, e.g. GET"),
         (["GET", "api"], "'api' is neither a path nor a URL; expected e.g. /api/data"),
-        (["GET", "/a b"], "holds spaces or control characters"),
+        (["GET", "/a b"], "contains spaces or control characters"),
         (["GET", "/", "-H", "X-User-ID"], "'X-User-ID' is not a header field; expected e.g. 'X-User-ID: alice'"),
         (["GET", "/", "-H", "A: b\nC: d"], "is not a header field"),
         (["GET", "/", "--from", "localhost"], "'localhost' is not an IP address"),
         (["GET"], "the following arguments are required: URL"),
     ],
 )
-def test_misuse_is_status_2_and_says_what_was_expected(shop: Path, arguments: Sequence[str], complaint: str) -> None:
+def test_wrong_usage_exits_with_2_and_the_expected_form(shop: Path, arguments: Sequence[str], complaint: str) -> None:
     done = sidegate("explain", shop, *arguments)
     assert done.status == 2
     assert complaint in done.err
     assert done.out == ""
 
 
-def test_a_configuration_with_faults_is_status_1(write_config: WriteConfig) -> None:
+def test_invalid_configuration_exits_with_1(write_config: WriteConfig) -> None:
     done = sidegate("explain", write_config("policies: [{name: x}]"), "GET", "/")
     assert (done.status, done.out) == (1, "")
     assert "policies[0]" in done.err
 
 
 @pytest.mark.slow
-def test_colours_are_for_terminals_that_want_them() -> None:
+def test_colours_appear_on_terminals_without_no_color() -> None:
     request = ("explain", ROOT / "config.yaml", "GET", "/api/data")
     assert "\x1b[32mapplies\x1b[0m" in on_a_terminal(*request)[1]
     assert "\x1b[3" not in on_a_terminal(*request, more={"NO_COLOR": "1"})[1]

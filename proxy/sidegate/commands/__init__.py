@@ -1,1 +1,1 @@
-"""Commands that look at a configuration from outside a running sidecar: explain one request, simulate a whole log."""
+"""The commands beside `run`: check and explain a configuration, replay an access log, query running sidecars."""

@@ -1,11 +1,11 @@
-"""The command lines of explain and simulate. Light to import: what the commands need is loaded when one runs."""
+"""Command-line arguments of `explain` and `simulate`. Each command imports its modules only when it runs."""
 
 import argparse
 import re
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, NoReturn
 
-from sidegate.commands.simulate.log_entry import Format
+from sidegate.commands.simulate.logged_request import LogFormat
 
 if TYPE_CHECKING:
     from sidegate.config import Settings
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 _METHOD = re.compile(r"[A-Z][A-Z_-]*")
 _FIELD = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+):(.*)", re.DOTALL)
-_FORMATS = [form.value for form in Format]
+_FORMATS = [form.value for form in LogFormat]
 _URL = re.compile(r"(?:[A-Za-z][A-Za-z0-9+.-]*://([^/?#]*))?([^#]*)(?:#.*)?", re.DOTALL)
 
 
@@ -22,15 +22,15 @@ def add_explain(commands: "Commands") -> None:
     """Add the command `explain`."""
     parser = commands.add_parser(
         "explain",
-        help="say which policies apply to one request, and why not the others",
-        description="Say which policies apply to one request and why not the others, which buckets are charged what, "
-        "and with --live what they hold now. Exit status: 0; 1 where the configuration has a fault or the store "
-        "does not answer; 2 where the command line is wrong.",
+        help="show which policies apply to a request, and why the others do not",
+        description="Show which policies apply to a request and why the others do not, the charged buckets, and "
+        "with --live their present tokens. Exit status: 0 success; 1 the configuration is invalid or the store does "
+        "not answer; 2 wrong usage.",
     )
     _add_config(parser)
     parser.add_argument("method", type=_method, metavar="METHOD", help="e.g. GET")
     parser.add_argument(
-        "url", type=_url, metavar="URL", help="e.g. /api/data or http://host/api/data?x=1, sent as it is"
+        "url", type=_url, metavar="URL", help="e.g. /api/data or http://host/api/data?x=1; used as written"
     )
     parser.add_argument(
         "-H",
@@ -39,13 +39,13 @@ def add_explain(commands: "Commands") -> None:
         default=[],
         type=_field,
         metavar="'Name: value'",
-        help="a header field; repeat",
+        help="a header field; may be given several times",
     )
     parser.add_argument(
         *("--from", "--peer"), dest="peer", default="127.0.0.1", type=_peer, metavar="IP",
-        help="the address that the connection comes from (default: %(default)s)",
+        help="the address of the connection's other end (default: %(default)s)",
     )  # fmt: skip
-    parser.add_argument("--live", action="store_true", help="ask the store what the buckets hold now; takes nothing")
+    parser.add_argument("--live", action="store_true", help="read the present tokens from the store; charges nothing")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(do=_explain)
 
@@ -54,27 +54,26 @@ def add_simulate(commands: "Commands") -> None:
     """Add the command `simulate`."""
     parser = commands.add_parser(
         "simulate",
-        help="say what a configuration would have done to an access log",
-        description="Replay an access log in its own time: what each policy would have admitted and refused, the keys "
-        "hit hardest, a timeline. Read are the combined format and its relatives and JSON lines, mixed if need be. "
-        "Exit status: 0; 1 where the configuration has a fault or the log could not be read to its end; 2 where the "
-        "command line is wrong.",
+        help="show what a configuration would have done to the requests of an access log",
+        description="Replay an access log in the log's own time: how many requests each policy would have admitted and "
+        "refused, the keys refused most, a timeline. Reads the combined format and its variants, JSON lines, and the "
+        "default formats of Envoy, HAProxy and AWS load balancers, with or without a prefix of syslog or a container "
+        "runtime; docs/simulate.md lists them. Exit status: 0 success; 1 the configuration is invalid or the log could "
+        "not be read to its end; 2 wrong usage.",
     )
     _add_config(parser)
-    parser.add_argument("log", metavar="ACCESS_LOG", help="an access log, gzip or not; - reads standard input")
+    parser.add_argument("log", metavar="ACCESS_LOG", help="an access log, plain or gzip; - reads standard input")
+    parser.add_argument("--against", metavar="OTHER", help="another configuration to compare with, e.g. the active one")
     parser.add_argument(
-        "--against", metavar="OTHER", help="another configuration to compare with, e.g. the present one"
-    )
-    parser.add_argument(
-        *("--format",), type=_format, default=Format.AUTO, metavar="|".join(_FORMATS),
-        help="how the lines are written (default: looks at each line)",
+        *("--format",), type=_format, default=LogFormat.AUTO, metavar="|".join(_FORMATS),
+        help="the format of the lines (default: detected for each line)",
     )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(do=_simulate)
 
 
 def _add_config(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("config", metavar="FILE", help="the configuration")
+    parser.add_argument("config", metavar="FILE", help="the configuration file")
 
 
 def _explain(settings: "Settings", options: argparse.Namespace) -> int:
@@ -91,15 +90,15 @@ def _simulate(settings: "Settings", options: argparse.Namespace) -> int:
 
 def _method(text: str) -> str:
     if not _METHOD.fullmatch(text):
-        _misused(f"{text!r} is not a method; methods are written in capitals, e.g. GET")
+        _misused(f"{text!r} is not a method; expected capitals, e.g. GET")
     return text
 
 
 def _url(text: str) -> tuple[str, str]:
-    """Host (empty where the URL names none) and request target."""
+    """Return host (empty if the URL has none) and request target."""
     found = _URL.fullmatch(text)
     if found is None or re.search(r"[\x00-\x20\x7f]", text):
-        _misused(f"{text!r} holds spaces or control characters, which no request line can")
+        _misused(f"{text!r} contains spaces or control characters; a request target cannot")
     host, target = found[1] or "", found[2]
     if found[1] is not None and not target.startswith("/"):
         target = "/" + target
@@ -122,10 +121,10 @@ def _peer(text: str) -> str:
         _misused(f"{text!r} is not an IP address")
 
 
-def _format(text: str) -> Format:
+def _format(text: str) -> LogFormat:
     if text not in _FORMATS:
         _misused(f"{text!r} is not a format; expected one of {', '.join(_FORMATS)}")
-    return Format(text)
+    return LogFormat(text)
 
 
 def _misused(message: str) -> NoReturn:

@@ -1,5 +1,4 @@
-"""`sidegate check` says what is wrong with a configuration and what in it is hardly meant; `sidegate schema` prints its
-JSON Schema for editors."""
+"""`sidegate check` reports faults and likely mistakes of a configuration; `sidegate schema` prints its JSON Schema."""
 
 import argparse
 import os
@@ -9,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sidegate.commands.excerpt import excerpt
-from sidegate.commands.output import printable, write_json
+from sidegate.commands.output import printable, write_json, write_line
 from sidegate.config import ConfigError, ConfigFault, examine
 
 if TYPE_CHECKING:
@@ -19,10 +18,12 @@ if TYPE_CHECKING:
 def add_check(commands: "Commands", default: str, about: str) -> None:
     """Add the command `check`."""
     parser = commands.add_parser(
-        "check", help="say what is wrong with a configuration, and where", description=check.__doc__
+        "check",
+        help="validate a configuration, with line and column of each fault",
+        description="Validate a configuration, and warn of likely mistakes. Exit status: 0 valid; 1 invalid; 2 misuse.",
     )
     parser.add_argument("config", nargs="?", default=default, metavar="FILE", help=about)
-    parser.add_argument("--strict", action="store_true", help="take warnings for faults")
+    parser.add_argument("--strict", action="store_true", help="treat warnings as faults")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(alone=check)
 
@@ -34,7 +35,7 @@ def add_schema(commands: "Commands") -> None:
 
 
 def check(options: argparse.Namespace) -> int:
-    """Say what is wrong with a configuration, and what in it is hardly meant. Exit status: 0 right, 1 wrong."""
+    """Report all faults and warnings of a configuration. Returns 0 if it is valid, else 1."""
     faults: Sequence[ConfigFault] = ()
     warnings: Sequence[ConfigFault] = ()
     policies = 0
@@ -43,26 +44,26 @@ def check(options: argparse.Namespace) -> int:
         warnings, policies = examined.warnings, len(examined.settings.policies)
     except ConfigError as error:
         faults = error.faults
-    wrong = bool(faults or (options.strict and warnings))
+    invalid = bool(faults or (options.strict and warnings))
     if options.json:
         write_json(
             {
                 "file": options.config,
-                "right": not wrong,
+                "valid": not invalid,
                 "policies": policies,
                 "faults": list(map(_described, faults)),
                 "warnings": list(map(_described, warnings)),
             }
         )
-        return int(wrong)
+        return int(invalid)
     for fault in faults:
-        _say(str(fault), fault)
+        _report(str(fault), fault)
     for warning in warnings:
-        _say(warning.text("warning: "), warning)
-    if not wrong:
-        told = f", {_counted(len(warnings), 'warning')}" if warnings else ""
-        sys.stdout.write(f"{printable(options.config)}: right, {_counted(policies, 'policy', 'policies')}{told}\n")
-    return int(wrong)
+        _report(warning.text("warning: "), warning)
+    if not invalid:
+        more = f", {_counted(len(warnings), 'warning')}" if warnings else ""
+        write_line(f"{options.config}: valid, {_counted(policies, 'policy', 'policies')}{more}")
+    return int(invalid)
 
 
 def print_schema(_: argparse.Namespace) -> int:
@@ -73,10 +74,10 @@ def print_schema(_: argparse.Namespace) -> int:
     return 0
 
 
-def _say(line: str, fault: ConfigFault) -> None:
+def _report(line: str, fault: ConfigFault) -> None:
     sys.stderr.write(f"{printable(line)}\n")
-    if sys.stderr.isatty() and (shown := excerpt(fault)):
-        sys.stderr.write(f"{shown}\n")
+    if sys.stderr.isatty() and (lines := excerpt(fault)):
+        sys.stderr.write(f"{lines}\n")
 
 
 def _described(fault: ConfigFault) -> dict[str, object]:

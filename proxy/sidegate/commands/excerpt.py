@@ -1,4 +1,4 @@
-"""The line of a configuration that a fault is about, with a mark under the place: for people at a terminal."""
+"""Shows the line of a configuration file that a fault points at, with a mark under the column."""
 
 import re
 from pathlib import Path
@@ -7,12 +7,12 @@ from sidegate.commands.output import printable
 from sidegate.config import ConfigFault
 
 _WIDEST = 100
-# Lines that may hold a secret are not repeated: a terminal's text is copied into tickets.
+# Lines that may contain a secret are not shown: terminal output is copied into tickets.
 _MAY_BE_SECRET = re.compile(r"passw|secret|token|://\S*@", re.IGNORECASE)
 
 
 def excerpt(fault: ConfigFault) -> str:
-    """Two lines, or nothing where there is no line to show."""
+    """Return two lines of text; empty if the fault has no position, or its line is too wide or may contain a secret."""
     if fault.line is None or fault.column is None:
         return ""
     try:

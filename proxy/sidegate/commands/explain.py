@@ -1,4 +1,4 @@
-"""`sidegate explain`: which policies match a request and why not the others, which buckets, what they hold now."""
+"""`sidegate explain`: shows which policies apply to a request, why the others do not, and the buckets."""
 
 import argparse
 
@@ -17,7 +17,7 @@ from sidegate.store.protocol import StoreUnavailable
 
 
 def run(settings: Settings, options: argparse.Namespace) -> int:
-    """Explain one request. Returns 1 only where --live was asked for and the store gave no answer."""
+    """Explain one request. Returns 1 only if --live is set and the store does not answer."""
     facts = _facts(options)
     own_page = is_builtin_route(facts, builtin_routes(settings))
     explanation = explain(compile_policies(settings), facts)

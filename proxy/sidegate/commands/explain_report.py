@@ -1,4 +1,4 @@
-"""An explanation as text for people."""
+"""Renders an explanation as text."""
 
 from collections.abc import Sequence
 
@@ -17,17 +17,17 @@ _WORDS = {
     MatchResult.BLOCKED: ("blocks", "red"),
     MatchResult.EXEMPTS: ("exempts", "cyan"),
     MatchResult.KEY_EXEMPT: ("key exempt", "cyan"),
-    MatchResult.SET_ASIDE: ("set aside", "dim"),
+    MatchResult.SET_ASIDE: ("exempted", "dim"),
     MatchResult.NO_MATCH: ("no match", "dim"),
 }
 
 
 def as_text(explanation: Explanation, settings: Settings, levels: Levels, *, own_page: bool) -> Group:
-    """For a terminal."""
+    """Return the explanation as tables for rich."""
     facts = explanation.facts
     head = Table.grid(padding=(0, 2))
     head.add_row("request", printable(f"{facts.method} {facts.target}"))
-    head.add_row("path", printable(" or ".join(explanation.paths)) or "not readable")
+    head.add_row("path", printable(" or ".join(explanation.paths)) or "invalid")
     head.add_row("client", _client_text(explanation))
     head.add_row("result", Text(_result(explanation, own_page), "bold"))
     policies = Table(box=None, padding=(0, 3, 0, 0), header_style="dim")
@@ -42,22 +42,22 @@ def as_text(explanation: Explanation, settings: Settings, levels: Levels, *, own
 
 def _client_text(explanation: Explanation) -> str:
     client, group, peer = explanation.client, explanation.client_group, explanation.facts.peer
-    text = client if group == client else f"{client}, counted as {group}"
+    text = client if group == client else f"{client}, grouped as {group}"
     return text if client == peer else f"{text} (the connection comes from {peer})"
 
 
 def _result(explanation: Explanation, own_page: bool) -> str:
     match result_word(explanation, own_page):
         case "own_page":
-            return "the sidecar answers this page itself; no limit applies"
+            return "answered by the sidecar itself; no limit applies"
         case "bad_request":
             return printable(f"answered 400: {explanation.ambiguous}")
         case "exempt":
-            return "passes: an exempt policy matches, so nothing else applies"
+            return "passes: an exempt policy matches, so no other policy applies"
         case "blocked":
             return "refused with 429: the key is blocked; nothing is charged"
         case "unlimited":
-            return "passes: no limit applies"
+            return "passes: no policy applies"
         case _:
             names = [entry.policy.name for entry in explanation.applied if not entry.policy.shadow]
             return f"limited by {', '.join(names)}" if names else "passes: only shadow policies apply"
@@ -66,20 +66,20 @@ def _result(explanation: Explanation, own_page: bool) -> str:
 def _why(item: Consideration, settings: Settings, levels: Levels) -> Sequence[str]:
     match item.part:
         case MatchResult.APPLIES:
-            assert item.charge is not None  # noqa: S101  (promised by Consideration)
+            assert item.charge is not None  # noqa: S101  (Consideration guarantees it)
             return _charge_lines(item, item.charge, levels.get(item.policy.name))
         case MatchResult.BLOCKED:
             return [f"an override blocks the key {item.key}"]
         case MatchResult.EXEMPTS:
-            return ["matches, and exempts the request from all policies"]
+            return ["matches and exempts the request from all policies"]
         case MatchResult.KEY_EXEMPT:
             return [f"an override exempts the key {item.key}"]
         case MatchResult.SET_ASIDE:
-            return ["matches, but an exempt policy matches too"]
+            return ["matches, but an exempt policy matches as well"]
         case MatchResult.NO_MATCH:
-            assert item.mismatch is not None  # noqa: S101  (promised by Consideration)
+            assert item.mismatch is not None  # noqa: S101  (Consideration guarantees it)
             values = ", ".join(wanted(settings, item.policy.name, item.mismatch)) or "present"
-            return [f"{item.mismatch.condition} is {printable(item.mismatch.found) or 'absent'}, wanted: {values}"]
+            return [f"{item.mismatch.condition} is {printable(item.mismatch.found) or 'absent'}, expected: {values}"]
 
 
 def _charge_lines(item: Consideration, charge: Charge, level: Level | None) -> list[str]:
@@ -91,5 +91,5 @@ def _charge_lines(item: Consideration, charge: Charge, level: Level | None) -> l
         wait_s = limit.wait_us(charge.cost - level.tokens, level.age_us) / 1e6
         lines.append(f"now {level.tokens} of {limit.burst} tokens" + (f", full in {full_s:.3g} s" if full_s else ""))
         if wait_s:
-            lines.append(f"too few for this request for another {wait_s:.3g} s")
+            lines.append(f"enough for this request in {wait_s:.3g} s")
     return lines

@@ -1,4 +1,7 @@
-"""How commands write: text for a terminal or a pipe, JSON for programs; a reader who has left is no fault."""
+"""Output of commands: text for terminals and pipes, JSON for programs.
+
+A closed pipe (`| head`) ends the output without an error. Any other failure to write exits with status 1.
+"""
 
 import io
 import json
@@ -9,24 +12,24 @@ from collections.abc import Mapping
 from rich.console import Console, RenderableType
 from rich.text import Text
 
-# Without a terminal nobody says how wide a line may be.
+# Columns of tables if stdout is not a terminal.
 _PIPED_WIDTH = 120
 
 
-class _Page(io.StringIO):
-    """What will be written, told which characters stdout takes."""
+class _OutputBuffer(io.StringIO):
+    """Text in memory with the encoding of stdout, from which rich chooses its characters."""
 
     @property
-    def encoding(self) -> str:  # type: ignore[override]  # as TextIOWrapper has it; nobody sets it
+    def encoding(self) -> str:  # type: ignore[override]  # read-only here
         return sys.stdout.encoding or "utf-8"
 
 
 def write_text(*parts: RenderableType) -> None:
-    """Write to stdout what rich can render: with colour on a terminal only. Text is taken as it is, never as markup.
+    """Render with rich and write to stdout, with colour on a terminal only. Text is never parsed as markup.
 
-    In a pipe a line of text stays one line, however long, so that grep finds it whole.
+    In a pipe, lines of text are not wrapped, so that grep finds them whole.
     """
-    terminal, page = sys.stdout.isatty(), _Page()
+    terminal, page = sys.stdout.isatty(), _OutputBuffer()
     console = Console(
         file=page, width=None if terminal else _PIPED_WIDTH, force_terminal=terminal, markup=False, highlight=False,
         emoji=False,
@@ -40,17 +43,22 @@ def write_text(*parts: RenderableType) -> None:
 
 
 def write_json(document: Mapping[str, object]) -> None:
-    """Write one JSON document to stdout, in ASCII: bytes that are no UTF-8 stand as lone surrogates."""
+    """Write one JSON document to stdout in ASCII; bytes that are not UTF-8 appear as lone surrogates."""
     _write(json.dumps(document, indent=2) + "\n")
 
 
+def write_line(text: str) -> None:
+    """Write one line to stdout, escaped by `printable`."""
+    _write(printable(text) + "\n")
+
+
 def complain(text: str) -> None:
-    """Say on stderr what went wrong."""
+    """Write an error message to stderr."""
     sys.stderr.write(f"sidegate: {printable(text)}\n")
 
 
 def printable(text: str) -> str:
-    """The text with everything escaped that a terminal could take for a command, and lone surrogates."""
+    """Escape control characters and lone surrogates, so that a terminal cannot interpret the text."""
     if text.isascii() and text.isprintable():
         return text
     return "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in text)
@@ -62,7 +70,7 @@ def _write(text: str) -> None:
         sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
         sys.stdout.flush()
     except BrokenPipeError:
-        _leave_stdout()  # the reader has seen enough (`| head`)
+        _leave_stdout()  # the reader has closed the pipe (`| head`)
     except OSError as error:
         _leave_stdout()
         complain(f"cannot write: {error.strerror}")
@@ -70,5 +78,5 @@ def _write(text: str) -> None:
 
 
 def _leave_stdout() -> None:
-    """The interpreter would flush once more at exit, and complain."""
+    """Replace stdout by /dev/null: the interpreter flushes once more at exit, and would report the failure again."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

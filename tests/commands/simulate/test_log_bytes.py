@@ -1,4 +1,4 @@
-"""From bytes to lines: packed or not, whole or damaged, always in bounded pieces."""
+"""Splits bytes into lines: plain or compressed, complete or damaged, always in bounded pieces."""
 
 import bz2
 import gzip
@@ -16,18 +16,18 @@ NOISE = random.Random(7).randbytes(3 * CHUNK_BYTES)
 
 
 def read(data: bytes) -> tuple[list[bytes | None], str]:
-    """The lines, and why there are no more; empty where the input ended as it should."""
+    """Return the lines, and the reason why reading stopped; empty at a proper end."""
     lines: list[bytes | None] = []
     try:
         for line in lines_of(io.BytesIO(data), lambda _: None):
-            lines.append(line)  # noqa: PERF402  (those before an exception are wanted)
+            lines.append(line)  # noqa: PERF402  (the lines before an exception are needed)
     except BrokenInput as error:
         return lines, str(error)
     return lines, ""
 
 
 class Trickle(io.RawIOBase):
-    """A pipe that gives a byte at a time."""
+    """A pipe that returns one byte for each read."""
 
     def __init__(self, data: bytes) -> None:
         self._left = data
@@ -54,37 +54,37 @@ def test_lines_end_with_a_line_feed_or_with_the_input(data: bytes, lines: list[b
     assert read(gzip.compress(data)) == (lines, "")
 
 
-def test_several_gzip_members_and_padding_are_one_log() -> None:
+def test_several_gzip_members_with_padding_are_one_log() -> None:
     assert read(gzip.compress(b"a\nb") + gzip.compress(b"c\n") + b"\0" * 512) == ([b"a", b"bc"], "")
 
 
 @pytest.mark.parametrize("pack", [bytes, gzip.compress])
-def test_a_pipe_that_trickles_gives_the_same_lines(pack: Callable[[bytes], bytes]) -> None:
+def test_pipe_with_small_reads_yields_the_same_lines(pack: Callable[[bytes], bytes]) -> None:
     data = pack(b"first\nsecond\n")
     assert list(lines_of(Trickle(data), lambda _: None)) == [b"first", b"second"]  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("length", [LONGEST_LINE_BYTES + 1, CHUNK_BYTES, 5 * CHUNK_BYTES])
 @pytest.mark.parametrize("end", [b"", b"\n", b"\nafter\n"])
-def test_a_huge_line_is_one_none_and_the_next_line_is_whole(length: int, end: bytes) -> None:
+def test_overlong_line_yields_one_none_and_the_next_line_is_complete(length: int, end: bytes) -> None:
     expected: list[bytes | None] = [b"before", None]
     if end == b"\nafter\n":
         expected.append(b"after")
     assert read(b"before\n" + b"x" * length + end) == (expected, "")
 
 
-def test_the_longest_line_that_is_taken_is_taken() -> None:
+def test_line_of_the_maximum_length_is_read() -> None:
     assert read(b"x" * LONGEST_LINE_BYTES + b"\n") == ([b"x" * LONGEST_LINE_BYTES], "")
 
 
-def test_a_gzip_bomb_is_unpacked_in_pieces() -> None:
+def test_gzip_bomb_is_decompressed_in_pieces() -> None:
     assert read(gzip.compress(b"\0" * 50_000_000)) == ([None], "")
 
 
-def test_a_cut_gzip_gives_the_lines_before_the_cut_and_says_so() -> None:
+def test_truncated_gzip_yields_the_lines_before_the_cut_and_the_reason() -> None:
     whole = gzip.compress(b"".join(b"%d\n" % number for number in range(200_000)))
     lines, why = read(whole[: len(whole) // 2])
-    assert why == "the gzip data is cut off"
+    assert why == "the gzip data is truncated"
     assert lines[:3] == [b"0", b"1", b"2"]
     assert 50_000 < len(lines) < 200_000
     assert lines == [b"%d" % number for number in range(len(lines))]
@@ -92,23 +92,23 @@ def test_a_cut_gzip_gives_the_lines_before_the_cut_and_says_so() -> None:
 
 @pytest.mark.parametrize(
     ("data", "why"),
-    # Names of their own: gzip writes the time into its header.
+    # Explicit names: gzip writes the time into its header.
     ids=["damaged", "followed", "cut", "header only", "xz", "bzip2", "zstd"],
     argvalues=[
         (gzip.compress(b"a\n" * 99)[:-9] + b"garbage garbage", "the gzip data is damaged"),
-        (gzip.compress(b"a\n") + b"not gzip", "something that is not gzip follows the gzip data"),
-        (gzip.compress(b"a\n")[:-4], "the gzip data is cut off"),
-        (b"\x1f\x8b", "the gzip data is cut off"),
-        (lzma.compress(b"a\n"), "it is packed with xz; only gzip is read here"),
-        (bz2.compress(b"a\n"), "it is packed with bzip2; only gzip is read here"),
-        (b"\x28\xb5\x2f\xfd....", "it is packed with zstd; only gzip is read here"),
+        (gzip.compress(b"a\n") + b"not gzip", "the gzip data is followed by other data"),
+        (gzip.compress(b"a\n")[:-4], "the gzip data is truncated"),
+        (b"\x1f\x8b", "the gzip data is truncated"),
+        (lzma.compress(b"a\n"), "the input is compressed with xz; only gzip is supported"),
+        (bz2.compress(b"a\n"), "the input is compressed with bzip2; only gzip is supported"),
+        (b"\x28\xb5\x2f\xfd....", "the input is compressed with zstd; only gzip is supported"),
     ],
 )
-def test_what_cannot_be_read_to_its_end_says_why(data: bytes, why: str) -> None:
+def test_incomplete_input_reports_the_reason(data: bytes, why: str) -> None:
     assert read(data)[1].startswith(why)
 
 
-def test_a_read_error_says_why() -> None:
+def test_read_error_reports_the_reason() -> None:
     class Failing(io.BytesIO):
         def read1(self, _: int | None = -1) -> bytes:
             raise OSError(5, "Input/output error")
@@ -117,11 +117,11 @@ def test_a_read_error_says_why() -> None:
         list(lines_of(Failing(), lambda _: None))
 
 
-def test_what_was_read_is_told_in_bytes_of_the_input() -> None:
-    told: list[int] = []
+def test_progress_is_reported_in_bytes_of_the_input() -> None:
+    sizes: list[int] = []
     packed = gzip.compress(NOISE)
-    list(lines_of(io.BytesIO(packed), told.append))
-    assert sum(told) == len(packed)
+    list(lines_of(io.BytesIO(packed), sizes.append))
+    assert sum(sizes) == len(packed)
 
 
 def pieces_of(data: bytes) -> Iterable[bytes | None]:
@@ -133,12 +133,12 @@ PACKED = (b"\x1f\x8b", b"BZh", b"PK\x03\x04", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")
 
 
 @given(st.binary(max_size=400).filter(lambda data: not data.startswith(PACKED)))
-def test_any_bytes_give_their_lines(data: bytes) -> None:
+def test_any_bytes_yield_their_lines(data: bytes) -> None:
     assert read(data) == (list(pieces_of(data)), "")
     assert read(gzip.compress(data)) == (list(pieces_of(data)), "")
 
 
 @given(st.binary(max_size=300))
-def test_any_bytes_after_a_gzip_header_give_lines_or_a_reason(data: bytes) -> None:
+def test_any_bytes_after_a_gzip_header_yield_lines_or_a_reason(data: bytes) -> None:
     read(b"\x1f\x8b" + data)
     read(gzip.compress(b"a\nb\n")[:12] + data)

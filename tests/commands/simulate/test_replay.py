@@ -1,4 +1,4 @@
-"""A replay answers what a sidecar answers: random policies, requests and times, through both, to the last token."""
+"""A replay and a sidecar decide alike: random policies, requests and times through both."""
 
 import asyncio
 import json
@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from multidict import CIMultiDict
-from sidegate.commands.simulate.log_entry import Entry, LoggedFields
+from sidegate.commands.simulate.logged_request import LoggedFields, LoggedRequest
 from sidegate.commands.simulate.replay import Replay
 from sidegate.config import StoreSettings, compile_policies
 from sidegate.config.load import parse
@@ -76,7 +76,7 @@ histories = st.lists(st.tuples(steps, requests()), min_size=6, max_size=20)
 
 
 class VirtualTimeStore:
-    """A store at the moment that the test says; fulfils `seam.Store` as far as a limiter asks."""
+    """A store at a time that the test sets; implements the part of `store.protocol.Store` that a limiter uses."""
 
     failure: StoreUnavailable | None = None
 
@@ -84,7 +84,7 @@ class VirtualTimeStore:
         self._store = store
         self.tried = asyncio.Event()
         self.now_us = START
-        self.asked: list[Charge] = []
+        self.received: list[Charge] = []
 
     def use(self, settings: StoreSettings) -> None:
         raise NotImplementedError
@@ -93,7 +93,7 @@ class VirtualTimeStore:
         return None
 
     def ask(self, charges: Sequence[Charge], then: OnLevels) -> None:
-        self.asked = list(charges)
+        self.received = list(charges)
         (levels,) = self._store.decide([charges], self.now_us)
         then(levels, 0.0)
 
@@ -108,8 +108,8 @@ class VirtualTimeStore:
 
 
 def as_a_sidecar(policy_set: PolicySet, store: VirtualTimeStore, facts: RequestFacts) -> Verdict | None:
-    """The limiter's verdict; None where no policy applies or the request is a bad one. It remembers no refusals: what
-    it remembers it keeps by a real clock.
+    """Return the limiter's verdict; None if no policy applies or the request is bad. Its deny cache is new for each
+    request, because it uses the real clock.
     """
     try:
         applied = policy_set.applying(facts)
@@ -126,7 +126,7 @@ def as_a_sidecar(policy_set: PolicySet, store: VirtualTimeStore, facts: RequestF
 
 
 def replayed(replay: Replay, now_us: int, facts: RequestFacts) -> Verdict | None:
-    return replay.take(Entry(now_us, True, facts, LoggedFields({}), 200))
+    return replay.take(LoggedRequest(now_us, True, facts, LoggedFields({}), 200))
 
 
 @pytest.mark.slow
@@ -166,10 +166,11 @@ def test_a_request_is_charged_on_all_its_limits_or_on_none_and_no_key_gets_more_
         if verdict is None:
             continue
         passes = verdict.answer is Answer.PASS
-        for (policy, charge), level in zip(verdict.applied, verdict.levels, strict=True):
+        for match, level in zip(verdict.applied, verdict.levels, strict=True):
+            charge = match.charge
             if charge is None or level is None:
                 continue
-            assert level.enough or policy.shadow or not passes
+            assert level.enough or match.policy.shadow or not passes
             if passes and level.enough:
                 charged[charge.key].append((now_us, charge.cost))
                 limits[charge.key] = charge

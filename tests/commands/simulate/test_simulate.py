@@ -1,4 +1,4 @@
-"""`sidegate simulate`: what a configuration would have done to an access log."""
+"""`sidegate simulate`: replays an access log and reports the results."""
 
 import gzip
 import io
@@ -36,7 +36,7 @@ policies:
 
 
 def line(second: float, target: str = "/api/x", *, client: str = "192.0.2.1", method: str = "GET", **more: Any) -> str:
-    """A JSON line, so many seconds after the first."""
+    """Return a JSON line, `second` seconds after the first."""
     logged = {"time": 1_772_438_400 + second, "client": client, "method": method, "path": target, "status": 200, **more}
     return json.dumps(logged)
 
@@ -46,23 +46,23 @@ def log(*lines: str) -> bytes:
 
 
 def only(done: Done) -> Any:
-    """The one configuration of a simulation."""
+    """Return the only configuration of a report."""
     (configuration,) = done.json["configurations"]
     return configuration
 
 
 def policies(configuration: Any) -> dict[str, tuple[int, int, int, int]]:
-    """Requests, admitted, refused, refused in shadow, by policy."""
+    """Return requests, admitted, refused and shadow refused, by policy."""
     return {
         policy["name"]: tuple(policy[name] for name in ("requests", "admitted", "refused", "shadow_refused"))
         for policy in configuration["policies"]
     }
 
 
-# -- the shipped log ----------------------------------------------------------------------------------------------------
+# -- the sample log ----------------------------------------------------------------------------------------------------
 
 
-def test_the_shipped_log_is_what_its_script_makes() -> None:
+def test_sample_log_equals_the_output_of_its_script() -> None:
     made = io.BytesIO()
     arguments = ["make_access_log", "--lines", "2500", "--gzip"]
     with mock.patch.object(sys, "argv", arguments), mock.patch.object(sys, "stdout", SimpleNamespace(buffer=made)):
@@ -70,21 +70,21 @@ def test_the_shipped_log_is_what_its_script_makes() -> None:
     assert gzip.decompress(made.getvalue()) == gzip.decompress(SAMPLE_LOG.read_bytes())
 
 
-def test_the_shipped_log_shows_a_scraper_that_the_demonstrations_limit_stops() -> None:
+def test_sample_log_shows_a_scraper_that_the_limit_of_the_demonstration_refuses() -> None:
     done = sidegate("simulate", DEMONSTRATION, SAMPLE_LOG)
     assert (done.status, done.err) == (0, "")
     told = done.out
-    assert "2,494 requests in 2,500 lines, 2026-03-02T08:00:00Z to 2026-03-02T08:28:28Z\n" in told
-    assert "2,396 would pass, 98 be refused (3.93 %)" in told
+    assert "2,494 requests in 2,500 lines (combined 2,494), 2026-03-02T08:00:00Z to 2026-03-02T08:28:28Z\n" in told
+    assert "2,396 would pass, 98 would be refused (3.93 %)" in told
     assert re.search(r"^ratelimit +1,915 +1,817 +98 +\S", told, re.MULTILINE)
     assert re.search(r"^client_ip=198\.51\.100\.7 +ratelimit +298 +98$", told, re.MULTILINE)
-    assert "the log never holds x-user-id" in told
-    assert "6 bad lines were left out: holds no valid request line (4), is not in the combined format (2)" in told
-    assert "  line 800 is not in the combined format: logrotate: the line before was cut he\n" in told
+    assert "not in the log: x-user-id;" in told
+    assert "6 lines were skipped: invalid request line (4), not in a known format (2)" in told
+    assert "  line 800: not in a known format: logrotate: the line before was cut he\n" in told
 
 
 @pytest.mark.parametrize("packed", [True, False], ids=["gzip", "plain"])
-def test_a_log_is_the_same_from_a_file_and_from_standard_input(tmp_path: Path, packed: bool) -> None:
+def test_file_and_standard_input_give_the_same_report(tmp_path: Path, packed: bool) -> None:
     data = SAMPLE_LOG.read_bytes() if packed else gzip.decompress(SAMPLE_LOG.read_bytes())
     path = tmp_path / "access.log"
     path.write_bytes(data)
@@ -95,28 +95,28 @@ def test_a_log_is_the_same_from_a_file_and_from_standard_input(tmp_path: Path, p
     assert from_file["configurations"][0]["refused"] == 98
 
 
-# -- what would have been done ------------------------------------------------------------------------------------------
+# -- results ------------------------------------------------------------------------------------------
 
 
 def test_buckets_fill_with_the_logs_own_time(write_config: WriteConfig) -> None:
     data = log(*(line(second) for second in (0, 1, 2, 31, 62)))
     configuration = only(sidegate("simulate", write_config(USERS), "-", "--json", stdin=data))
     assert policies(configuration) == {"users": (5, 4, 1, 0)}
-    assert configuration["keys_hit_hardest"] == [
+    assert configuration["keys_refused_most"] == [
         {"policy": "users", "key": "client_ip=192.0.2.1", "requests": 5, "refused": 1}
     ]
 
 
-def test_headers_in_json_lines_tell_users_apart(write_config: WriteConfig) -> None:
+def test_headers_in_json_lines_identify_users(write_config: WriteConfig) -> None:
     users = ["alice", "bob", "alice", "bob", "alice", None]
     lines = [line(0, headers={"X-User-ID": user} if user else {}) for user in users]
     configuration = only(sidegate("simulate", write_config(USERS), "-", "--json", stdin=log(*lines)))
-    assert [(key["key"], key["refused"]) for key in configuration["keys_hit_hardest"]] == [("alice", 1)]
+    assert [(key["key"], key["refused"]) for key in configuration["keys_refused_most"]] == [("alice", 1)]
     assert configuration["policies"][0]["key_fell_back"] == 1
     assert configuration["fields_not_in_log"] == []
 
 
-def test_several_limits_charge_all_or_none_and_shadows_only_count(write_config: WriteConfig) -> None:
+def test_several_limits_charge_all_or_none_and_shadow_policies_only_count(write_config: WriteConfig) -> None:
     config = write_config("""
         policies:
           - {name: fast, match: {path: /api/**}, key: client_ip, limit: 2/s}
@@ -125,12 +125,12 @@ def test_several_limits_charge_all_or_none_and_shadows_only_count(write_config: 
     """)
     lines = [*(line(0) for _ in range(4)), *(line(5) for _ in range(2))]
     configuration = only(sidegate("simulate", config, "-", "--json", stdin=log(*lines)))
-    # Two pass, two are too fast and cost nothing of the day, one passes, the last is too many for the day.
+    # Two pass; two exceed the limit by second and cost nothing of the day; one passes; the last exceeds the day.
     assert policies(configuration) == {"fast": (6, 4, 2, 0), "daily": (6, 5, 1, 0), "trial": (6, 1, 0, 5)}
     assert (configuration["passed"], configuration["refused"]) == (3, 3)
 
 
-def test_everything_that_is_logged_is_accounted_for(write_config: WriteConfig) -> None:
+def test_every_logged_request_is_counted_once(write_config: WriteConfig) -> None:
     config = write_config("""
         policies:
           - {name: staff, match: {client_ip: 10.0.0.0/8}, exempt: true}
@@ -158,11 +158,11 @@ def test_everything_that_is_logged_is_accounted_for(write_config: WriteConfig) -
     assert policies(configuration) == {"users": (4, 1, 3, 0)}
     text = sidegate("simulate", config, "-", stdin=log(*lines)).out
     assert "1 requests had a blocked key" in text
-    assert "2 the sidecar would answer itself" in text
+    assert "2 are answered by the sidecar itself" in text
     assert "1 answered 400: the path holds a broken percent-escape" in text
 
 
-def test_a_timeline_holds_every_request_and_every_refusal() -> None:
+def test_timeline_contains_every_request_and_every_refusal() -> None:
     document = sidegate("simulate", DEMONSTRATION, SAMPLE_LOG, "--json").json
     (configuration,) = document["configurations"]
     timeline = configuration["timeline"]
@@ -171,7 +171,7 @@ def test_a_timeline_holds_every_request_and_every_refusal() -> None:
     assert sum(timeline["refused"]) == sum(configuration["policies"][0]["refusals_over_time"]) == 98
 
 
-def test_a_log_of_one_moment_has_a_timeline_of_one_column(write_config: WriteConfig) -> None:
+def test_log_of_one_second_has_a_timeline_of_one_column(write_config: WriteConfig) -> None:
     done = sidegate("simulate", write_config(USERS), "-", stdin=log(line(0), line(0), line(0)))
     assert "requests  █  up to 3 in 1 s\n" in done.out
 
@@ -188,27 +188,27 @@ def test_sidegates_own_log_can_be_replayed(write_config: WriteConfig) -> None:
     with os.fdopen(reading, "rb") as pipe:
         data = pipe.read()
     configuration = only(sidegate("simulate", write_config(USERS), "-", "--json", stdin=data))
-    assert configuration["keys_hit_hardest"] == [
+    assert configuration["keys_refused_most"] == [
         {"policy": "users", "key": "client_ip=192.0.2.7", "requests": 3, "refused": 1}
     ]
 
 
-def test_when_there_are_too_many_keys_the_quiet_ones_are_let_go_and_it_is_said(
+def test_beyond_the_bound_the_keys_refused_least_are_dropped_and_counts_are_lower_bounds(
     write_config: WriteConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tally, "MOST_KEYS", 10)
     lines = [*(line(0, client="192.0.2.1") for _ in range(5)), *(line(1, client=f"198.51.100.{n}") for n in range(50))]
     done = sidegate("simulate", write_config(USERS), "-", "--json", stdin=log(*lines))
     assert only(done)["keys_not_counted"] > 0
-    assert only(done)["keys_hit_hardest"][0]["key"] == "client_ip=192.0.2.1"
+    assert only(done)["keys_refused_most"][0]["key"] == "client_ip=192.0.2.1"
     text = sidegate("simulate", write_config(USERS), "-", stdin=log(*lines)).out
-    assert "keys hit hardest (counts are at least these)" in text
+    assert "keys refused most (lower bounds)" in text
 
 
 # -- two configurations ---------------------------------------------------------------------------------------------------
 
 
-def test_two_configurations_are_compared_by_policy_and_by_key(write_config: WriteConfig) -> None:
+def test_comparison_lists_changes_by_policy_and_by_key(write_config: WriteConfig) -> None:
     before = write_config("policies: [{name: users, key: client_ip, limit: 3/day}]")
     after = write_config("""
         policies:
@@ -232,47 +232,47 @@ def test_two_configurations_are_compared_by_policy_and_by_key(write_config: Writ
     assert re.search(r"^writes +1 +- +\+1$", text, re.MULTILINE)
 
 
-def test_a_configuration_against_itself_changes_nothing() -> None:
+def test_comparison_of_a_configuration_with_itself_has_no_changes() -> None:
     done = sidegate("simulate", DEMONSTRATION, SAMPLE_LOG, "--against", DEMONSTRATION, "--json")
     assert done.json["comparison"]["keys"] == []
     assert done.json["comparison"]["refused"] == 0
 
 
-# -- what cannot be read ------------------------------------------------------------------------------------------------
+# -- unreadable input ------------------------------------------------------------------------------------------------
 
 
-def test_bad_lines_are_counted_and_shown_and_nothing_in_them_reaches_the_terminal(write_config: WriteConfig) -> None:
+def test_skipped_lines_are_shown_with_control_characters_escaped(write_config: WriteConfig) -> None:
     data = log(line(0)) + b"\x1b[2J\x1b]0;gone\x07 not a request\n{broken\n" + b"x" * 70_000 + b"\n" + log(line(1))
     done = sidegate("simulate", write_config(USERS), "-", stdin=data)
     assert done.status == 0
     assert "\x1b" not in done.out
-    assert r"line 2 is not in the combined format: \x1b[2J" in done.out
-    assert "line 3 is not valid JSON: {broken" in done.out
-    assert "line 4 is longer than 64 KiB" in done.out
-    assert "2 requests in 5 lines" in done.out
+    assert r"line 2: not in a known format: \x1b[2J" in done.out
+    assert "line 3: not valid JSON: {broken" in done.out
+    assert "line 4: longer than 64 KiB" in done.out
+    assert "2 requests in 5 lines (json 2)" in done.out
 
 
 @pytest.mark.parametrize(
     ("data", "told"),
     [
-        (b"", "standard input holds no request that can be replayed (0 lines)"),
-        (b"\n \n", "standard input holds no request that can be replayed (2 lines)"),
-        (b"date,status\n", "line 1 is not in the combined format: date,status"),
-        (b"PK\x03\x04 a zip archive", "it is packed with zip; only gzip is read here"),
-        (gzip.compress(b"", mtime=0), "holds no request that can be replayed (0 lines)"),
+        (b"", "standard input contains no request that can be replayed (0 lines)"),
+        (b"\n \n", "standard input contains no request that can be replayed (2 lines)"),
+        (b"date,status\n", "line 1: not in a known format: date,status"),
+        (b"PK\x03\x04 a zip archive", "the input is compressed with zip; only gzip is supported"),
+        (gzip.compress(b"", mtime=0), "contains no request that can be replayed (0 lines)"),
     ],
 )
-def test_a_log_without_a_request_is_status_1_and_says_what_was_found(data: bytes, told: str) -> None:
+def test_log_without_a_request_exits_with_1_and_shows_the_first_lines(data: bytes, told: str) -> None:
     done = sidegate("simulate", DEMONSTRATION, "-", stdin=data)
     assert (done.status, done.out) == (1, "")
     assert told in done.err
 
 
-def test_a_log_that_breaks_off_is_reported_as_far_as_it_goes_with_status_1() -> None:
+def test_truncated_log_is_reported_up_to_its_end_with_exit_status_1() -> None:
     done = sidegate("simulate", DEMONSTRATION, "-", "--json", stdin=SAMPLE_LOG.read_bytes()[:9000])
     assert done.status == 1
-    assert "the gzip data is cut off" in done.err
-    assert done.json["log"]["ended_early"] == "the gzip data is cut off"
+    assert "the gzip data is truncated" in done.err
+    assert done.json["log"]["ended_early"] == "the gzip data is truncated"
     assert 1000 < done.json["log"]["requests"] < 2000
 
 
@@ -280,22 +280,22 @@ def test_a_log_that_breaks_off_is_reported_as_far_as_it_goes_with_status_1() -> 
     ("log_name", "told"),
     [("missing.log", "missing.log: No such file or directory"), (".", ".: Is a directory")],
 )
-def test_a_log_that_cannot_be_opened_is_status_1(log_name: str, told: str) -> None:
+def test_unreadable_log_file_exits_with_1(log_name: str, told: str) -> None:
     done = sidegate("simulate", DEMONSTRATION, log_name)
     assert (done.status, done.out, done.err) == (1, "", f"sidegate: {told}\n")
 
 
-def test_a_fault_in_the_other_configuration_is_told_as_any_other(write_config: WriteConfig) -> None:
+def test_fault_in_the_other_configuration_is_reported_with_its_line(write_config: WriteConfig) -> None:
     other = write_config("policies: [{name: x}]")
     done = sidegate("simulate", DEMONSTRATION, SAMPLE_LOG, "--against", other)
     assert (done.status, done.out) == (1, "")
     assert f"{other}:1:" in done.err
 
 
-def test_misuse_is_status_2() -> None:
+def test_wrong_usage_exits_with_2() -> None:
     done = sidegate("simulate", DEMONSTRATION, SAMPLE_LOG, "--format", "csv")
     assert done.status == 2
-    assert "'csv' is not a format; expected one of auto, combined, vhost, json" in done.err
+    assert "'csv' is not a format; expected one of auto, combined, vhost, json, envoy, haproxy, alb" in done.err
     assert sidegate("simulate", DEMONSTRATION).status == 2
 
 
@@ -304,7 +304,7 @@ def test_misuse_is_status_2() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("columns", [80, 120])
-def test_names_and_bars_have_room_on_a_terminal(columns: int) -> None:
+def test_report_fits_the_width_of_the_terminal(columns: int) -> None:
     status, told = on_a_terminal("simulate", DEMONSTRATION, SAMPLE_LOG, columns=columns, err_too=False)
     assert status == 0
     plain = re.sub(r"\x1b\[[0-9;]*m", "", told)
@@ -313,7 +313,7 @@ def test_names_and_bars_have_room_on_a_terminal(columns: int) -> None:
 
 
 @pytest.mark.slow
-def test_progress_and_colours_are_for_terminals_only() -> None:
+def test_progress_bar_and_colours_appear_on_terminals_only() -> None:
     arguments = ("simulate", DEMONSTRATION, SAMPLE_LOG)
     _, told = on_a_terminal(*arguments)
     assert "lines" in told.split("requests in")[0]  # the progress bar
@@ -328,7 +328,7 @@ def test_progress_and_colours_are_for_terminals_only() -> None:
 
 
 @pytest.mark.slow
-def test_a_reader_that_has_seen_enough_ends_it_quietly() -> None:
+def test_closed_pipe_ends_the_output_without_an_error() -> None:
     process = subprocess.Popen(
         [*COMMAND, "simulate", str(DEMONSTRATION), str(SAMPLE_LOG)],
         stdout=subprocess.PIPE,
@@ -342,7 +342,7 @@ def test_a_reader_that_has_seen_enough_ends_it_quietly() -> None:
 
 
 @pytest.mark.slow
-def test_ctrl_c_ends_a_log_that_is_still_being_written_with_a_report_of_what_came() -> None:
+def test_ctrl_c_ends_reading_and_prints_the_report_so_far() -> None:
     process = subprocess.Popen(
         [*COMMAND, "simulate", str(DEMONSTRATION), "-", "--json"],
         stdin=subprocess.PIPE,
@@ -351,7 +351,7 @@ def test_ctrl_c_ends_a_log_that_is_still_being_written_with_a_report_of_what_cam
         env=environment(),
     )
     assert process.stdin is not None
-    # More than a pipe holds: when all but the last 64 KiB of it is taken, the log is being read.
+    # More than a pipe buffers: once the write returns, all but the last 64 KiB have been read.
     process.stdin.write(log(*(line(second) for second in range(5_000))))
     process.stdin.flush()
     process.send_signal(signal.SIGINT)
@@ -359,13 +359,13 @@ def test_ctrl_c_ends_a_log_that_is_still_being_written_with_a_report_of_what_cam
     out, told = process.communicate()
     document = json.loads(out)
     assert process.returncode == 1
-    assert document["log"]["ended_early"] == "it was interrupted"
+    assert document["log"]["ended_early"] == "interrupted"
     assert document["log"]["requests"] > 1000
     assert b"Traceback" not in told
 
 
 @pytest.mark.slow
-def test_a_disk_that_is_full_is_said() -> None:
+def test_full_disk_is_reported() -> None:
     if not Path("/dev/full").exists():
         pytest.skip("no /dev/full here")
     with Path("/dev/full").open("w", encoding="utf-8") as full:

@@ -1,4 +1,4 @@
-"""The replay's own fast copy of the decision is one with the reference and with the script."""
+"""The replay's store decides like the reference in Python and like the Lua script."""
 
 import random
 from collections.abc import Sequence
@@ -21,14 +21,14 @@ LATEST_US = 60 * SECOND
 
 
 class History(NamedTuple):
-    """Requests, each at its moment. As under one configuration: a key keeps its limit, and occurs once a request."""
+    """Requests with their times. As under one configuration, a key keeps its limit and occurs once in a request."""
 
     requests: list[tuple[int, list[Charge]]]
 
 
 @st.composite
 def limits(draw: st.DrawFn, *, forgets: bool = True) -> Limit:
-    """`forgets`: an idle bucket may leave the store within a history, and start at `initial` again."""
+    """`forgets`: an idle bucket may expire within a history, and start at `initial` again."""
     burst = draw(st.integers(1, 6) | st.integers(1, 1000))
     period_us = draw(st.sampled_from([7, 1000, SECOND, 60 * SECOND, HOUR, DAY]) | st.integers(1, DAY))
     rate = Rate.fitting(draw(st.integers(1, 20)), period_us, burst)
@@ -38,7 +38,7 @@ def limits(draw: st.DrawFn, *, forgets: bool = True) -> Limit:
 
 @st.composite
 def histories(draw: st.DrawFn, *, late: bool = False) -> History:
-    """`late`: moments may step back, by LATEST_US in all at most, and no bucket is ever forgotten."""
+    """`late`: times may step back by LATEST_US at most, and no bucket expires."""
     known = {name: draw(limits(forgets=not late)) for name in "abc"}
     typical = known["a"]
     steps = [0, 1, typical.wait_us(1, 0), typical.wait_us(1, 1), typical.wait_us(1, 0) // 3, typical.fill_us]
@@ -56,9 +56,9 @@ def histories(draw: st.DrawFn, *, late: bool = False) -> History:
     return History(requests)
 
 
-@pytest.fixture(params=["seldom", "often"])
+@pytest.fixture(params=["rarely", "often"])
 def sweeping(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whether buckets that are as good as new are looked for and dropped at every chance."""
+    """Whether buckets that are equivalent to new ones are dropped as soon as possible."""
     if request.param == "often":
         monkeypatch.setattr(virtual_store, "_FIRST_SWEEP", 0)
 
@@ -66,7 +66,7 @@ def sweeping(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.slow
 @pytest.mark.usefixtures("sweeping")
 @given(histories())
-def test_a_replay_decides_as_the_reference_and_as_the_script_on_a_real_store(
+def test_replay_decides_like_the_reference_and_like_the_script_on_a_real_store(
     store_server: StoreServer, history: History
 ) -> None:
     store_server.client.flushall()
@@ -82,21 +82,21 @@ def test_a_replay_decides_as_the_reference_and_as_the_script_on_a_real_store(
 @pytest.mark.slow
 @pytest.mark.usefixtures("sweeping")
 @given(histories(late=True))
-def test_late_lines_are_decided_as_the_reference_decides_when_time_steps_back(history: History) -> None:
+def test_late_lines_are_decided_like_the_reference_when_time_steps_back(history: History) -> None:
     replayed, stored = VirtualStore(), dict[str, Bucket]()
     for now_us, charges in history.requests:
         levels, _ = replayed.decide(charges, now_us)
         assert [tuple(levels)] == decide([charges], stored, now_us)
 
 
-def test_a_late_line_finds_its_bucket_in_the_store_still() -> None:
+def test_late_line_still_finds_its_bucket_in_the_store() -> None:
     limit = Limit(Rate(1, SECOND), burst=10, initial=5, idle_ttl_ms=20_000)
     replayed = VirtualStore()
     tokens = [replayed.decide([Charge("k", limit, 1)], START + at_s * SECOND)[0][0].tokens for at_s in (0, 10, 0, 19)]
-    assert tokens == [4, 9, 8, 9]  # and not 4 again at 19 s, when its first expiry came
+    assert tokens == [4, 9, 8, 9]  # not 4 again at 19 s, its first expiry
 
 
-# -- room -----------------------------------------------------------------------------------------------------------
+# -- bounded memory -----------------------------------------------------------------------------------------------------------
 
 
 def one_request_each(store: VirtualStore, keys: Sequence[str], limit: Limit, now_us: int) -> None:
@@ -104,7 +104,7 @@ def one_request_each(store: VirtualStore, keys: Sequence[str], limit: Limit, now
         store.decide([Charge(key, limit, 1)], now_us)
 
 
-def test_buckets_that_are_full_again_are_let_go_without_harm(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_buckets_are_dropped_without_effect(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(virtual_store, "_FIRST_SWEEP", 100)
     limit = Limit(Rate(1, SECOND), burst=2, initial=2, idle_ttl_ms=1)
     store = VirtualStore()
@@ -114,7 +114,7 @@ def test_buckets_that_are_full_again_are_let_go_without_harm(monkeypatch: pytest
     assert store.forgotten == 0
 
 
-def test_when_there_is_no_room_the_buckets_nearest_to_full_go_first_and_are_counted() -> None:
+def test_at_the_memory_bound_the_fullest_buckets_are_dropped_first_and_counted() -> None:
     limit = Limit(Rate(1, HOUR), burst=10, initial=10, idle_ttl_ms=1)
     store = VirtualStore(most_buckets=20)
     for _ in range(10):
@@ -128,7 +128,7 @@ def test_when_there_is_no_room_the_buckets_nearest_to_full_go_first_and_are_coun
 
 
 @pytest.mark.slow
-def test_a_long_history_of_many_keys_is_decided_alike_with_buckets_let_go_on_the_way(
+def test_long_history_of_many_keys_is_decided_alike_while_buckets_are_dropped(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(virtual_store, "_FIRST_SWEEP", 200)

@@ -10,7 +10,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from multidict import CIMultiDict
-from sidegate.commands.simulate.log_entry import Entry, LoggedFields
+from sidegate.commands.simulate.logged_request import LoggedFields, LoggedRequest
 from sidegate.commands.simulate.replay import Replay
 from sidegate.config import compile_policies, parse
 from sidegate.decision.bucket import Bucket, Charge, Level, Limit, passed, settle
@@ -186,7 +186,7 @@ def test_script_reference_and_simulate_decide_alike_and_charge_all_or_nothing(
         before = {key: stored.bucket if (stored := reference.found(key)) else None for key in keys}
         decided = decided_by(reference, applied, now_us)
         assert decided_by(script, applied, now_us) == decided
-        verdict = replay.take(Entry(now_us, zone_known=True, facts=facts, fields=LoggedFields({}), status=200))
+        verdict = replay.take(LoggedRequest(now_us, zone_known=True, facts=facts, fields=LoggedFields({}), status=200))
         if applied:
             assert verdict is not None
             assert (verdict.answer is Answer.PASS) == decided.passes

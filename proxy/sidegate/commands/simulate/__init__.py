@@ -1,1 +1,1 @@
-"""The command `simulate`: replay an access log through the policies."""
+"""The command `simulate`: replays an access log through the policies."""

@@ -1,4 +1,4 @@
-"""`sidegate simulate`: what a configuration would have done to an access log, beside another if wanted."""
+"""`sidegate simulate`: replays an access log through one configuration, or through two to compare them."""
 
 import argparse
 import gc
@@ -20,13 +20,13 @@ from sidegate.commands.simulate.report_text import as_text
 from sidegate.config import ConfigError, Settings, compile_policies, load
 from sidegate.config.builtin_routes import builtin_routes
 
-# How often the progress bar is told, in lines.
-_LINES_A_STEP = 2_000
+# The progress bar is updated once in so many requests.
+_PROGRESS_STEP = 2_000
 _STDIN = "-"
 
 
 class Simulation(NamedTuple):
-    """A log read to its end, and what each configuration made of it."""
+    """A log that was read, and one replay for each configuration; `names` are those of their files."""
 
     log_name: str
     reader: LogReader
@@ -35,7 +35,10 @@ class Simulation(NamedTuple):
 
 
 def run(settings: Settings, options: argparse.Namespace) -> int:
-    """Replay a log. Returns 1 where it or the other configuration cannot be read to its end, or holds no request."""
+    """Replay a log and print the report.
+
+    Returns 1 if the other configuration is invalid, or if the log cannot be read to its end or contains no request.
+    """
     configurations = [settings]
     try:
         if options.against is not None:
@@ -48,32 +51,32 @@ def run(settings: Settings, options: argparse.Namespace) -> int:
     except OSError as error:
         complain(f"{options.log}: {error.strerror or error}")
         return 1
-    return _told(simulation, options)
+    return _report(simulation, options)
 
 
 def _replayed(stream: BinaryIO, configurations: list[Settings], options: argparse.Namespace) -> Simulation:
     names = (options.config, options.against)[: len(configurations)]
     replays = tuple(Replay(compile_policies(settings), builtin_routes(settings)) for settings in configurations)
-    with _progress(_size(stream)) as (on_read, on_lines), _seldom_collecting():
+    with _progress(_size(stream)) as (on_read, on_lines), _rare_garbage_collection():
         reader = LogReader(stream, options.format, on_read)
         try:
-            for number, entry in enumerate(reader.entries()):
+            for number, request in enumerate(reader.requests()):
                 for replay in replays:
-                    replay.take(entry)
-                if number % _LINES_A_STEP == 0:
+                    replay.take(request)
+                if number % _PROGRESS_STEP == 0:
                     on_lines(reader.lines)
-        except KeyboardInterrupt:  # also the way to end `tail -f access.log | sidegate simulate config.yaml -`
-            reader.ended_early = "it was interrupted"
+        except KeyboardInterrupt:  # the way to end `tail -f access.log | sidegate simulate config.yaml -`
+            reader.ended_early = "interrupted"
     return Simulation(options.log, reader, names, replays)
 
 
-def _told(simulation: Simulation, options: argparse.Namespace) -> int:
+def _report(simulation: Simulation, options: argparse.Namespace) -> int:
     reader = simulation.reader
     name = "standard input" if simulation.log_name == _STDIN else simulation.log_name
     if reader.ended_early:
-        complain(f"{name} was read up to line {reader.lines} only: {reader.ended_early}")
-    if not reader.requests:
-        complain(f"{name} holds no request that can be replayed ({reader.lines} lines)")
+        complain(f"{name} was read only up to line {reader.lines}: {reader.ended_early}")
+    if not reader.request_count:
+        complain(f"{name} contains no request that can be replayed ({reader.lines} lines)")
         for line in reader.first_bad:
             complain(str(line))
         return 1
@@ -95,7 +98,7 @@ def _opened(name: str) -> Iterator[BinaryIO]:
 
 
 def _size(stream: BinaryIO) -> int | None:
-    """The input's size in bytes where it has one: pipes have none."""
+    """Return the input's size in bytes; None for a pipe."""
     try:
         return os.fstat(stream.fileno()).st_size or None
     except (OSError, ValueError):
@@ -103,8 +106,8 @@ def _size(stream: BinaryIO) -> int | None:
 
 
 @contextmanager
-def _seldom_collecting() -> Iterator[None]:
-    """A replay makes many small objects and no cycles: looking for cycles at the usual pace costs it a tenth."""
+def _rare_garbage_collection() -> Iterator[None]:
+    """Raise the thresholds of the garbage collector: a replay creates no cycles, but 10 % of it was spent on them."""
     before = gc.get_threshold()
     gc.set_threshold(100_000, 50, 50)
     try:
@@ -115,7 +118,7 @@ def _seldom_collecting() -> Iterator[None]:
 
 @contextmanager
 def _progress(size: int | None) -> Iterator[tuple[Callable[[int], None], Callable[[int], None]]]:
-    """Two callbacks: bytes read since the last call, lines read in all. Shown on a terminal only."""
+    """Yield two callbacks: bytes read since the last call, lines read so far. The bar is shown on a terminal only."""
     terminal = sys.stderr.isatty()
     console = Console(stderr=True, force_terminal=terminal)
     bar = Progress(

@@ -1,16 +1,16 @@
-"""Two configurations beside each other: what one would refuse that the other would not. Pure."""
+"""Compares the refusals of two replays by policy and by key. Pure."""
 
 from typing import NamedTuple
 
 from sidegate.commands.simulate.replay import Replay
 from sidegate.commands.simulate.tally import KeyTally, Tally
 
-# Keys that are named, of those hit hardest and of those that change most.
-MOST_NAMED = 10
+# Number of keys listed, of those refused most and of those that change most.
+LISTED_KEYS = 10
 
 
 class PolicyChange(NamedTuple):
-    """One policy name under two configurations; None where a configuration has no such policy."""
+    """Refusals of one policy name under two configurations; None if a configuration has no such policy."""
 
     name: str
     refused: int | None
@@ -22,7 +22,7 @@ class PolicyChange(NamedTuple):
 
 
 class KeyChange(NamedTuple):
-    """One key of a policy name under two configurations."""
+    """Refusals of one key of a policy name under two configurations."""
 
     policy: str
     key: str
@@ -34,24 +34,24 @@ class KeyChange(NamedTuple):
         return self.refused - self.refused_against
 
 
-def hit_hardest(tally: Tally) -> list[KeyTally]:
-    """The keys refused most often, the worst first; shadow refusals count too."""
+def most_refused(tally: Tally) -> list[KeyTally]:
+    """Return the keys refused most, in descending order; shadow refusals count as well."""
     refused = [key for key in tally.keys.values() if key.refused]
-    return sorted(refused, key=lambda key: (-key.refused, -key.requests, key.policy, key.key))[:MOST_NAMED]
+    return sorted(refused, key=lambda key: (-key.refused, -key.requests, key.policy, key.key))[:LISTED_KEYS]
 
 
 def policy_changes(replay: Replay, against: Replay) -> list[PolicyChange]:
-    """All policies of both, in the order of the first, then of the second."""
-    ours, theirs = _refusals(replay.tally), _refusals(against.tally)
-    return [PolicyChange(name, ours.get(name), theirs.get(name)) for name in {**ours, **theirs}]
+    """Return all policies of both replays, in the order of the first, then of the second."""
+    first, second = _refusals(replay.tally), _refusals(against.tally)
+    return [PolicyChange(name, first.get(name), second.get(name)) for name in {**first, **second}]
 
 
 def key_changes(replay: Replay, against: Replay) -> list[KeyChange]:
-    """The keys whose refusals differ most."""
-    ours, theirs = _by_key(replay.tally), _by_key(against.tally)
-    changes = [KeyChange(*name, ours.get(name, 0), theirs.get(name, 0)) for name in {**ours, **theirs}]
+    """Return the keys whose refusals differ most, in descending order."""
+    first, second = _by_key(replay.tally), _by_key(against.tally)
+    changes = [KeyChange(*name, first.get(name, 0), second.get(name, 0)) for name in {**first, **second}]
     changed = [change for change in changes if change.change]
-    return sorted(changed, key=lambda item: (-abs(item.change), item.policy, item.key))[:MOST_NAMED]
+    return sorted(changed, key=lambda item: (-abs(item.change), item.policy, item.key))[:LISTED_KEYS]
 
 
 def _refusals(tally: Tally) -> dict[str, int]:

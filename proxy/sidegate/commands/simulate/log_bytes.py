@@ -1,13 +1,12 @@
-"""From a file or a pipe to lines of bytes: gzip by its first bytes, every buffer bounded, damage told and not
-hidden."""
+"""Splits a file or a pipe into lines of bytes. Detects gzip by its first bytes; every buffer is bounded."""
 
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import BinaryIO
 
-# Read and unpacked in pieces of this size; it also bounds what a few bytes of gzip may swell to at once.
+# Size of a read, and the most that one step of decompression returns.
 CHUNK_BYTES = 256 * 1024
-# No server writes longer lines for requests it took (heads are bounded); what is longer is skipped, not held.
+# Longer lines are skipped: servers bound request heads, so no access log has them.
 LONGEST_LINE_BYTES = 64 * 1024
 
 _GZIP = b"\x1f\x8b"
@@ -17,13 +16,13 @@ _BOM = b"\xef\xbb\xbf"
 
 
 class BrokenInput(Exception):
-    """The input cannot be read to its end. What was read before stands."""
+    """The input cannot be read to its end. Lines read before are valid."""
 
 
 def lines_of(stream: BinaryIO, on_read: Callable[[int], None]) -> Iterator[bytes | None]:
-    """The input's lines without their line ends (LF or CRLF); None in the place of one longer than LONGEST_LINE_BYTES.
+    """Yield the lines without line feeds; None for a line longer than LONGEST_LINE_BYTES.
 
-    `on_read` is told the size of every piece as it lies in the input, packed or not. Raises BrokenInput.
+    Calls `on_read` with the size of each piece of the input, before decompression. Raises BrokenInput.
     """
     pieces = _pieces(stream, on_read)
     start = b""
@@ -33,13 +32,15 @@ def lines_of(stream: BinaryIO, on_read: Callable[[int], None]) -> Iterator[bytes
             break
     for magic, name in _OTHER_PACKINGS.items():
         if start.startswith(magic):
-            raise BrokenInput(f"it is packed with {name}; only gzip is read here: unpack it and pipe it in as -")
+            raise BrokenInput(
+                f"the input is compressed with {name}; only gzip is supported: decompress it and pipe it to -"
+            )
     whole = _after(start, pieces)
     return _lines(_unpacked(whole) if start.startswith(_GZIP) else whole)
 
 
 def _pieces(stream: BinaryIO, on_read: Callable[[int], None]) -> Iterator[bytes]:
-    # One system call a piece where the stream can, so that a slow pipe is followed as it comes.
+    # read1 returns after one system call, so that the lines of a slow pipe are not delayed.
     read: Callable[[int], bytes] = getattr(stream, "read1", stream.read)
     while True:
         try:
@@ -58,7 +59,7 @@ def _after(start: bytes, pieces: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def _unpacked(pieces: Iterable[bytes]) -> Iterator[bytes]:
-    """What is packed in one gzip member after another; zero bytes after the last are padding."""
+    """Decompress consecutive gzip members; zero bytes after the last are padding."""
     member = None
     rest = b""
     for piece in pieces:
@@ -69,7 +70,7 @@ def _unpacked(pieces: Iterable[bytes]) -> Iterator[bytes]:
                 if len(rest) < len(_GZIP) and _GZIP.startswith(rest):
                     break  # a member may begin with the next piece
                 if not rest.startswith(_GZIP):
-                    raise BrokenInput("something that is not gzip follows the gzip data")
+                    raise BrokenInput("the gzip data is followed by other data")
                 member = zlib.decompressobj(wbits=31)
             try:
                 unpacked = member.decompress(rest, CHUNK_BYTES)
@@ -81,7 +82,7 @@ def _unpacked(pieces: Iterable[bytes]) -> Iterator[bytes]:
             if unpacked:
                 yield unpacked
     if member is not None or rest:
-        raise BrokenInput("the gzip data is cut off")
+        raise BrokenInput("the gzip data is truncated")
 
 
 def _lines(pieces: Iterable[bytes]) -> Iterator[bytes | None]:

@@ -1,7 +1,7 @@
-"""The moments of access logs, as microseconds since 1970 UTC.
+"""Parses the times of access logs into microseconds since 1970 UTC.
 
-A moment without an offset, or with the name of a zone in its place, is read as UTC: limits depend on differences of
-time only, and within one log the zone is as a rule the same.
+A time without an offset, or with the name of a zone instead, is read as UTC: limits depend only on differences between
+times, and the zone is usually the same throughout a log.
 """
 
 import re
@@ -15,16 +15,16 @@ _CLF = re.compile(
     r"(\d{1,2})/([A-Za-z]{3})/(\d{4}):(\d\d):(\d\d):(\d\d)(?:\.(\d{1,9}))?(?: *([+-]\d{4}|[A-Za-z][\w/+-]*))?"
 )
 _NUMBER = re.compile(r"\d{1,20}(?:\.\d{0,9})?")
-# `fromisoformat` alone would take any long row of digits for a date with its dashes left out.
+# `fromisoformat` accepts any long number as a date without dashes; this pattern is checked first.
 _ISO = re.compile(r"\d{4}-\d\d-\d\d|\d{8}[T ]")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _UTC_NAMES = {"z", "utc", "gmt"}
-# Numbers are read by their size: up to 5138-11-16 as seconds, and the same date in ms, µs and ns.
+# The unit of a number follows from its size: seconds up to 5138-11-16, and ms, µs, ns up to the same date.
 _LARGEST_S = 10**11
 
 
 class Moment(NamedTuple):
-    """A moment, and whether its distance from UTC was stated."""
+    """A time in µs since 1970 UTC, and whether its offset from UTC was given."""
 
     us: int
     zone_known: bool = True
@@ -32,17 +32,17 @@ class Moment(NamedTuple):
 
 @lru_cache(1024)  # many requests share a second
 def clf_moment(text: str) -> Moment:
-    """`10/Oct/2000:13:55:36 -0700`, as Apache and nginx write it. Raises ValueError."""
+    """Parse `10/Oct/2000:13:55:36 -0700`, the form of Apache and nginx. Raises ValueError."""
     found = _CLF.fullmatch(text.strip())
     if found is None:
-        raise ValueError("its time cannot be read")
+        raise ValueError("unreadable time")
     day, month_name, year, hour, minute, second, fraction, zone = found.groups()
     month = _MONTHS.index(month_name.lower()) + 1 if month_name.lower() in _MONTHS else 0
     try:
-        # A leap second (:60) counts as the one after it, as POSIX time has it.
+        # A leap second (:60) counts as the second after it, as in POSIX time.
         datetime(int(year), month, int(day), int(hour), int(minute), min(int(second), 59), tzinfo=UTC)
     except ValueError as error:
-        raise ValueError("its time cannot be read") from error
+        raise ValueError("unreadable time") from error
     seconds = timegm((int(year), month, int(day), int(hour), int(minute), int(second)))
     offset_s = _offset_s(zone) if zone and zone[0] in "+-" else 0
     us = (seconds - offset_s) * 1_000_000 + int((fraction or "").ljust(6, "0")[:6])
@@ -50,10 +50,10 @@ def clf_moment(text: str) -> Moment:
 
 
 def moment_of(value: object) -> Moment:
-    """A moment of a JSON line: ISO 8601, Apache's form, or seconds, ms, µs or ns since 1970. Raises ValueError."""
+    """Parse ISO 8601, Apache's form, or seconds, ms, µs or ns since 1970. Raises ValueError."""
     match value:
         case bool() | None:
-            raise ValueError("its time cannot be read")
+            raise ValueError("unreadable time")
         case int() | float():
             return Moment(_epoch_us(value))
         case str() if _NUMBER.fullmatch(value):
@@ -63,12 +63,12 @@ def moment_of(value: object) -> Moment:
         case str():
             return _iso_moment(value)
         case _:
-            raise ValueError("its time cannot be read")
+            raise ValueError("unreadable time")
 
 
 def _epoch_us(number: float) -> int:
     if not 0 < number < _LARGEST_S * 10**9:
-        raise ValueError("its time cannot be read")
+        raise ValueError("unreadable time")
     if number < _LARGEST_S:
         return round(number * 1_000_000)
     if number < _LARGEST_S * 10**3:
@@ -83,10 +83,10 @@ def _iso_moment(text: str) -> Moment:
             raise ValueError(stamp)
         read = datetime.fromisoformat(stamp.replace(",", "."))
     except ValueError as error:
-        raise ValueError("its time cannot be read") from error
+        raise ValueError("unreadable time") from error
     known = read.tzinfo is not None or text.strip().endswith("UTC")
     if zone:
-        raise ValueError("its time cannot be read")
+        raise ValueError("unreadable time")
     if read.tzinfo is None:
         read = read.replace(tzinfo=UTC)
     return Moment((read - _EPOCH) // timedelta(microseconds=1), known)

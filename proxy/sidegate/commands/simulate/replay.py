@@ -1,8 +1,8 @@
-"""One configuration applied to a log: which policies apply, what their buckets hold, what would have been answered."""
+"""Applies one configuration to logged requests: matches policies, charges buckets in virtual time, counts results."""
 
 from collections.abc import Collection, Sequence
 
-from sidegate.commands.simulate.log_entry import Entry
+from sidegate.commands.simulate.logged_request import LoggedRequest
 from sidegate.commands.simulate.tally import Tally
 from sidegate.commands.simulate.virtual_store import MOST_BUCKETS, VirtualStore
 from sidegate.config.builtin_routes import is_builtin_route
@@ -13,7 +13,7 @@ from sidegate.decision.verdict import Answer, DecisionSource, Verdict
 
 
 class Replay:
-    """Decides requests in virtual time and counts. `own_pages` are the paths that the sidecar answers itself."""
+    """Decides requests in virtual time and counts the results. `own_pages` are paths that the sidecar answers."""
 
     def __init__(self, policies: PolicySet, own_pages: Collection[str] = (), most_buckets: int = MOST_BUCKETS) -> None:
         self._policies = policies
@@ -21,10 +21,10 @@ class Replay:
         self.store = VirtualStore(most_buckets)
         self.tally = Tally(policies)
 
-    def take(self, entry: Entry) -> Verdict | None:
-        """Decide one request and count it; None where nothing is to decide."""
-        facts, tally = entry.facts, self.tally
-        tally.requests_over_time.add(entry.time_us)
+    def take(self, request: LoggedRequest) -> Verdict | None:
+        """Decide one request and count it; None if no policy applies, or for a bad request or a page of the sidecar."""
+        facts, tally = request.facts, self.tally
+        tally.requests_over_time.add(request.time_us)
         if is_builtin_route(facts, self._own_pages):
             tally.own_pages += 1
             return None
@@ -36,8 +36,8 @@ class Replay:
         if not applied:
             tally.unlimited += 1
             return None
-        verdict = self._verdict(applied, entry.time_us)
-        tally.count(verdict, entry.time_us, entry.status)
+        verdict = self._verdict(applied, request.time_us)
+        tally.count(verdict, request.time_us, request.status)
         return verdict
 
     def _verdict(self, applied: Sequence[PolicyMatch], now_us: int) -> Verdict:
@@ -48,7 +48,9 @@ class Replay:
         return Verdict(Answer.PASS if passes else Answer.REFUSE, DecisionSource.STORE, applied, levels)
 
     def _verdict_on_blocked(self, applied: Sequence[PolicyMatch], charges: Sequence[Charge], now_us: int) -> Verdict:
-        """As `store.limiter` decides: a blocked key refuses at once and nothing is charged; a shadow's is only seen."""
+        """Decide as `store.limiter` does: a blocked key refuses and nothing is charged; if its policy is a shadow, the
+        other buckets are charged as usual.
+        """
         refuses = any(entry.charge is None and not entry.policy.shadow for entry in applied)
         if refuses or not charges:
             answer = Answer.REFUSE if refuses else Answer.PASS
@@ -59,5 +61,5 @@ class Replay:
         return Verdict(Answer.PASS if passes else Answer.REFUSE, DecisionSource.STORE, applied, known)
 
     def fields_not_in(self, logged: Collection[str]) -> list[str]:
-        """Header fields that decide a limit and that the log never holds."""
+        """Return the header fields (lower case, sorted) that decide a limit and never occur in the log."""
         return sorted(self._policies.fields - set(logged))

@@ -1,9 +1,9 @@
-"""A simulation as JSON. Times are ISO 8601 in UTC; counts are requests."""
+"""Renders a simulation as JSON. Times are ISO 8601 in UTC; counts are requests."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from sidegate.commands.simulate.comparison import hit_hardest, key_changes, policy_changes
+from sidegate.commands.simulate.comparison import key_changes, most_refused, policy_changes
 from sidegate.commands.simulate.log_reader import LogReader
 from sidegate.commands.simulate.replay import Replay
 from sidegate.decision.explanation import limit_text
@@ -15,7 +15,7 @@ Json = dict[str, object]
 
 
 def as_json(log_name: str, reader: LogReader, replays: Sequence[tuple[str, Replay]]) -> Json:
-    """The whole report; `comparison` is there where there are two configurations."""
+    """Return the report; it has `comparison` if there are two configurations."""
     document: Json = {
         "log": _log(log_name, reader),
         "configurations": [_configuration(name, replay, reader) for name, replay in replays],
@@ -30,8 +30,8 @@ def as_json(log_name: str, reader: LogReader, replays: Sequence[tuple[str, Repla
     return document
 
 
-def moment_text(us: int) -> str:
-    """A moment to the second, or as a number where no calendar has it."""
+def time_text(us: int) -> str:
+    """Format a time to the second, or as a number if it is outside the calendar."""
     try:
         return datetime.fromtimestamp(us // 1_000_000, UTC).isoformat().replace("+00:00", "Z")
     except (OverflowError, ValueError, OSError):
@@ -42,9 +42,11 @@ def _log(name: str, reader: LogReader) -> Json:
     return {
         "name": name,
         "lines": reader.lines,
-        "requests": reader.requests,
-        "first": moment_text(reader.first_us),
-        "last": moment_text(reader.last_us),
+        "requests": reader.request_count,
+        "formats": dict(reader.formats),
+        "prefixed_lines": reader.prefixed,
+        "first": time_text(reader.first_us),
+        "last": time_text(reader.last_us),
         "ended_early": reader.ended_early or None,
         "out_of_order": reader.out_of_order,
         "zone_unknown": reader.zone_unknown,
@@ -85,11 +87,11 @@ def _configuration(name: str, replay: Replay, reader: LogReader) -> Json:
             }
             for policy in tally.policies.values()
         ],
-        "keys_hit_hardest": [
+        "keys_refused_most": [
             {"policy": key.policy, "key": key.key, "requests": key.requests, "refused": key.refused}
-            for key in hit_hardest(tally)
+            for key in most_refused(tally)
         ],
-        "keys_not_counted": tally.keys_let_go,
+        "keys_not_counted": tally.keys_dropped,
         "buckets_forgotten": replay.store.forgotten,
         "fields_not_in_log": replay.fields_not_in(reader.fields),
         "timeline": {

@@ -1,4 +1,4 @@
-"""A simulation as text: the totals, each policy with its refusals over time, the keys, and what to know of the log."""
+"""Renders a simulation as text: totals, policies with their refusals over time, keys, and notes on the log."""
 
 from collections.abc import Iterator, Sequence
 
@@ -8,15 +8,15 @@ from rich.table import Table
 from rich.text import Text
 
 from sidegate.commands.output import printable
-from sidegate.commands.simulate.comparison import hit_hardest, key_changes, policy_changes
+from sidegate.commands.simulate.comparison import key_changes, most_refused, policy_changes
 from sidegate.commands.simulate.log_reader import LogReader
 from sidegate.commands.simulate.replay import Replay
-from sidegate.commands.simulate.report_json import moment_text
-from sidegate.commands.simulate.tally import PolicyTally, Timeline
+from sidegate.commands.simulate.report_json import time_text
+from sidegate.commands.simulate.tally import PolicyTally, RequestTimeline
 from sidegate.decision.explanation import limit_text
 
 _COLUMNS = 40
-# In a table of policies the bars may shrink to so many columns, and names fold at so many.
+# In the table of policies, bars shrink to so many columns, and names are folded at so many.
 _NARROWEST_BARS = 8
 _NARROWEST_NAME = 12
 _BLOCKS = "▁▂▃▄▅▆▇█"
@@ -26,7 +26,7 @@ Replays = Sequence[tuple[str, Replay]]
 
 
 def as_text(log_name: str, reader: LogReader, replays: Replays) -> list[RenderableType]:
-    """The whole report, for `write_text`."""
+    """Return the report, for `write_text`."""
     parts: list[RenderableType] = [_log_line(log_name, reader)]
     for name, replay in replays:
         parts += ["", *_configuration(name, replay, reader)]
@@ -40,12 +40,14 @@ def as_text(log_name: str, reader: LogReader, replays: Replays) -> list[Renderab
 
 
 class Sparkline:
-    """A timeline as bars of one line, the highest as high as the line; no bar where there is nothing.
+    """A timeline as one line of bars, scaled to the highest; an empty column has no bar.
 
-    Takes `narrowest` columns at least and _COLUMNS at most, as far as there is room and the log is long enough.
+    It has `narrowest` to _COLUMNS columns, depending on the room there is, and fewer for a short log.
     """
 
-    def __init__(self, timeline: Timeline, reader: LogReader, style: str = "", narrowest: int = _COLUMNS) -> None:
+    def __init__(
+        self, timeline: RequestTimeline, reader: LogReader, style: str = "", narrowest: int = _COLUMNS
+    ) -> None:
         self._timeline = timeline
         self._span = reader.first_us, reader.last_us
         self._style = style
@@ -67,27 +69,31 @@ class Sparkline:
 
 
 def _log_line(name: str, reader: LogReader) -> Text:
-    span = f"{moment_text(reader.first_us)} to {moment_text(reader.last_us)}"
-    return Text(f"{printable(name)}: {reader.requests:,} requests in {reader.lines:,} lines, {span}", "bold")
+    span = f"{time_text(reader.first_us)} to {time_text(reader.last_us)}"
+    formats = ", ".join(f"{form} {count:,}" for form, count in reader.formats.most_common())
+    line = f"{printable(name)}: {reader.request_count:,} requests in {reader.lines:,} lines ({formats}), {span}"
+    return Text(line, "bold")
 
 
 def _configuration(name: str, replay: Replay, reader: LogReader) -> Iterator[RenderableType]:
     tally = replay.tally
     passed = tally.passed + tally.unlimited + tally.own_pages
-    share = 100 * tally.refused / reader.requests
+    share = 100 * tally.refused / reader.request_count
     more = f", {tally.ambiguous:,} answered 400" if tally.ambiguous else ""
-    yield Text(f"{printable(name)}: {passed:,} would pass, {tally.refused:,} be refused ({share:.2f} %){more}", "bold")
+    yield Text(
+        f"{printable(name)}: {passed:,} would pass, {tally.refused:,} would be refused ({share:.2f} %){more}", "bold"
+    )
     yield _totals(replay, reader)
     if tally.policies:
         yield ""
         yield _policies(list(tally.policies.values()), reader)
-    hardest = hit_hardest(tally)
-    if hardest:
+    keys = most_refused(tally)
+    if keys:
         yield ""
-        at_least = " (counts are at least these)" if tally.keys_let_go else ""
+        at_least = " (lower bounds)" if tally.keys_dropped else ""
         yield _table(
-            [f"keys hit hardest{at_least}", "policy", "requests", "refused"],
-            [(key.key, key.policy, f"{key.requests:,}", f"{key.refused:,}") for key in hardest],
+            [f"keys refused most{at_least}", "policy", "requests", "refused"],
+            [(key.key, key.policy, f"{key.requests:,}", f"{key.refused:,}") for key in keys],
         )
     notes = list(_notes(replay, reader))
     if notes:
@@ -114,7 +120,7 @@ def _policies(tallies: Sequence[PolicyTally], reader: LogReader) -> Table:
     table.add_column("policy", overflow="fold", min_width=_NARROWEST_NAME)
     for title in ("requests", "admitted", "refused"):
         table.add_column(title, justify="right", no_wrap=True)
-    table.add_column("refusals over time")  # gives way first where the terminal is narrow
+    table.add_column("refusals over time")  # shrinks first on a narrow terminal
     for tally in tallies:
         policy = tally.policy
         refused = f"{tally.shadow_refused:,} (shadow)" if policy.shadow else f"{tally.refused:,}"
@@ -154,36 +160,38 @@ def _notes(replay: Replay, reader: LogReader) -> Iterator[str]:
     for policy in tally.policies.values():
         if policy.fell_back or policy.anonymous:
             yield (
-                f"policy {policy.policy.name}: {policy.fell_back:,} requests were counted by a later source of "
-                f"the key, {policy.anonymous:,} by none (anonymous)"
+                f"policy {policy.policy.name}: the first source of the key was absent in some requests: "
+                f"{policy.fell_back:,} used a later source, {policy.anonymous:,} the shared bucket anonymous"
             )
         if policy.blocked:
             yield f"policy {policy.policy.name}: {policy.blocked:,} requests had a blocked key"
     if missing := replay.fields_not_in(reader.fields):
-        yield f"the log never holds {', '.join(missing)}: conditions on these never hold, keys take their next source"
+        yield f"not in the log: {', '.join(missing)}; conditions on these never match, keys use their next source"
     if tally.unlimited or tally.own_pages:
-        yield f"{tally.unlimited:,} requests had no limit, {tally.own_pages:,} the sidecar would answer itself"
+        yield f"{tally.unlimited:,} requests have no limit, {tally.own_pages:,} are answered by the sidecar itself"
     for reason, count in tally.ambiguous_reasons.most_common(3):
         yield f"{count:,} answered 400: {printable(reason)}"
     logged = [f"{count:,} with {kind}xx" for kind, count in sorted(tally.refused_statuses.items()) if kind]
     if logged:
-        yield f"of the refused, the log answered {', '.join(logged)}"
+        yield f"logged status of the requests refused here: {', '.join(logged)}"
     if replay.store.forgotten:
-        yield f"{replay.store.forgotten:,} buckets were forgotten for want of room: their keys may have had too much"
+        yield f"{replay.store.forgotten:,} buckets were dropped to bound memory; each may admit one burst too much"
 
 
 def _log_notes(reader: LogReader) -> Iterator[str]:
+    if reader.prefixed:
+        yield f"{reader.prefixed:,} lines have a prefix of syslog or a container runtime, which was removed"
     if reader.ended_early:
-        yield f"read up to line {reader.lines:,} only: {reader.ended_early}"
+        yield f"read only up to line {reader.lines:,}: {reader.ended_early}"
     if reader.out_of_order:
-        yield f"{reader.out_of_order:,} lines are older than one before them; each was replayed at its own time"
+        yield f"{reader.out_of_order:,} lines are older than a line before them; each was replayed at its own time"
     if reader.zone_unknown:
-        yield f"{reader.zone_unknown:,} times have no known offset from UTC and were read as UTC"
+        yield f"{reader.zone_unknown:,} times have no offset from UTC and were read as UTC"
     if reader.client_unknown:
-        yield f"{reader.client_unknown:,} requests come from no address (a name?); they count as one client"
+        yield f"{reader.client_unknown:,} requests have no client address (a host name?); they count as one client"
     if reader.bad:
         reasons = ", ".join(f"{reason} ({count:,})" for reason, count in reader.bad.most_common())
-        yield f"{reader.bad.total():,} bad lines were left out: {reasons}"
+        yield f"{reader.bad.total():,} lines were skipped: {reasons}"
 
 
 def _width_text(reader: LogReader, columns: int) -> str:
@@ -195,7 +203,7 @@ def _width_text(reader: LogReader, columns: int) -> str:
 
 
 def _table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    """Text in the first columns, numbers to the right where the first row has them."""
+    """Return a table; columns whose first cell is a number are aligned right, except the first column."""
     table = Table(box=None, padding=(0, 3, 0, 0), header_style="dim")
     for title, cell in zip(titles, rows[0] if rows else titles, strict=True):
         number = cell.lstrip("+-")[:1].isdigit() and title not in titles[:1]

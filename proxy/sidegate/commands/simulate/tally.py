@@ -1,4 +1,4 @@
-"""What a replay counts, in bounded memory: per policy, per key, and over time."""
+"""Counts of a replay by policy, by key and over time, in bounded memory."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -7,39 +7,39 @@ from sidegate.decision.identity import ANONYMOUS
 from sidegate.decision.policy import Policy, PolicyMatch, PolicySet
 from sidegate.decision.verdict import Answer, Outcome, Verdict, outcome_of
 
-# Keys that are counted one by one, over all policies, about 0.3 KB each. When there are more, the half that was refused
-# least is let go, and what is said of keys becomes "at least".
+# Keys counted individually, over all policies, about 0.3 KB each. If there are more, the half refused least is dropped,
+# and the counts of keys become lower bounds.
 MOST_KEYS = 100_000
-# Points in time that a timeline tells apart; a longer log has wider ones.
+# Slots of a timeline; a longer log has wider slots.
 _MOST_SLOTS = 4096
 _FIRST_SLOT_US = 1_000_000
-# Texts of ambiguous requests hold numbers and names from the log.
+# Reasons of ambiguous requests contain numbers and names from the log, so their number needs a bound.
 _MOST_REASONS = 20
-# A value that was hashed carries a sign like that of a fallback (decision/identity).
+# A hashed value contains `=` like the value of a later source (decision/identity).
 _HASHED = "blake2b="
 
 
-class Timeline:
-    """Events over time, in slots that double in width when there are too many. Moments may come in any order."""
+class RequestTimeline:
+    """Counts of requests over time, in slots that double in width if there are too many. Accepts times in any order."""
 
     def __init__(self) -> None:
         self._slot_us = _FIRST_SLOT_US
         self._counts: dict[int, int] = {}
 
-    def add(self, moment_us: int) -> None:
-        counts, slot = self._counts, moment_us // self._slot_us
+    def add(self, time_us: int) -> None:
+        counts, slot = self._counts, time_us // self._slot_us
         counts[slot] = counts.get(slot, 0) + 1
         if len(counts) > _MOST_SLOTS:
             self._widen()
 
     def spread(self, first_us: int, last_us: int, columns: int) -> list[int]:
-        """The counts from first to last moment in at most so many columns of equal width, a slot's at least."""
+        """Return the counts between two times in at most `columns` columns of equal width, not narrower than a slot."""
         columns = max(1, min(columns, (last_us - first_us) // self._slot_us + 1))
         width_us = (last_us - first_us) // columns + 1
         spread = [0] * columns
         for slot, count in self._counts.items():
-            moment_us = max(first_us, slot * self._slot_us)
-            spread[min(columns - 1, (moment_us - first_us) // width_us)] += count
+            time_us = max(first_us, slot * self._slot_us)
+            spread[min(columns - 1, (time_us - first_us) // width_us)] += count
         return spread
 
     def _widen(self) -> None:
@@ -51,7 +51,10 @@ class Timeline:
 
 @dataclass(slots=True)
 class KeyTally:
-    """One bucket's share. `fell_back` and `anonymous` say how its key was found (a part of it, if it is composite)."""
+    """Counts of one bucket.
+
+    `fell_back`: a part of its key comes from a later source; `anonymous`: no source of a part was present.
+    """
 
     policy: str
     key: str
@@ -63,9 +66,9 @@ class KeyTally:
 
 @dataclass(slots=True)
 class PolicyTally:
-    """One policy's counts; a request that it would let pass counts as admitted though another policy refuse it.
+    """Counts of one policy. A request that it admits counts as admitted even if another policy refuses it.
 
-    `shadow_refused` are those a shadow policy would have refused. `blocked` of all these had a blocked key.
+    `shadow_refused` counts what a shadow policy would have refused, `blocked` the refusals of blocked keys.
     """
 
     policy: Policy
@@ -76,33 +79,33 @@ class PolicyTally:
     blocked: int = 0
     fell_back: int = 0
     anonymous: int = 0
-    refusals: Timeline = field(default_factory=Timeline)
+    refusals: RequestTimeline = field(default_factory=RequestTimeline)
 
 
 class Tally:
-    """All counts of one replay."""
+    """All counts of one replay. `keys` is by bucket name."""
 
     def __init__(self, policies: PolicySet) -> None:
         self._policies = policies
         self.policies = {policy.name: PolicyTally(policy) for policy in policies.policies if not policy.exempt}
         self.keys: dict[str, KeyTally] = {}
-        self.keys_let_go = 0
+        self.keys_dropped = 0
         self.passed = self.refused = self.unlimited = self.own_pages = self.ambiguous = 0
         self.ambiguous_reasons: Counter[str] = Counter()
         self.refused_statuses: Counter[int] = Counter()
-        self.requests_over_time = Timeline()
-        self.refused_over_time = Timeline()
+        self.requests_over_time = RequestTimeline()
+        self.refused_over_time = RequestTimeline()
 
     def count(self, verdict: Verdict, now_us: int, status: int) -> None:
-        """Count a request to which policies apply."""
+        """Count a request to which policies apply, with its logged status (0 if not logged)."""
         if verdict.answer is Answer.PASS:
             self.passed += 1
         else:
             self.refused += 1
             self.refused_statuses[status // 100] += 1
             self.refused_over_time.add(now_us)
-        for applied, level in zip(verdict.applied, verdict.levels, strict=True):
-            self._count_policy(applied, outcome_of(verdict, applied, level), now_us)
+        for match, level in zip(verdict.applied, verdict.levels, strict=True):
+            self._count_policy(match, outcome_of(verdict, match, level), now_us)
 
     def count_ambiguous(self, reason: str) -> None:
         """Count a request that would be answered 400."""
@@ -110,8 +113,8 @@ class Tally:
         if reason in self.ambiguous_reasons or len(self.ambiguous_reasons) < _MOST_REASONS:
             self.ambiguous_reasons[reason] += 1
 
-    def _count_policy(self, applied: PolicyMatch, outcome: Outcome, now_us: int) -> None:
-        policy, charge = applied
+    def _count_policy(self, match: PolicyMatch, outcome: Outcome, now_us: int) -> None:
+        policy, charge = match.policy, match.charge
         tally = self.policies[policy.name]
         tally.requests += 1
         key = None
@@ -135,14 +138,14 @@ class Tally:
 
     def _new_key(self, bucket: str, policy: Policy) -> KeyTally:
         if len(self.keys) >= MOST_KEYS:
-            self._let_go()
+            self._drop_keys()
         key = self._policies.key_in(bucket, policy)
         parts = key.split(",")
         fell_back = any("=" in part and not part.startswith(_HASHED) for part in parts)
         tally = self.keys[bucket] = KeyTally(policy.name, key, fell_back, ANONYMOUS in parts)
         return tally
 
-    def _let_go(self) -> None:
+    def _drop_keys(self) -> None:
         kept = sorted(self.keys.items(), key=lambda item: (-item[1].refused, -item[1].requests))[: MOST_KEYS // 2]
-        self.keys_let_go += len(self.keys) - len(kept)
+        self.keys_dropped += len(self.keys) - len(kept)
         self.keys = dict(kept)

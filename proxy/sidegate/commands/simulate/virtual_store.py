@@ -1,11 +1,10 @@
-"""The store in virtual time: charges buckets as `decision.bucket.decide` does, and forgets them as the store does.
+"""A store in virtual time: charges buckets as `decision.bucket.decide` does, and expires them as Redis does.
 
-A stored bucket expires `ttl_ms` after it was last written, and then starts at `initial` again. Where `initial` equals
-`burst` a full bucket decides as an unknown one, so it need not be kept at all: memory then holds only buckets that are
-refilling.
+A bucket expires `ttl_ms` after its last write, and then starts at `initial` again. If `initial` equals `burst`, a full
+bucket is equivalent to an absent one and need not be kept: memory then holds only buckets that are refilling.
 
-Time is each request's own and may step back (logs are written in the order of completion): the arithmetic lets no
-bucket's time run backwards.
+The time is the time of each request and may step back, because logs are written in the order of completion; the
+arithmetic never moves a bucket's time backwards.
 """
 
 from collections.abc import Iterable, Sequence
@@ -13,38 +12,38 @@ from heapq import nsmallest
 
 from sidegate.decision.bucket import Bucket, Charge, Level, Limit, settle
 
-# About 0.6 KB each: the most a replay holds at once. Beyond it those nearest to being as good as new are forgotten.
+# Buckets held at once, about 0.6 KB each. Beyond it, those that are equivalent to a new bucket soonest are dropped.
 MOST_BUCKETS = 250_000
-# Looking for buckets that are as good as new costs a walk over all of them; below this number it is not worth it.
+# Finding buckets that are equivalent to new ones takes a pass over all; below this number it is not worth it.
 _FIRST_SWEEP = 10_000
-# A line this late still finds its bucket as it was.
+# A bucket is kept so long after it is equivalent to a new one, for lines that are out of order.
 _LATENESS_US = 60_000_000
 
 
-class _Stored:
-    """A bucket as stored, and what says when it may be forgotten."""
+class _ReplayedBucket:
+    """A bucket, and the data that determine when it may be dropped."""
 
     __slots__ = ("bucket", "limit", "ttl_us", "written_us")
 
     def __init__(self, limit: Limit, bucket: Bucket, written_us: int) -> None:
         self.limit = limit
-        # Where it makes a difference (see the module's text), when an unused bucket expires; else never.
+        # None if expiry makes no difference (see the module's docstring).
         self.ttl_us = limit.ttl_ms * 1000 if limit.initial != limit.burst else None
         self.bucket = bucket
         self.written_us = written_us
 
     def as_new_us(self) -> int:
-        """From when it decides as a bucket that the store does not know."""
+        """Return the time from which it is equivalent to a new bucket."""
         if self.ttl_us is not None:
             return self.written_us + self.ttl_us
         return self.bucket.since_us + self.limit.wait_us(self.limit.burst - self.bucket.tokens, 0)
 
 
 class VirtualStore:
-    """Buckets of one replay. `forgotten` counts those given up for want of room: each may admit a burst too many."""
+    """Buckets of one replay. `forgotten` counts those dropped to bound memory: each may admit one burst too much."""
 
     def __init__(self, most_buckets: int = MOST_BUCKETS) -> None:
-        self._stored: dict[str, _Stored] = {}
+        self._stored: dict[str, _ReplayedBucket] = {}
         self._most = most_buckets
         self._sweep_at = min(_FIRST_SWEEP, most_buckets)
         self._last_us = 0
@@ -54,46 +53,45 @@ class VirtualStore:
         return len(self._stored)
 
     def decide(self, charges: Sequence[Charge], now_us: int) -> tuple[list[Level], bool]:
-        """Charge one request on all its buckets or on none, at its moment: what they hold, and whether it passes.
+        """Charge one request on all its buckets or on none. Returns the levels after it, and whether it passes.
 
-        Does what `decision.bucket.decide` does, in less time, for what one configuration asks: each bucket at most
-        once a request, and always under the same limit.
+        Equivalent to `decision.bucket.decide`, but faster: it relies on a bucket occurring once in a request, and
+        always with the same limit.
         """
         stored, passes = self._stored, True
-        held: list[tuple[_Stored | None, Bucket]] = []
-        for key, limit, cost, shadow, _ in charges:
-            entry = stored.get(key)
+        held: list[tuple[_ReplayedBucket | None, Bucket]] = []
+        for charge in charges:
+            entry = stored.get(charge.key)
             if entry is not None and entry.ttl_us is not None and now_us >= entry.written_us + entry.ttl_us:
-                del stored[key]
+                del stored[charge.key]
                 entry = None
-            bucket = settle(entry.bucket if entry else None, limit, now_us)
+            bucket = settle(entry.bucket if entry else None, charge.limit, now_us)
             held.append((entry, bucket))
-            if bucket.tokens < cost and not shadow:
+            if bucket.tokens < charge.cost and not charge.shadow:
                 passes = False
         levels = []
-        for (key, limit, cost, _, _), (entry, settled) in zip(charges, held, strict=True):
-            bucket, (tokens, since_us, rate) = settled, settled
-            enough = tokens >= cost
-            if passes and enough and cost:
-                bucket = Bucket(tokens - cost, since_us, rate)
-                self._write(key, limit, entry, bucket, now_us)
+        for charge, (entry, settled) in zip(charges, held, strict=True):
+            bucket, enough = settled, settled.tokens >= charge.cost
+            if passes and enough and charge.cost:
+                bucket = Bucket(settled.tokens - charge.cost, settled.since_us, settled.rate)
+                self._write(charge, entry, bucket, now_us)
             elif not enough and entry is None:
-                self._write(key, limit, entry, bucket, now_us)
-            levels.append(Level(bucket.tokens, max(0, now_us - since_us), enough))
+                self._write(charge, entry, bucket, now_us)
+            levels.append(Level(bucket.tokens, max(0, now_us - bucket.since_us), enough))
         if len(stored) > self._sweep_at:
             self._sweep(min(now_us, self._last_us) - _LATENESS_US)
         self._last_us = now_us
         return levels, passes
 
-    def _write(self, key: str, limit: Limit, entry: _Stored | None, bucket: Bucket, now_us: int) -> None:
+    def _write(self, charge: Charge, entry: _ReplayedBucket | None, bucket: Bucket, now_us: int) -> None:
         if entry is None:
-            self._stored[key] = _Stored(limit, bucket, now_us)
+            self._stored[charge.key] = _ReplayedBucket(charge.limit, bucket, now_us)
         else:
             entry.bucket = bucket
             entry.written_us = max(now_us, entry.written_us)
 
     def _sweep(self, before_us: int) -> None:
-        """Drop what makes no difference; where that is not enough, a tenth of the rest."""
+        """Drop buckets equivalent to new ones, and if that is not enough, a tenth of the rest."""
         self._drop([key for key, entry in self._stored.items() if entry.as_new_us() < before_us])
         surplus = len(self._stored) - self._most * 9 // 10
         if surplus > 0:
