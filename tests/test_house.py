@@ -26,8 +26,6 @@ SHARED_TYPE_NAMES = dict.fromkeys(
 )
 LONG_MODULES = {
     "app": "split with the rebuilt edge",
-    "config.values": "one class for each kind of value, each with its parser and its JSON Schema",
-    "decision.policy": "split with the decision room",
     "edge.client": "split next",
     "edge.exchange": "split next",
     "store.cluster.cluster_store": "split with the store room",

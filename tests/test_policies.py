@@ -286,16 +286,15 @@ SPELLINGS = [
     "/api2//expensive",
     "/api2/./expensive",
     "/./api2/expensive",
-    "/api2/x/../expensive",
     "/api2/%2e/expensive",
-    "/api2/x/%2e%2e/expensive",
     "//api2/expensive",
     "/api2/%65xpensive",
     "/%61pi2/expensive",
     "/api2%2fexpensive",
     "/api2%2Fexpensive",
     "/api2/expensive/",
-    "/api2/expensive%0a",
+    "/api2/expensive;x=1",
+    "/api2;v=2/expensive",
     "/api2/expensive?",
     "/api2/expensive?x=1",
     "/api2/expensive#f",
@@ -313,7 +312,8 @@ def test_no_spelling_of_a_path_bypasses_its_limit(target: str, sidecar: Sidecar,
 
 @pytest.mark.parametrize(
     "target",
-    ["/api2/%252e/expensive", "/api2%252fexpensive", "/api2/expensive%00", "/api2\\expensive", "/../api2/expensive", "/a%zz"],
+    ["/api2/%252e/expensive", "/api2%252fexpensive", "/api2/expensive%00", "/api2\\expensive", "/../api2/expensive", "/a%zz",
+     "/api2/x/../expensive", "/api2/x/%2e%2e/expensive", "/api2/expensive%0a", "/x/..;/api2/expensive"],
 )  # fmt: skip
 def test_a_path_with_more_than_one_reading_is_refused(target: str, sidecar: Sidecar, recorder: Recorder) -> None:
     assert get(sidecar.port, target, "X-Case: doubtful").status == 400
@@ -321,7 +321,7 @@ def test_a_path_with_more_than_one_reading_is_refused(target: str, sidecar: Side
 
 
 @pytest.mark.parametrize(
-    "target", ["/api2/expensive;x=1", "/api2/expensive%20", "/api2/expensive.", "/api2/expensive%3F", "/api2/..;/api2/expensive"]
+    "target", ["/api2/expensive%20", "/api2/expensive.", "/api2/expensive%3F", "/api2/expensive/x"]
 )  # fmt: skip
 def test_a_spelling_that_no_server_maps_to_the_path_is_another_path(
     target: str, sidecar: Sidecar, recorder: Recorder

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from sidegate.config import ConfigError, Settings, compile_policies, digest, load
-from sidegate.config.values import LiveMark, Section
+from sidegate.config.section import LiveMark, Section
 from sidegate.decision.policy import PolicySet
 
 LOOK_EVERY_S = 0.1

@@ -229,11 +229,11 @@ def test_explanation_equals_the_decision(
     results = {item.policy.name: item for item in explanation.considered}
     assert set(results) == {policy.name for policy in PROPERTY_POLICIES.policies}
     charges = {
-        name: item.charge for name, item in results.items() if item.part in {MatchResult.APPLIES, MatchResult.BLOCKED}
+        name: item.charge for name, item in results.items() if item.result in {MatchResult.APPLIES, MatchResult.BLOCKED}
     }
     assert charges == {entry.policy.name: entry.charge for entry in applied}
-    exempts = any(item.part is MatchResult.EXEMPTS for item in results.values())
-    set_aside = any(item.part is MatchResult.SET_ASIDE for item in results.values())
+    exempts = any(item.result is MatchResult.EXEMPTS for item in results.values())
+    set_aside = any(item.result is MatchResult.SET_ASIDE for item in results.values())
     assert not (exempts and applied)
     assert exempts or not set_aside
 

@@ -167,6 +167,7 @@ def test_broken_yaml_gets_its_usual_cause(text: str, place: str, hint: str) -> N
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
+        ("method", "HEAD", "'HEAD' has the key of GET, whose handler it runs; expected 'GET'"),
         ("method", "post", "'post' is not a method as requests carry it; expected 'POST'"),
         ("host", "API.test", "'API.test' is not a host as keys have it; expected 'api.test'"),
         ("client_ip", "alice", "'alice' is not a client's address; expected e.g. 192.0.2.7 or 2001:db8::/64"),

@@ -60,6 +60,17 @@ EXEMPTS_ITSELF = "since no proxy is trusted; add client_ip, or name your proxies
             "c.yaml:1:86: policies[0].cost.POST: the cost of POST is never used: this policy matches GET only",
         ),
         (
+            policy("cost: {GET: 5, HEAD: 1}"),
+            (
+                "c.yaml:1:72: policies[0].cost.HEAD: HEAD runs the handler of GET but costs less; without its own cost it "
+                "costs the same"
+            ),
+        ),
+        (
+            policy("match: {method: [GET, HEAD]}"),
+            "c.yaml:1:73: policies[0].match.method[1]: GET includes HEAD; HEAD has no effect here",
+        ),
+        (
             policy("match: {path: [/api/**, /health]}"),
             "c.yaml:1:75: policies[0].match.path[1]: '/health' is answered by the sidecar itself and never limited",
         ),

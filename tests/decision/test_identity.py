@@ -1,11 +1,20 @@
-"""Who is asking: which bucket a request is charged to, and that nobody can ask in somebody's name by spelling."""
+"""Identity: which bucket a request is charged to; no spelling charges or escapes another one."""
 
 from ipaddress import ip_address, ip_network
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sidegate.decision.identity import ANONYMOUS, LONGEST_VALUE_BYTES, ClientAddress, _address, encode, hashed
+from sidegate.decision.identity import (
+    ANONYMOUS,
+    LONGEST_VALUE_BYTES,
+    MOST_HOPS,
+    ClientAddress,
+    _address,
+    encode,
+    hashed,
+)
+from sidegate.decision.key_values import MOST_PIECES
 from sidegate.decision.policy import PolicySet
 from sidegate.decision.request import BadRequest
 
@@ -199,7 +208,18 @@ def client_ip(peer: str, *forwarded: str, addresses: ClientAddress = LOOPBACK) -
         (TRUSTED, ["unknown, 1.2.3.4"], "1.2.3.4"),
         (TRUSTED, ["1.2.3.4,"], TRUSTED),
         (TRUSTED, [""], TRUSTED),
-        (TRUSTED, ["1.2.3.4:5678"], TRUSTED),
+        (TRUSTED, ["198.51.100.7:4711"], "198.51.100.7"),
+        (TRUSTED, ["198.51.100.7:4711, 127.0.0.2:80"], "198.51.100.7"),
+        (TRUSTED, ["[2001:db8::1]:80"], "2001:db8::1"),
+        (TRUSTED, ["[2001:db8::1]"], "2001:db8::1"),
+        (TRUSTED, ["[::ffff:1.2.3.4]:80"], "1.2.3.4"),
+        (TRUSTED, ["2001:db8::1:80"], "2001:db8::1:80"),  # without brackets the last group is no port
+        (TRUSTED, ["1.2.3.4:"], TRUSTED),
+        (TRUSTED, ["1.2.3.4:port"], TRUSTED),
+        (TRUSTED, ["1.2.3.4:123456"], TRUSTED),
+        (TRUSTED, ["[1.2.3.4"], TRUSTED),
+        (TRUSTED, ["for=1.2.3.4"], TRUSTED),
+        (TRUSTED, ['"[2001:db8::1]:80"'], TRUSTED),
         (TRUSTED, ["1.2.3"], TRUSTED),
         (TRUSTED, ["1.2.3.04"], TRUSTED),
         (TRUSTED, ["1.2.3.256"], TRUSTED),
@@ -305,6 +325,7 @@ def test_a_trusted_network_of_the_other_family_is_no_match() -> None:
         ("/#?user=alice", "query:user", ANONYMOUS),
         ("/", "query:user", ANONYMOUS),
         ("/?user=%ff", "query:user", "%FF"),
+        ("/api/users/7;x=1", "path:3", "7"),
         ("/", "method", "GET"),
     ],
 )
@@ -312,15 +333,83 @@ def test_a_key_is_read_from_the_target(target: str, part: str, name: str) -> Non
     assert bucket_of(facts(target=target), part) == f"example:p:{name}"
 
 
-@pytest.mark.parametrize("query", ["user=a&user=b", "user=a&%75ser=b", "user=a&user", "user=&user="])
+def test_head_has_the_bucket_of_get() -> None:
+    assert bucket_of(facts(method="HEAD"), "method") == bucket_of(facts(method="GET"), "method")
+
+
+@pytest.mark.parametrize("target", ["http://app.test/x", "http://APP.test:81/x", "http://user@app.test./x"])
+def test_the_authority_of_an_absolute_target_is_the_host(target: str) -> None:
+    assert bucket_of(facts(("Host", "other.test"), target=target), "host") == "example:p:app.test"
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "user=a&user=b",
+        "user=a&%75ser=b",
+        "user=a&user",
+        "user=&user=",
+        "user=a&%20user=b",
+        "user=a&user[]=b",
+        "user=a&user%5B0%5D=b",
+        "user=a;user=b&user",
+    ],
+)
 def test_a_parameter_given_twice_is_a_bad_request(query: str) -> None:
-    with pytest.raises(BadRequest, match="user occurs 2 times"):
+    with pytest.raises(BadRequest, match=r"user occurs|not all applications"):
         bucket_of(facts(target=f"/?{query}"), "query:user")
+
+
+@pytest.mark.parametrize(
+    "query", ["%20user=alice", "+user=alice", "user[]=alice", "user%5bx%5d=alice", "a=1;user=alice", "user%00=alice"]
+)
+def test_a_parameter_that_only_some_applications_read_is_a_bad_request(query: str) -> None:
+    with pytest.raises(BadRequest, match="not all applications read"):
+        bucket_of(facts(target=f"/?{query}"), "query:user")
+
+
+@pytest.mark.parametrize("query", ["user_id=alice", "user%2Eid=alice", "user+id=alice", "user%20id=alice"])
+def test_a_parameter_with_another_character_for_an_underscore_is_read_or_refused(query: str) -> None:
+    try:
+        assert bucket_of(facts(target=f"/?{query}"), "query:user_id") == "example:p:alice"
+    except BadRequest:
+        assert query != "user_id=alice"
+
+
+def test_a_query_of_more_than_a_thousand_parameters_is_a_bad_request_where_one_is_the_key() -> None:
+    many = "&".join(["%"] * MOST_PIECES)
+    assert bucket_of(facts(target=f"/?user=alice&{many[:-2]}"), "query:user") == "example:p:alice"
+    with pytest.raises(BadRequest, match="more than 1000 parameters"):
+        bucket_of(facts(target=f"/?user=alice&{many}"), "query:user")
+    assert bucket_of(facts(target=f"/?{many}&x"), "client_ip")
+
+
+def test_a_request_of_more_than_a_thousand_cookies_is_a_bad_request_where_one_is_the_key() -> None:
+    many = "a=b;" * MOST_PIECES
+    assert bucket_of(facts(("Cookie", f"{many[:-8]}sid=1")), "cookie:sid")
+    with pytest.raises(BadRequest, match="more than 1000 cookies"):
+        bucket_of(facts(("Cookie", f"{many}sid=1")), "cookie:sid")
+
+
+def test_a_chain_of_more_than_32_proxies_ends_the_walk() -> None:
+    chain = ", ".join(["127.0.0.2"] * (MOST_HOPS - 1))
+    assert client_ip(TRUSTED, f"1.2.3.4, {chain}") == "1.2.3.4"
+    assert client_ip(TRUSTED, f"1.2.3.4, 127.0.0.3, {chain}") == "127.0.0.3"
+
+
+def test_a_parameter_ends_at_a_semicolon_for_every_application() -> None:
+    assert bucket_of(facts(target="/?user=alice;x=1"), "query:user") == "example:p:alice"
 
 
 @pytest.mark.parametrize(
     ("cookies", "value"),
     [
+        (["sid=%61bc"], "abc"),
+        (['sid="abc"'], "abc"),
+        (["sid=\tabc "], "abc"),
+        (["sid=s%3Aabc.d%2Be"], "s:abc.d e"),
+        (["sid=s:abc.d+e"], "s:abc.d e"),
+        (["sid=a%zz"], "a%zz"),
         (["sid=1"], "1"),
         (["a=b; sid=1; c=d"], "1"),
         (["a=b", "sid=1"], "1"),
@@ -339,9 +428,55 @@ def test_a_key_is_read_from_a_cookie(cookies: list[str], value: str) -> None:
     assert bucket_of(request, "cookie:sid") == "example:p:" + (hashed(value) if value else ANONYMOUS)
 
 
-@pytest.mark.parametrize("cookies", [["sid=1; sid=2"], ["sid=1", "sid=1"]])
+@pytest.mark.parametrize(
+    "cookie",
+    [
+        'sid="\\141bc"',
+        "sid=a\\bc",
+        'sid=a"bc',
+        'sid="abc',
+        "sid=abc\xa0",
+        "sid=abc\udca0",
+        "sid=caf\xe9",
+        "\xa0sid=abc",
+        "%73id=abc",
+        "sid[]=abc",
+        '"sid"=abc',
+    ],
+)
+def test_a_cookie_that_applications_read_differently_is_a_bad_request(cookie: str) -> None:
+    with pytest.raises(BadRequest, match="not all applications read alike"):
+        bucket_of(facts(("Cookie", cookie)), "cookie:sid")
+
+
+@pytest.mark.parametrize("cookie", ["sid-2=abc", "my.sid=abc", "xsid=1; sidx=2", "a=sid=1", "-sid=abc"])
+def test_a_cookie_of_another_name_is_not_the_key(cookie: str) -> None:
+    assert bucket_of(facts(("Cookie", cookie)), "cookie:sid") == f"example:p:{ANONYMOUS}"
+
+
+@pytest.mark.parametrize(
+    "value", ["Bearer tok", "bearer tok", "BEARER   tok", "bEarer\ttok", " Bearer tok ", "Bearer \t tok"]
+)
+def test_credentials_are_the_same_in_any_case_of_their_scheme_and_any_spacing(value: str) -> None:
+    request = facts(("Authorization", value))
+    assert bucket_of(request, "header:Authorization") == f"example:p:{hashed('bearer tok')}"
+
+
+def test_case_within_credentials_counts() -> None:
+    one, other = (facts(("Authorization", f"Bearer {token}")) for token in ("tok", "TOK"))
+    assert bucket_of(one, "header:Authorization") != bucket_of(other, "header:Authorization")
+
+
+@pytest.mark.parametrize("text", ["YWxpY2U6eA", "YW!xpY2U6eA==", "YWxpY2U6eB==", "YWxpY2U6eA==AAAA", "YWxp Y2U6eA=="])
+def test_basic_credentials_in_another_spelling_of_their_bytes_are_a_bad_request(text: str) -> None:
+    assert bucket_of(facts(("Authorization", "Basic YWxpY2U6eA==")), "header:Authorization")
+    with pytest.raises(BadRequest, match="canonical base64"):
+        bucket_of(facts(("Authorization", f"Basic {text}")), "header:Authorization")
+
+
+@pytest.mark.parametrize("cookies", [["sid=1; sid=2"], ["sid=1", "sid=1"], ["sid=1; %73id=2"], ["sid=1;\xa0sid=2"]])
 def test_a_cookie_given_twice_is_a_bad_request(cookies: list[str]) -> None:
-    with pytest.raises(BadRequest, match="sid occurs 2 times"):
+    with pytest.raises(BadRequest, match=r"sid occurs|not all applications"):
         bucket_of(facts(*(("Cookie", text) for text in cookies)), "cookie:sid")
 
 

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 
 import pytest
-from sidegate.decision.policy import MOST_SEEN, Match, Policy, PolicyMatch, PolicySet
+from sidegate.decision.match import Match
+from sidegate.decision.policy import MOST_SEEN, Policy, PolicyMatch, PolicySet
 from sidegate.decision.request import BadRequest
 
 from tests.decision.asked import LOOPBACK, MINUTELY, facts, key

@@ -6,7 +6,7 @@ from sidegate.config import Settings
 from sidegate.decision.bucket import Level
 from sidegate.decision.explanation import Consideration, Explanation, MatchResult
 from sidegate.decision.identity import SECRET_FIELDS
-from sidegate.decision.policy import Mismatch
+from sidegate.decision.match import Mismatch
 from sidegate.decision.verdict import Verdict
 
 MASK = "**********"
@@ -39,14 +39,14 @@ def as_json(explanation: Explanation, settings: Settings, levels: Levels, *, own
 
 def result_word(explanation: Explanation, own_page: bool) -> str:
     """One of own_page, bad_request, exempt, blocked, unlimited, limited."""
-    parts = {item.part for item in explanation.considered}
+    parts = {item.result for item in explanation.considered}
     if own_page:
         return "own_page"
     if explanation.ambiguous:
         return "bad_request"
     if MatchResult.EXEMPTS in parts:
         return "exempt"
-    if any(item.part is MatchResult.BLOCKED and not item.policy.shadow for item in explanation.considered):
+    if any(item.result is MatchResult.BLOCKED and not item.policy.shadow for item in explanation.considered):
         return "blocked"
     return "limited" if MatchResult.APPLIES in parts or MatchResult.BLOCKED in parts else "unlimited"
 
@@ -68,7 +68,7 @@ def wanted(settings: Settings, name: str, mismatch: Mismatch) -> list[str]:
 
 
 def _item_json(item: Consideration, settings: Settings, levels: Levels) -> dict[str, object]:
-    described: dict[str, object] = {"name": item.policy.name, "part": item.part.value, "shadow": item.policy.shadow}
+    described: dict[str, object] = {"name": item.policy.name, "part": item.result.value, "shadow": item.policy.shadow}
     if item.mismatch is not None:
         described["condition"], described["found"] = item.mismatch.condition, item.mismatch.found or None
         described["wanted"] = wanted(settings, item.policy.name, item.mismatch)

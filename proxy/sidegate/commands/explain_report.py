@@ -34,7 +34,7 @@ def as_text(explanation: Explanation, settings: Settings, levels: Levels, *, own
     for title in ("policy", "", "why"):
         policies.add_column(title, no_wrap=title != "why", overflow="fold")
     for item in explanation.considered:
-        word, style = _WORDS[item.part]
+        word, style = _WORDS[item.result]
         why = "\n".join(_why(item, settings, levels))
         policies.add_row(item.policy.name + (" (shadow)" if item.policy.shadow else ""), Text(word, style), why)
     return Group(head, "", policies) if explanation.considered and not own_page else Group(head)
@@ -64,7 +64,7 @@ def _result(explanation: Explanation, own_page: bool) -> str:
 
 
 def _why(item: Consideration, settings: Settings, levels: Levels) -> Sequence[str]:
-    match item.part:
+    match item.result:
         case MatchResult.APPLIES:
             assert item.charge is not None  # noqa: S101  (Consideration guarantees it)
             return _charge_lines(item, item.charge, levels.get(item.policy.name))

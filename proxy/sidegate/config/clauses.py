@@ -7,7 +7,8 @@ from sidegate.config import globs
 from sidegate.config.environment import Substituted
 from sidegate.config.faults import Path, Wrong, quote
 from sidegate.config.keys import TOKEN
-from sidegate.config.values import OneOrListOf, ValueKind, WholeNumber, read_flag, read_text
+from sidegate.config.lists import OneOrListOf
+from sidegate.config.values import ValueKind, WholeNumber, read_flag, read_text
 from sidegate.decision.bucket import MAX_BURST
 
 _TEXTS: dict[str, Any] = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]}

@@ -10,7 +10,8 @@ from sidegate.config.policies import MatchSettings, OverrideSettings, PolicySett
 from sidegate.config.units import Quota
 from sidegate.decision.bucket import Limit, Rate
 from sidegate.decision.identity import KeySource, SourceKind
-from sidegate.decision.policy import FieldMatch, Match, OnStoreFailure, Override, Policy, PolicySet
+from sidegate.decision.match import FieldMatch, Match
+from sidegate.decision.policy import OnStoreFailure, Override, Policy, PolicySet
 
 
 def compile_policies(settings: Settings) -> PolicySet:

@@ -49,6 +49,7 @@ def advice(settings: Settings) -> Iterator[Advice]:
         found = [
             *_own_pages(policy.match, settings),
             *_unknown_methods(policy),
+            *_head_beside_get(policy),
             *(_redundant if policy.exempt else _partly_exempt)(policy, exempt, comparison),
             *_beyond_burst(policy),
             *_days_of_burst(policy),
@@ -75,8 +76,26 @@ def _unknown_methods(policy: PolicySettings) -> Iterator[Advice]:
     for name in policy.cost.by_method:
         if name not in METHODS:
             yield ("cost", name), _no_method(name)
-        elif policy.match.method and name not in policy.match.method:
+        elif policy.match.method and name not in _methods_of(policy):
             yield ("cost", name), f"the cost of {name} is never used: this policy matches {_listed(policy)} only"
+
+
+def _methods_of(policy: PolicySettings) -> Sequence[str]:
+    """The methods that a policy matches: GET includes HEAD."""
+    return (*policy.match.method, "HEAD") if "GET" in policy.match.method else policy.match.method
+
+
+def _head_beside_get(policy: PolicySettings) -> Iterator[Advice]:
+    """Applications run GET's handler for HEAD, so a lower cost of HEAD lets callers run it for less."""
+    costs = policy.cost.by_method
+    if "HEAD" in costs and costs["HEAD"] < costs.get("GET", policy.cost.other):
+        yield (
+            ("cost", "HEAD"),
+            "HEAD runs the handler of GET but costs less; without its own cost it costs the same",
+        )
+    if "GET" in policy.match.method and "HEAD" in policy.match.method:
+        index = policy.match.method.index("HEAD")
+        yield ("match", "method", index), "GET includes HEAD; HEAD has no effect here"
 
 
 def _no_method(name: str) -> str:

@@ -6,8 +6,10 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from sidegate.config import addresses
 from sidegate.config.faults import Path, Wrong, quote
+from sidegate.config.lists import Many
 from sidegate.config.overlap import unreachable
 from sidegate.config.policies import PolicySettings
+from sidegate.config.section import Live, Section
 from sidegate.config.sections import (
     AdminSettings,
     ClientIpSettings,
@@ -18,7 +20,6 @@ from sidegate.config.sections import (
     UpstreamSettings,
 )
 from sidegate.config.store_settings import StoreSettings
-from sidegate.config.values import Live, Many, Section
 
 
 class Settings(Section):

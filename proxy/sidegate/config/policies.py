@@ -13,17 +13,16 @@ from sidegate.config import globs
 from sidegate.config.clauses import Costs, CostTable, FieldCondition, HeaderConditions, OverrideKeys, read_method
 from sidegate.config.faults import Path, Wrong, quote
 from sidegate.config.keys import KeyExpression
+from sidegate.config.lists import ListOf, OneOrMore
+from sidegate.config.section import Section
 from sidegate.config.units import Quota
 from sidegate.config.values import (
     CheckedText,
     Choice,
     Flag,
-    ListOf,
     Milliseconds,
     NetworkRange,
-    OneOrMore,
     RateExpression,
-    Section,
     Text,
     WholeNumber,
 )
@@ -232,6 +231,8 @@ def _unseen_by(kind: SourceKind, value: str) -> str:
     match kind:
         case SourceKind.CLIENT_IP if not _names_client(value):
             return f"{quote(value)} is not a client's address; expected e.g. 192.0.2.7 or 2001:db8::/64"
+        case SourceKind.METHOD if value.upper() == "HEAD":
+            return "'HEAD' has the key of GET, whose handler it runs; expected 'GET'"
         case SourceKind.METHOD if value != value.upper():
             return f"{quote(value)} is not a method as requests carry it; expected {quote(value.upper())}"
         case SourceKind.HOST if value != value.lower() or value.endswith("."):

@@ -7,19 +7,18 @@ from pydantic import Field, SecretStr, ValidationInfo, field_validator, model_va
 from sidegate.config import addresses
 from sidegate.config.addresses import Endpoint
 from sidegate.config.faults import Wrong, quote
+from sidegate.config.lists import Many
+from sidegate.config.section import Live, Section
 from sidegate.config.values import (
     ByteSize,
     CheckedText,
     Choice,
     Connections,
     Flag,
-    Live,
-    Many,
     NetworkRange,
     Port,
     Proportion,
     Secret,
-    Section,
     Text,
     Timeout,
     TimeoutOrZero,

@@ -7,8 +7,9 @@ from pydantic import Field, SecretStr, ValidationInfo, field_validator, model_va
 from sidegate.config import store_url
 from sidegate.config.faults import Wrong
 from sidegate.config.policies import FailureMode
+from sidegate.config.section import Live, Section
 from sidegate.config.store_url import StoreKind, StoreUrl
-from sidegate.config.values import AnyText, CheckedText, FileName, Live, Secret, Section, Text, Timeout, WholeNumber
+from sidegate.config.values import AnyText, CheckedText, FileName, Secret, Text, Timeout, WholeNumber
 
 # Far more proxies than share one store.
 MOST_REPLICAS = 100_000

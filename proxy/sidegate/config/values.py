@@ -8,19 +8,15 @@ import re
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from ipaddress import IPv4Network, IPv6Network
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler, SecretStr
+from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, SecretStr
 from pydantic_core import CoreSchema, core_schema
 
 from sidegate.config import addresses, units
 from sidegate.config.environment import Substituted
 from sidegate.config.faults import quote
 
-Item = TypeVar("Item")
-
-# Bounds lists whose entries are checked, and compared with each request, one by one.
-MAX_ENTRIES = 1000
 # Processes of one sidecar; far above any machine that a sidecar shares with its application.
 MAX_WORKERS = 256
 DAY_US = 86_400_000_000
@@ -51,19 +47,6 @@ _SIZE_SCHEMA = {
     ],
     "examples": ["16KiB", "1MiB"],
 }
-
-
-class Section(BaseModel):
-    """A mapping of the configuration. Rejects unknown keys and values of another type; frozen."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-
-class LiveMark:
-    """Marks a setting that a reload applies at once; all others take effect at the next start."""
-
-
-Live = Annotated[Item, LiveMark()]
 
 
 class ValueKind:
@@ -278,38 +261,6 @@ class ByteSize(ValueKind):
         return size
 
 
-class ListOf:
-    """A list of at most `most` entries, which may be empty."""
-
-    def __init__(self, most: int | None = MAX_ENTRIES) -> None:
-        self._most = most
-
-    def entries(self, value: object) -> tuple[object, ...]:
-        if not isinstance(value, list | tuple):
-            single = isinstance(value, str) and re.fullmatch(r"[A-Za-z0-9./-]{1,40}", value)
-            expected = f"[{value}]" if single else "e.g. [...]"
-            raise ValueError(f"{quote(value)} is not a list; expected {expected} or lines that begin with a dash")  # noqa: TRY004
-        if self._most is not None and len(value) > self._most:
-            raise ValueError(f"the list has {len(value)} entries; expected {self._most} at most")
-        return tuple(value)
-
-    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        return core_schema.no_info_before_validator_function(self.entries, handler(source))
-
-
-class OneOrListOf(ListOf):
-    """A list, or a single value in its place. Refuses an empty list, which would match nothing."""
-
-    def entries(self, value: object) -> tuple[object, ...]:
-        if value == []:
-            raise ValueError("the list is empty; leave the key out to match all")
-        return super().entries(value if isinstance(value, list | tuple) else [value])
-
-    def __get_pydantic_json_schema__(self, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        entries = handler(core)
-        return {"anyOf": [entries["items"], {**entries, "minItems": 1}]}
-
-
 def read_text(value: object) -> str:
     """Text. A number or a truth value in its place needs quotes."""
     if not isinstance(value, str):
@@ -341,5 +292,3 @@ TimeoutOrZero = Annotated[float, Duration(0, DAY_US)]
 NetworkRange = Annotated[
     IPv4Network | IPv6Network, CheckedText(addresses.network, examples=["10.0.0.0/8", "2001:db8::/32"])
 ]
-OneOrMore = Annotated[tuple[Item, ...], OneOrListOf()]
-Many = Annotated[tuple[Item, ...], ListOf()]

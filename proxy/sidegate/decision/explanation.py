@@ -1,15 +1,16 @@
-"""What a configuration makes of one request, and why: pure, from the same PolicySet that decides."""
+"""Explains which policies apply to one request, and why, from the PolicySet that decides."""
 
 from dataclasses import dataclass
 from enum import Enum
 
 from sidegate.decision.bucket import Charge, Limit, Rate
-from sidegate.decision.policy import Mismatch, Policy, PolicyMatch, PolicySet
+from sidegate.decision.match import Mismatch
+from sidegate.decision.policy import Policy, PolicyMatch, PolicySet
 from sidegate.decision.request import BadRequest, RequestFacts, paths_of
 
 
 class MatchResult(Enum):
-    """What a policy has to do with a request."""
+    """The result of one policy for a request."""
 
     APPLIES = "applies"
     BLOCKED = "blocked"  # an override refuses the key
@@ -21,10 +22,10 @@ class MatchResult(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Consideration:
-    """One policy. `mismatch` is there exactly with NO_MATCH, `charge` with APPLIES; `key` wherever one was read."""
+    """One policy and its result. NO_MATCH has a `mismatch`, APPLIES a `charge`; `key` is set where one was read."""
 
     policy: Policy
-    part: MatchResult
+    result: MatchResult
     key: str = ""
     charge: Charge | None = None
     mismatch: Mismatch | None = None
@@ -37,7 +38,7 @@ class Consideration:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """A request explained. Where `ambiguous` says why it would be answered 400, nothing is `considered`."""
+    """The explanation of a request. Where `ambiguous` gives the reason for a 400, nothing is `considered`."""
 
     facts: RequestFacts
     client: str
@@ -49,7 +50,7 @@ class Explanation:
 
 
 def explain(policies: PolicySet, facts: RequestFacts) -> Explanation:
-    """Explain what `policies.applying` answers for this request."""
+    """Explain the result of `policies.applying` for this request."""
     identity = policies.identity
     client, group = str(identity.client_ip(facts)), identity.client_group(facts)
     paths: tuple[str, ...] = ()
@@ -58,7 +59,9 @@ def explain(policies: PolicySet, facts: RequestFacts) -> Explanation:
         if len(facts.fields.getall("Host", ())) > 1:
             raise BadRequest("the field Host occurs more than once")
         applied = tuple(policies.applying(facts))
-        misses = [policy.why_not(facts, identity) for policy in policies.policies]
+        misses = [
+            policy.match.first_mismatch(facts, paths, identity, every=policy.exempt) for policy in policies.policies
+        ]
     except BadRequest as error:
         return Explanation(facts, client, group, paths, ambiguous=str(error))
     exempted = any(policy.exempt and miss is None for policy, miss in zip(policies.policies, misses, strict=True))
@@ -92,13 +95,13 @@ def _considered(
 
 
 def limit_text(limit: Limit) -> str:
-    """A limit in the words of the configuration: `10/minute, burst 15, initial 10`."""
+    """A limit in the notation of the configuration: `10/minute, burst 15, initial 10`."""
     initial = "" if limit.initial == limit.burst else f", initial {limit.initial}"
     return f"{rate_text(limit.rate, limit.burst)}, burst {limit.burst}{initial}"
 
 
 def rate_text(rate: Rate, burst: int = 0) -> str:
-    """A rate as a whole count of a usual unit: of that which makes it the burst, else of the smallest that can be."""
+    """A rate as a whole count per unit: the unit whose count is the burst, else the smallest possible unit."""
     whole = [
         (unit_us * rate.tokens // rate.period_us, name)
         for name, unit_us in (("s", 10**6), ("minute", 60 * 10**6), ("hour", 3600 * 10**6), ("day", 86_400 * 10**6))

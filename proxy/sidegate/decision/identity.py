@@ -1,4 +1,4 @@
-"""Who is asking: key sources, the client's address, and how a value becomes part of a bucket's name."""
+"""Identifies the caller: key sources, the client's address, and the encoding of values in bucket names."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -7,28 +7,42 @@ from enum import Enum
 from functools import lru_cache
 from hashlib import blake2b
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
-from urllib.parse import quote_from_bytes, unquote_to_bytes
+from urllib.parse import quote_from_bytes
 
-from sidegate.decision.request import BadRequest, RequestFacts, paths_of, query_part
+from sidegate.decision.key_values import (
+    CREDENTIAL_FIELDS,
+    ValueReader,
+    cookie_reader,
+    header_reader,
+    host_of,
+    method_of,
+    path_reader,
+    query_reader,
+)
+from sidegate.decision.request import RequestFacts
 
 Network = IPv4Network | IPv6Network
 
-# A bucket's name stays short whatever a client sends: longer values are stored as a 128-bit BLAKE2b hash.
+# Bounds a bucket's name: longer values are stored as a 128-bit BLAKE2b hash.
 LONGEST_VALUE_BYTES = 96
 # Values of these fields are secrets; their buckets carry a hash only.
-SECRET_FIELDS = frozenset({"authorization", "cookie", "x-api-key"})
-# No address is longer, zone and all; longer entries of X-Forwarded-For are not looked at, and not remembered.
+SECRET_FIELDS = frozenset({"cookie", "x-api-key"}) | CREDENTIAL_FIELDS
+# No address with zone and port is longer; longer entries of X-Forwarded-For are not parsed and not cached.
 LONGEST_ADDRESS_CHARS = 64
-# The bucket of requests that show none of a key's sources: shared by them all, never a free pass.
+# Bounds the walk through X-Forwarded-For; no chain of proxies is longer.
+MOST_HOPS = 32
+# The bucket of all requests that have none of a key's sources.
 ANONYMOUS = "anonymous"
-# How a client's address begins as a value of a later alternative.
+# The label of a client's address as a later alternative of a key.
 CLIENT_LABEL = "client_ip="
 
 _PLAIN = re.compile(r"[A-Za-z0-9._~@+-]{1,96}")
+# 192.0.2.7:4711, [2001:db8::1], [2001:db8::1]:80. An IPv6 address without brackets has no port.
+_ADDRESS_WITH_PORT = re.compile(r"([0-9.]+):[0-9]{1,5}|\[([0-9A-Fa-f:.]+(?:%[^\]]*)?)\](?::[0-9]{1,5})?")
 
 
 class SourceKind(Enum):
-    """Where a key's value is read."""
+    """The part of a request that a key source reads."""
 
     HEADER = "header"
     CLIENT_IP = "client_ip"
@@ -51,7 +65,7 @@ class KeySource:
 
     @property
     def field(self) -> str | None:
-        """The header field that is read, in lower case; None where none is."""
+        """The header field that the source reads, in lower case; else None."""
         match self.kind:
             case SourceKind.HEADER:
                 return self.name.lower()
@@ -62,13 +76,13 @@ class KeySource:
 
     @property
     def secret(self) -> bool:
-        """Whether its values may be stored as a hash only."""
+        """Whether its values are secrets, stored only as a hash."""
         return self.kind is SourceKind.COOKIE or (self.kind is SourceKind.HEADER and self.name.lower() in SECRET_FIELDS)
 
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """How a policy names its buckets: each part is a list of alternatives, of which the first present one counts."""
+    """The key of a policy's buckets: for each part, alternatives of which the first one present is used."""
 
     parts: tuple[tuple[KeySource, ...], ...]
 
@@ -78,18 +92,18 @@ class Key:
 
 @dataclass(frozen=True, slots=True)
 class ClientAddress:
-    """How the client's address is found: which peers may speak for others, and how IPv6 is grouped."""
+    """The settings of client addresses: peers whose X-Forwarded-For is trusted, and the IPv6 prefix of one client."""
 
     trusted: tuple[Network, ...] = ()
     ipv6_prefix: int = 64
 
 
-# Reads one part of a key: its text in the bucket's name, and the value it was made of ("" where nothing was present).
+# Reads one part of a key: its text in the bucket's name, and the value itself ("" where no source is present).
 PartReader = Callable[[RequestFacts], tuple[str, str]]
 
 
 class Identity:
-    """Reads key values from requests. Keeps nothing of a request but bounded caches of addresses."""
+    """Reads key values from requests. Keeps bounded caches of addresses and no other state."""
 
     def __init__(self, addresses: ClientAddress) -> None:
         self._addresses = addresses
@@ -106,7 +120,7 @@ class Identity:
     def _part_reader(self, alternatives: Sequence[KeySource], ignore_case: bool) -> PartReader:
         sources = [
             (
-                self._value_reader(source, ignore_case),
+                self._value_reader(source, ignore_case=ignore_case),
                 hashed if source.secret else encode,
                 _label(source) if position else "",
             )
@@ -121,38 +135,43 @@ class Identity:
             return ANONYMOUS, ""
 
         first = alternatives[0]
-        return _read_header_first(first.name, read) if first.kind is SourceKind.HEADER and not first.secret else read
+        plain = first.kind is SourceKind.HEADER and not first.secret
+        return _read_header_first(first.name, read) if plain else read
 
-    def _value_reader(self, source: KeySource, ignore_case: bool) -> Callable[[RequestFacts], str | None]:
+    def _value_reader(self, source: KeySource, *, ignore_case: bool) -> ValueReader:
         name = source.name
         match source.kind:
             case SourceKind.HEADER:
-                return lambda facts: _header(facts, name)
+                return header_reader(name)
             case SourceKind.CLIENT_IP:
                 return self.client_group
             case SourceKind.PATH:
-                return lambda facts: _path(facts, name, ignore_case)
+                return path_reader(name, ignore_case=ignore_case)
             case SourceKind.QUERY:
-                return lambda facts: _query(facts, name)
+                return query_reader(name)
             case SourceKind.COOKIE:
-                return lambda facts: _cookie(facts, name)
+                return cookie_reader(name)
             case SourceKind.METHOD:
-                return lambda facts: facts.method
+                return method_of
             case SourceKind.HOST:
                 return host_of
 
     def client_ip(self, facts: RequestFacts) -> IPv4Address | IPv6Address:
         """The client's address: X-Forwarded-For read from the right, past trusted proxies only.
 
-        A malformed entry ends the walk at the last trusted hop. IPv4-mapped IPv6 is IPv4.
+        A malformed entry, and one beyond MOST_HOPS, ends the walk at the last trusted hop. IPv4-mapped IPv6 is IPv4.
         """
         address = _address(facts.peer)
         if address is None:
-            return IPv4Address(0)  # a Unix socket's peer has no address; all of them are one client
+            return IPv4Address(0)  # a peer on a Unix socket has no address; all of them are one client
         if not self._addresses.trusted or not self._trusts(address):
             return address
+        left = MOST_HOPS
         for value in reversed(facts.fields.getall("X-Forwarded-For", ())):
-            for entry in reversed(value.split(",")):
+            for entry in reversed(value.rsplit(",", MOST_HOPS)):
+                left -= 1
+                if left < 0:
+                    return address
                 text = entry.strip(" \t")
                 hop = _address(text) if len(text) <= LONGEST_ADDRESS_CHARS else None
                 if hop is None:
@@ -163,14 +182,14 @@ class Identity:
         return address
 
     def client_group(self, facts: RequestFacts) -> str:
-        """The client's address as a key: IPv4 as it is, IPv6 as its network."""
+        """The client's address as a key: IPv4 itself, IPv6 as its network."""
         address = self.client_ip(facts)
         if isinstance(address, IPv6Address) and self._addresses.ipv6_prefix < 128:
             return str(ip_network((address, self._addresses.ipv6_prefix), strict=False))
         return str(address)
 
     def _trusts_peer(self, peer: str) -> bool:
-        """Whether a peer may speak for others."""
+        """Whether a peer's X-Forwarded-For is trusted."""
         address = _address(peer)
         return address is not None and self._trusts(address)
 
@@ -179,7 +198,7 @@ class Identity:
 
 
 def is_address(value: str) -> bool:
-    """Whether a value is written as a client's address or network."""
+    """Whether a value is an address or a network."""
     try:
         ip_network(value, strict=False)
     except ValueError:
@@ -188,14 +207,14 @@ def is_address(value: str) -> bool:
 
 
 def _label(source: KeySource) -> str:
-    """What marks a value of a later alternative. Names of fields have no case, those of parameters and cookies have."""
+    """The label of a value from a later alternative. Field names have no case; parameter and cookie names have."""
     if not source.name:
         return f"{source.kind.value}="
     return f"{source.kind.value}:{encode(source.name.lower() if source.kind is SourceKind.HEADER else source.name)}="
 
 
-def _read_header_first(name: str, plainly: PartReader) -> PartReader:
-    """`plainly`, with a short way for the common key: one header field, present once, of ordinary length."""
+def _read_header_first(name: str, general: PartReader) -> PartReader:
+    """`general`, with a short path for the common key: one header field, present once, of ordinary length."""
 
     def read(facts: RequestFacts) -> tuple[str, str]:
         values = facts.fields.getall(name, ())
@@ -203,7 +222,7 @@ def _read_header_first(name: str, plainly: PartReader) -> PartReader:
             value = values[0].strip(" \t")
             if 0 < len(value) <= LONGEST_VALUE_BYTES:
                 return _encode(value), value
-        return plainly(facts)
+        return general(facts)
 
     return read
 
@@ -211,7 +230,7 @@ def _read_header_first(name: str, plainly: PartReader) -> PartReader:
 def encode(value: str) -> str:
     """A value as part of a bucket's name: percent-encoded outside `[A-Za-z0-9._~@+-]`, hashed where it is long.
 
-    Injective, and never equal to ANONYMOUS: a client that sends that very word gets `%61nonymous`.
+    Injective, and never equal to ANONYMOUS: the value `anonymous` itself becomes `%61nonymous`.
     """
     return _encode(value) if len(value) <= LONGEST_VALUE_BYTES else hashed(value)
 
@@ -227,21 +246,16 @@ def _encode(value: str) -> str:
 
 
 def hashed(value: str) -> str:
-    """A value as its BLAKE2b-128, marked so that no plain value can look like it (`=` is never plain)."""
+    """A value as its BLAKE2b-128 hash; the mark contains `=`, which no plain value does."""
     return "blake2b=" + blake2b(value.encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
-
-
-def host_of(facts: RequestFacts) -> str | None:
-    """The Host field in lower case, without port and the dot of a full name; None where it is absent."""
-    value = _header(facts, "Host")
-    if value is None:
-        return None
-    host = value.lower()
-    return host[: host.rfind("]") + 1] if host.startswith("[") else host.partition(":")[0].removesuffix(".")
 
 
 @lru_cache(4096)
 def _address(text: str) -> IPv4Address | IPv6Address | None:
+    """An address, without an unambiguous port; None for any other text. IPv4-mapped IPv6 is IPv4."""
+    with_port = _ADDRESS_WITH_PORT.fullmatch(text)
+    if with_port:
+        text = with_port[1] or with_port[2]
     try:
         address = ip_address(text.partition("%")[0])
     except ValueError:
@@ -249,46 +263,3 @@ def _address(text: str) -> IPv4Address | IPv6Address | None:
     if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
         return address.ipv4_mapped
     return address
-
-
-def _header(facts: RequestFacts, name: str) -> str | None:
-    values = facts.fields.getall(name, ())
-    if not values:
-        return None
-    if len(values) != 1:
-        raise BadRequest(f"the field {name} occurs {len(values)} times, but decides a limit")
-    return values[0].strip(" \t") or None
-
-
-def _path(facts: RequestFacts, segment: str, ignore_case: bool) -> str | None:
-    path = paths_of(facts.target)[0]
-    if ignore_case:
-        path = path.lower()
-    if not segment:
-        return path
-    segments = path.split("/")
-    return segments[int(segment)] if int(segment) < len(segments) else None
-
-
-def _query(facts: RequestFacts, name: str) -> str | None:
-    found = [
-        _decoded(value)
-        for key, _, value in (pair.partition("=") for pair in query_part(facts.target).split("&"))
-        if _decoded(key) == name
-    ]
-    if len(found) > 1:
-        raise BadRequest(f"the query parameter {name} occurs {len(found)} times, but decides a limit")
-    return found[0] if found else None
-
-
-def _decoded(text: str) -> str:
-    raw = text.replace("+", " ").encode("utf-8", "surrogateescape")
-    return unquote_to_bytes(raw).decode("utf-8", "surrogateescape")
-
-
-def _cookie(facts: RequestFacts, name: str) -> str | None:
-    pairs = (pair.partition("=") for value in facts.fields.getall("Cookie", ()) for pair in value.split(";"))
-    found = [value.strip(' \t"') for key, _, value in pairs if key.strip(" \t") == name]
-    if len(found) > 1:
-        raise BadRequest(f"the cookie {name} occurs {len(found)} times, but decides a limit")
-    return found[0] if found else None

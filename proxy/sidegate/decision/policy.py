@@ -1,10 +1,9 @@
-"""Which limits apply to a request, and what each charges.
+"""Policies: which limits apply to a request, and the charge of each.
 
-A PolicySet is compiled once from the configuration. Whether a path can concern a policy depends on the path alone, so
-that answer is cached; what is left for each request is a few set look-ups over the policies that can match.
+A PolicySet is compiled once from the configuration. The policies that a path can match are cached by path; each request
+then takes a few set look-ups over those policies.
 """
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
@@ -19,79 +18,24 @@ from sidegate.decision.identity import (
     ClientAddress,
     Identity,
     Key,
-    Network,
     SourceKind,
     encode,
     hashed,
-    host_of,
     is_address,
 )
+from sidegate.decision.match import Match
 from sidegate.decision.request import CACHED_TARGET_CHARS, CACHED_TARGETS, RequestFacts, path_part, paths_of
 
-# Callers that a rule keeps in mind, so that it need not work out the charge of each of their requests: some 500 KB.
+# Bounds the cache of charges by caller, of one rule: some 500 KB.
 MOST_SEEN = 1024
 
 
 class OnStoreFailure(Enum):
-    """What a policy does with a request that the store cannot decide."""
+    """How a policy decides a request when the store cannot."""
 
     DENY = "deny"
     ALLOW = "allow"
     LOCAL = "local"
-
-
-@dataclass(frozen=True, slots=True)
-class FieldMatch:
-    """A header condition: the field is present (`pattern` None) or one of its values matches whole."""
-
-    name: str
-    pattern: re.Pattern[str] | None
-
-    def matches(self, facts: RequestFacts) -> bool:
-        values = facts.fields.getall(self.name, ())
-        if self.pattern is None:
-            return bool(values)
-        return any(self.pattern.fullmatch(value.strip(" \t")) for value in values)
-
-
-class Mismatch(NamedTuple):
-    """A condition that does not hold, as the configuration names it, and what the request has in that place."""
-
-    condition: str
-    found: str
-
-
-@dataclass(frozen=True, slots=True)
-class Match:
-    """Conditions that must all hold; an empty one always does. Within one, any alternative suffices."""
-
-    paths: tuple[re.Pattern[str], ...] = ()
-    methods: frozenset[str] = frozenset()
-    fields: tuple[FieldMatch, ...] = ()
-    hosts: tuple[re.Pattern[str], ...] = ()
-    client_ip: tuple[Network, ...] = ()
-
-    @property
-    def ignores_case(self) -> bool:
-        """Whether paths match in any case."""
-        return any(pattern.flags & re.IGNORECASE for pattern in self.paths)
-
-    def takes_path(self, paths: Sequence[str]) -> bool:
-        """Whether any reading of the path matches."""
-        return not self.paths or any(pattern.fullmatch(path) for pattern in self.paths for path in paths)
-
-    def takes_rest(self, facts: RequestFacts, identity: Identity) -> bool:
-        """Whether everything but path and method matches."""
-        if self.fields and not all(condition.matches(facts) for condition in self.fields):
-            return False
-        if self.hosts:
-            host = host_of(facts) or ""
-            if not any(pattern.fullmatch(host) for pattern in self.hosts):
-                return False
-        if self.client_ip:
-            address = identity.client_ip(facts)
-            return any(address in network for network in self.client_ip)
-        return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +51,7 @@ class Override:
 class Policy:
     """One policy of the configuration. `limit` and `key` are None exactly where `exempt` is set.
 
-    `costs` maps a method to its cost where the cost depends on it; `cost` is that of all others.
+    `costs` maps methods to their costs; `cost` is the cost of all other methods.
     """
 
     name: str
@@ -120,28 +64,6 @@ class Policy:
     exempt: bool = False
     shadow: bool = False
     on_store_failure: OnStoreFailure = OnStoreFailure.DENY
-
-    def takes_path(self, readings: Sequence[str]) -> bool:
-        """Whether the path matches: in any of its readings, but in all of them where the policy exempts."""
-        if self.exempt:
-            return all(self.match.takes_path((reading,)) for reading in readings)
-        return self.match.takes_path(readings)
-
-    def why_not(self, facts: RequestFacts, identity: Identity) -> Mismatch | None:
-        """The first condition that does not hold; None where all do. For people: matching itself never asks."""
-        match, readings = self.match, paths_of(facts.target)
-        if not self.takes_path(readings):
-            return Mismatch("path", " or ".join(readings))
-        if match.methods and facts.method not in match.methods:
-            return Mismatch("method", facts.method)
-        for condition in match.fields:
-            if not condition.matches(facts):
-                return Mismatch(f"header {condition.name}", ", ".join(facts.fields.getall(condition.name, ())))
-        if match.hosts and not Match(hosts=match.hosts).takes_rest(facts, identity):
-            return Mismatch("host", host_of(facts) or "")
-        if match.client_ip and not Match(client_ip=match.client_ip).takes_rest(facts, identity):
-            return Mismatch("client_ip", str(identity.client_ip(facts)))
-        return None
 
 
 class PolicyMatch(NamedTuple):
@@ -167,9 +89,9 @@ class PolicySet:
         self._cached_candidates = lru_cache(CACHED_TARGETS)(self._candidates)
 
     def applying(self, facts: RequestFacts) -> Sequence[PolicyMatch]:
-        """The policies that apply to a request, in the order of the configuration; empty where one exempts it.
+        """The policies that apply to a request, in the order of the configuration; empty where a policy exempts it.
 
-        Raises BadRequest where the path is doubtful or an identity is given twice.
+        Raises BadRequest where the path or an identity is ambiguous.
         """
         path = path_part(facts.target)
         candidates = self._cached_candidates(path) if len(path) <= CACHED_TARGET_CHARS else self._candidates(path)
@@ -178,19 +100,19 @@ class PolicySet:
         return _applied([rule for rule in candidates if rule.takes(facts)], facts)
 
     def concerning(self, facts: RequestFacts) -> list[PolicyMatch]:
-        """The policies that concern the caller whatever path and method it asks for: those its status shows.
+        """The policies that apply to the caller on any path and method, for its status page.
 
-        An exemption that depends on path or method leaves the caller's limits as they are elsewhere.
+        An exemption that depends on path or method does not change the caller's limits elsewhere.
         """
-        rules = [rule for rule in self._rules if rule.policy.match.takes_rest(facts, self.identity)]
+        rules = [rule for rule in self._rules if rule.takes_rest(facts)]
         return _applied([rule for rule in rules if not (rule.policy.exempt and rule.partly)], facts)
 
     def bucket_named(self, policy: Policy, key: str) -> str:
-        """The name of the policy's bucket for a key as `key_in` gives it."""
+        """The bucket's name for a key in the form of `key_in`."""
         return f"{self.key_prefix}{policy.name}:{key}"
 
     def override_of(self, policy: Policy, key: str) -> Override | None:
-        """The override for a key as `key_in` gives it, whichever alternative of the policy's key it came from."""
+        """The override for a key in the form of `key_in`, from any alternative of the policy's key."""
         parts = key.split(",")
         for values, override in policy.overrides.items():
             if len(values) == len(parts) and all(map(_names, parts, values)):
@@ -198,36 +120,37 @@ class PolicySet:
         return None
 
     def bucket_of(self, policy: Policy, facts: RequestFacts) -> str:
-        """The name of a policy's bucket for a request that it applied to, also where its key is blocked."""
+        """The name of a policy's bucket for a request that it applies to, also where its key is blocked."""
         return self.bucket_named(policy, self.key_of(policy, facts))
 
     def key_in(self, bucket: str, policy: Policy) -> str:
-        """The key's part of one of the policy's bucket names."""
+        """The key in one of the policy's bucket names."""
         return bucket[len(self.key_prefix) + len(policy.name) + 1 :]
 
     def key_of(self, policy: Policy, facts: RequestFacts) -> str:
-        """The key that a request shows to one of the policies, as its bucket is named; empty for an exempt policy."""
+        """The key of a request under one of the policies, as in the bucket's name; empty for an exempt policy."""
         return next(rule for rule in self._rules if rule.policy is policy).key_of(facts)
 
     def _candidates(self, path: str) -> "tuple[_Rule, ...]":
         readings = paths_of(path)
-        return tuple(rule for rule in self._rules if rule.policy.takes_path(readings))
+        return tuple(rule for rule in self._rules if rule.policy.match.takes_path(readings, every=rule.policy.exempt))
 
 
 class _Rule:
-    """A policy as it is applied: what can be worked out beforehand has been.
+    """A policy prepared for matching.
 
-    `always` says that it applies, and charges, whenever its path matches; `partly` that it depends on path or method.
-    `_field` is the header field that alone decides the key where it is present once and not empty, and no cost depends
-    on the method; then `_seen` keeps what applied to its values.
+    `always`: it applies, and charges, whenever its path matches. `partly`: it depends on path or method. `_field`: the
+    header field that alone gives the key when it is present once and not empty, where no cost depends on the method;
+    `_seen` then caches the policy and charge for its values.
     """
 
     __slots__ = (
+        "_any_method",
         "_bucket",
+        "_costs",
         "_fall_back_to_client",
         "_field",
         "_identity",
-        "_methods",
         "_only_path",
         "_parts",
         "_seen",
@@ -240,26 +163,32 @@ class _Rule:
         self.policy = policy
         self._identity = identity
         self._bucket = f"{key_prefix}{policy.name}:"
-        self._methods = policy.match.methods
+        self._any_method = not policy.match.methods
         self._only_path = not (policy.match.fields or policy.match.hosts or policy.match.client_ip)
         alternatives = policy.key.parts if policy.key else ()
         self._parts = identity.part_readers(policy.key, ignore_case=policy.match.ignores_case) if policy.key else ()
         self._fall_back_to_client = [
             any(source.kind is SourceKind.CLIENT_IP for source in part[1:]) for part in alternatives
         ]
+        # HEAD runs the handler of GET, and costs the same where it has no cost of its own.
+        self._costs = {"HEAD": policy.costs["GET"], **policy.costs} if "GET" in policy.costs else policy.costs
         self._field = "" if policy.costs else _deciding_field(policy.key)
         self._seen: dict[str, tuple[PolicyMatch, ...]] = {}
         self.partly = bool(policy.match.paths or policy.match.methods)
-        self.always = self._only_path and not self._methods and not policy.exempt
+        self.always = self._only_path and self._any_method and not policy.exempt
 
     def takes(self, facts: RequestFacts) -> bool:
         """Whether everything but the path matches."""
-        if self._methods and facts.method not in self._methods:
+        if not self._any_method and not self.policy.match.takes_method(facts.method):
             return False
-        return self._only_path or self.policy.match.takes_rest(facts, self._identity)
+        return self._only_path or self.takes_rest(facts)
+
+    def takes_rest(self, facts: RequestFacts) -> bool:
+        """Whether everything but path and method matches."""
+        return self.policy.match.takes_rest(facts, self._identity, every=self.policy.exempt)
 
     def alone(self, facts: RequestFacts) -> tuple[PolicyMatch, ...]:
-        """What applies where no other rule does. A caller seen before is known by the plain value of its field."""
+        """The match where no other rule applies, from the cache for a caller that was seen before."""
         if not self._field:
             entry = self.applied(facts)
             return () if entry is None else (entry,)
@@ -291,17 +220,17 @@ class _Rule:
             if override.blocked:
                 return PolicyMatch(policy, None)
             limit = override.limit or limit
-        cost = policy.costs.get(facts.method, policy.cost) if policy.costs else policy.cost
+        cost = self._costs.get(facts.method, policy.cost) if self._costs else policy.cost
         assert limit is not None  # noqa: S101  (only exempt policies have none)
         return PolicyMatch(policy, Charge(self._bucket + name, limit, cost, policy.shadow))
 
     def key_of(self, facts: RequestFacts) -> str:
-        """The request's key, as its bucket is named."""
+        """The request's key, as in the bucket's name."""
         return ",".join(part(facts)[0] for part in self._parts)
 
     def _means(self, name: str, values: Sequence[str]) -> bool:
-        """Whether an override of these values means this key: one of an address means the client that has it, and not
-        a field that somebody sent with an address in it.
+        """Whether an override of these values is for this key: an address is for the client that has it, not for a
+        header field that holds an address.
         """
         parts = zip(name.split(","), values, self._fall_back_to_client, strict=True)
         return not any(
@@ -310,7 +239,7 @@ class _Rule:
 
 
 def _deciding_field(key: Key | None) -> str:
-    """The header field that decides a key of one part wherever it is present; empty where none does, or a secret."""
+    """The header field that gives a key of one part whenever it is present; empty for others and for secrets."""
     if key is None or len(key.parts) != 1:
         return ""
     first = key.parts[0][0]
@@ -318,7 +247,7 @@ def _deciding_field(key: Key | None) -> str:
 
 
 def _names(part: str, value: str) -> bool:
-    """Whether a part of a bucket's name was made of this value, plain or hashed, with or without its source."""
+    """Whether a part of a bucket's name holds this value, plain or hashed, with or without its source."""
     if not value:
         return part == ANONYMOUS
     return any(part == written or part.endswith(f"={written}") for written in (encode(value), hashed(value)))

@@ -1,14 +1,14 @@
-"""What the decision may know of a request, and the canonical paths that matching sees."""
+"""The facts of a request that decisions use, and the readings of its path."""
 
 import re
+from binascii import a2b_qp
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple, Protocol
-from urllib.parse import unquote_to_bytes
 
 
 class BadRequest(Exception):
-    """The request is ambiguous where a limit depends on it; it is answered 400. The text says why."""
+    """The request is ambiguous in a part that a limit depends on; it is answered 400. The text gives the reason."""
 
 
 class Fields(Protocol):
@@ -20,7 +20,7 @@ class Fields(Protocol):
 class RequestFacts(NamedTuple):
     """One request as received: `target` is the raw request target, `peer` the address of the connection's other end.
 
-    Field values are str as decoded from UTF-8 with surrogate escapes, so that the original bytes can be had again.
+    Field values are str as decoded from UTF-8 with surrogate escapes, so that the original bytes can be restored.
     """
 
     method: str
@@ -29,24 +29,35 @@ class RequestFacts(NamedTuple):
     peer: str
 
 
-# What the paths cache may cost: as many entries of at most as many characters; longer targets are computed each time.
+# Bounds the cache of paths: entries, and characters of each; longer targets are read anew each time.
 CACHED_TARGETS = 4096
 CACHED_TARGET_CHARS = 512
 
-_CONTROL = re.compile(r"[\x01-\x1f\x7f]")
-_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
+# Bounds the work of one path: segments, with those behind encoded slashes, and `;parameters`.
+MOST_SEGMENTS = 1000
+
+_BROKEN_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
+_ABSOLUTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://([^/?#]*)")
+# After one decoding.
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_ESCAPE = re.compile(r"%[0-9A-Fa-f]{2}")
+_PARENT_SEGMENT = re.compile(r"/\.\.(?:[/;]|$)")
 _SLASHES = re.compile(r"/{2,}")
-_ENCODED_SLASH = re.compile(r"%2f", re.IGNORECASE)
-_DOUBTFUL = re.compile(r"%2[ef]|[\x00\\]", re.IGNORECASE)
-_ABSOLUTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/?#]*")
+_PARAMETERS = re.compile(r";[^/]*")
+_DOT_SEGMENTS = re.compile(r"(?:/\.(?=/|$))+")
+# Stands for an encoded slash that is read as itself (private use).
+_KEPT_SLASH = "\ue02f"
+_ESCAPED_KEPT_SLASH = "%EE%80%AF"
 
 
 def paths_of(target: str) -> tuple[str, ...]:
-    """The canonical path of a request target, in one reading or, where it holds `%2F`, in two.
+    """All readings of a request target's path by common applications, without duplicates.
 
-    The path of an absolute-form target, without query and fragment, percent-decoded once, `%2F` read as a slash and as
-    itself, control characters dropped, slashes merged, dot segments removed (RFC 3986 §5.2.4), one trailing slash
-    ignored. Raises BadRequest for what stays doubtful after one decoding. Up to the first `%2F` both readings agree.
+    Every reading is percent-decoded once, with slashes merged and without a trailing one. The readings differ in `%2F`
+    (a slash, or itself), in `;parameters` of segments (removed, or kept) and in segments `.` (removed, or kept). The
+    first one decodes and removes most: keys are read from it. Raises BadRequest where applications disagree: a segment
+    `..` in any spelling, an escape within an escape, a control character, a backslash, a broken escape; and for more
+    than MOST_SEGMENTS segments.
     """
     path = path_part(target)
     return _cached_paths(path) if len(path) <= CACHED_TARGET_CHARS else _paths(path)
@@ -69,53 +80,58 @@ def query_part(target: str) -> str:
     return target.partition("#")[0].partition("?")[2]
 
 
+def authority_of(target: str) -> str:
+    """The authority of an absolute-form target; empty for any other form."""
+    absolute = None if target.startswith("/") else _ABSOLUTE.match(target)
+    return absolute[1] if absolute else ""
+
+
+def decode(text: str) -> str:
+    """Text percent-decoded once (RFC 3986 §2.1). A broken escape stays as it is. In C, whatever the text holds."""
+    if "%" not in text:
+        return text
+    return _decode_valid(_BROKEN_ESCAPE.sub("%25", text))
+
+
+def _decode_valid(text: str) -> str:
+    # Quoted-printable is the same encoding with another sign.
+    raw = text.encode("utf-8", "surrogateescape").replace(b"=", b"=3D").replace(b"%", b"=")
+    return a2b_qp(raw).decode("utf-8", "surrogateescape")
+
+
 def _paths(path: str) -> tuple[str, ...]:
-    if "%" not in path:
-        return (_canonical(path),)
-    if _ESCAPE.search(path):
+    if not path.startswith("/"):
+        return (path,)
+    kept = path.replace("%2F", _ESCAPED_KEPT_SLASH).replace("%2f", _ESCAPED_KEPT_SLASH)
+    if kept.count("/") + kept.count(";") + kept.count(_ESCAPED_KEPT_SLASH) > MOST_SEGMENTS:
+        raise BadRequest(f"the path has more than {MOST_SEGMENTS} segments")
+    if _BROKEN_ESCAPE.search(path):
         raise BadRequest("the path holds a broken percent-escape")
-    decoded = unquote_to_bytes(path.encode("utf-8", "surrogateescape")).decode("utf-8", "surrogateescape")
-    as_slash = _canonical(decoded)
-    if not _ENCODED_SLASH.search(path):
-        return (as_slash,)
-    if ".." in _CONTROL.sub("", decoded).split("/"):
-        # What `..` takes away is another segment in each reading. A policy would match by one and its key be read by
-        # the other, of which the client has as many as it likes: `/api/..%2F1`, `/api/..%2F2` …
-        raise BadRequest("the path can be read in more than one way: it holds both an encoded slash and ..")
-    return (as_slash, _as_itself(path))
+    decoded = _decode_valid(path)
+    if ambiguity := _ambiguity(decoded):
+        raise BadRequest(f"the path can be read in more than one way: it holds {ambiguity}")
+    readings = [decoded]
+    if kept != path:
+        readings.append(_decode_valid(kept))
+    if ";" in decoded:
+        readings = [_PARAMETERS.sub("", each) for each in readings] + readings
+    readings = [_SLASHES.sub("/", each) for each in readings]
+    if any("/." in each for each in readings):
+        readings = [_DOT_SEGMENTS.sub("", each) or "/" for each in readings] + readings
+    return tuple(dict.fromkeys((each.rstrip("/") or "/").replace(_KEPT_SLASH, "%2F") for each in readings))
 
 
 _cached_paths = lru_cache(CACHED_TARGETS)(_paths)
 
 
-def _as_itself(path: str) -> str:
-    """The canonical path with each `%2F` kept as three characters of its segment."""
-    decoded = (
-        unquote_to_bytes(part.encode("utf-8", "surrogateescape")).decode("utf-8", "surrogateescape")
-        for part in _ENCODED_SLASH.split(path)
-    )
-    # A private-use character stands for the kept escape while dots and slashes are worked out.
-    return _canonical("\ue02f".join(decoded)).replace("\ue02f", "%2F")
-
-
-def _canonical(decoded: str) -> str:
-    if _DOUBTFUL.search(decoded):
-        raise BadRequest("the path can be read in more than one way: NUL, backslash, or an escape within an escape")
-    if not decoded.startswith("/"):
-        return decoded
-    path = _SLASHES.sub("/", _CONTROL.sub("", decoded))
-    if "/." in path:
-        path = _without_dots(path)
-    return path.rstrip("/") or "/"
-
-
-def _without_dots(path: str) -> str:
-    kept: list[str] = []
-    for segment in path.split("/")[1:]:
-        if segment == "..":
-            if not kept:
-                raise BadRequest("the path climbs above the root")
-            kept.pop()
-        elif segment != ".":
-            kept.append(segment)
-    return "/" + "/".join(kept)
+def _ambiguity(decoded: str) -> str:
+    """The part of a decoded path that applications read differently; empty where there is none."""
+    if _CONTROL.search(decoded):
+        return "a control character"
+    if "\\" in decoded:
+        return "a backslash"
+    if "%" in decoded and _ESCAPE.search(decoded):
+        return "an escape within an escape"
+    if ".." in decoded and _PARENT_SEGMENT.search(decoded):
+        return "the segment .."
+    return ""
