@@ -20,18 +20,13 @@ REPOSITORY = PACKAGE.parent.parent
 # -- exceptions: name or path (a glob) → reason ------------------------------------------------------------------------
 
 SHARED_MODULE_NAMES: dict[str, str] = {}
-SHARED_TYPE_NAMES = dict.fromkeys(
-    ("Guard", "Page", "Live", "State", "Levels", "OnChange", "Redirect"),
-    "renamed with the rooms they stand in",
-)
+SHARED_TYPE_NAMES = dict.fromkeys(("OnChange", "Redirect"), "renamed with the rooms they stand in")
 LONG_MODULES = {
-    "app": "split with the rebuilt edge",
     "edge.client": "split next",
     "edge.exchange": "split next",
     "store.cluster.cluster_store": "split with the store room",
 }
 LARGE_CLASSES = {
-    "app.App": "split with the rebuilt edge",
     "config.sections.ListenSettings": "one YAML section; each field is one key",
     "edge.client.ClientConnection": "split next",
     "edge.exchange.Exchange": "split next",
@@ -45,9 +40,9 @@ PHRASE_FILES = {
     "tests/test_house.py": "names the phrases",
     **dict.fromkeys(
         (
-            *(f"proxy/sidegate/{room}/*" for room in ("admin", "telemetry", "commands", "store")),
-            *(f"tests/{room}/*" for room in ("admin", "chaos", "commands", "edge", "store")),
-            *("proxy/sidegate/app.py", "benchmarks/*", "docs/adr/0003-*", "docs/adr/0007-*"),
+            *(f"proxy/sidegate/{room}/*" for room in ("store",)),
+            *(f"tests/{room}/*" for room in ("chaos", "edge", "store")),
+            *("benchmarks/*", "docs/adr/0003-*", "docs/adr/0007-*"),
         ),
         "rewritten room by room",
     ),

@@ -90,7 +90,7 @@ class Edited:
         return remaining
 
     def config_health(self) -> dict[str, Any]:
-        health = get(self.sidecar.port, "/health")
+        health = get(self.sidecar.admin_port, "/readyz", "Connection: close")
         assert (health.status, health.json()["status"]) == (200, "ok")
         config: dict[str, Any] = health.json()["config"]
         return config

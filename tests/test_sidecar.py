@@ -288,7 +288,7 @@ def test_a_store_that_is_down_means_503_until_it_returns(own_store_server: Store
         sidecar.wait_for_event("store_unavailable")
         assert_denied_soon(sidecar)
         health = get(sidecar.port, "/health")
-        assert (health.status, health.json()["status"], health.json()["store"]["status"]) == (503, "failing", "failing")
+        assert (health.status, health.json()["status"], health.json()["store"]["status"]) == (503, "down", "down")
         assert get(sidecar.port, "/other").status == 200
         assert get(sidecar.port, "/api/status", user("unlucky")).status == 503
         own_store_server.start()
@@ -386,7 +386,8 @@ def test_a_local_policy_enforces_this_proxys_share_and_its_fields_show_it(record
         assert metric(sidecar, "sidegate_store_proxies") == 3
         health = get(sidecar.port, "/health")
         assert (health.status, health.json()["status"]) == (200, "degraded")
-        assert health.json()["store"]["reason"] == "the breaker is open: connect"
+        assert health.json()["store"] == {"status": "down"}, "the public port names the part and nothing else"
+        assert admin(sidecar, "/readyz").json()["store"]["reason"] == "the breaker is open: connect"
         status = get(sidecar.port, "/api/status", user("lucky"))
         assert (status.status, status.json()["policies"][0]["remaining"]) == (200, 0)
         assert len(sidecar.wait_for_event("store_breaker_open")) == 1
@@ -429,7 +430,7 @@ def test_health_names_each_part(one: Sidecar) -> None:
 def test_health_fails_if_the_application_is_down(store_server: StoreServer) -> None:
     with Sidecar(configuration(store_server.url, f"http://127.0.0.1:{free_port()}")) as sidecar:
         for reply in (get(sidecar.port, "/health"), admin(sidecar, "/readyz")):
-            assert (reply.status, reply.json()["status"], reply.json()["app"]["status"]) == (503, "failing", "failing")
+            assert (reply.status, reply.json()["status"], reply.json()["app"]["status"]) == (503, "down", "down")
         assert admin(sidecar, "/livez").status == 200
 
 

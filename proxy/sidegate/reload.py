@@ -16,6 +16,7 @@ from typing import NamedTuple
 from sidegate.config import ConfigError, Settings, compile_policies, digest, load
 from sidegate.config.section import LiveMark, Section
 from sidegate.decision.policy import PolicySet
+from sidegate.decision.reading import Reading
 
 LOOK_EVERY_S = 0.1
 
@@ -65,6 +66,23 @@ class Reloader:
     def settings(self) -> Settings:
         """The settings in force, except for those that need a restart."""
         return self._settings
+
+    def about(self) -> dict[str, object]:
+        """State of the configuration for health pages and the admin API: `status` ok or stale, times, faults."""
+        if self.stale is None:
+            return {"status": "ok", "loaded": self.loaded_at}
+        since, faults = self.stale
+        return {"status": "stale", "since": since, "loaded": self.loaded_at, "faults": faults}
+
+    def readings(self) -> Iterator[Reading]:
+        """Metrics of edits of the configuration."""
+        yield Reading("config_loaded_timestamp_seconds", "When the active configuration was read.", self._loaded_at_s)
+        yield Reading("config_stale", "Whether the last edit was refused.", lambda: self.stale is not None)
+        text = "Edits of the configuration, by result."
+        yield Reading("config_reloads", text, lambda: self.results, label="result", is_counter=True)
+
+    def _loaded_at_s(self) -> float:
+        return datetime.fromisoformat(self.loaded_at).timestamp()
 
     async def watch(self) -> None:
         """Reload whenever the file has changed. Runs until cancelled."""

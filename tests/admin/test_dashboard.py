@@ -1,4 +1,4 @@
-"""The dashboard in a real Chromium: it loads, draws live traffic, inspects, resets, explains, and outlives its sidecar."""
+"""The dashboard in a real Chromium: figures and states in each situation, charts, buckets, explanation, reconnection."""
 
 import shutil
 from collections.abc import Iterator
@@ -49,10 +49,10 @@ def config(store_server: StoreServer, recorder: Recorder) -> Config:
     return config
 
 
-class Page:
-    """A page that must not complain: errors of the console, of scripts and of the content policy are kept."""
+class DashboardPage:
+    """A page in the browser. `faults` collects errors of the console, of scripts and of the content policy."""
 
-    def __init__(self, browser: Any, port: int, **options: Any) -> None:
+    def __init__(self, browser: Any, port: int, path: str = "", **options: Any) -> None:
         self.context = browser.new_context(**options)
         self.page = self.context.new_page()
         self.faults: list[str] = []
@@ -60,12 +60,19 @@ class Page:
         self.page.on("console", lambda message: self.faults.extend([message.text] if message.type == "error" else []))
         self.page.on("pageerror", lambda error: self.faults.append(str(error)))
         self.page.on("request", lambda request: self.hosts.add(request.url.split("/")[2]))
-        self.page.goto(f"http://127.0.0.1:{port}/")
+        self.page.goto(f"http://127.0.0.1:{port}/{path}")
 
     def wait(self, script: str) -> None:
-        """Until an expression holds in the page."""
-        # Not Playwright's own waiting, which evaluates text in the page: the content policy forbids that.
+        """Wait until an expression holds in the page."""
+        # Playwright's own waiting evaluates text in the page, which the content policy forbids.
         eventually(lambda: self.page.evaluate(script), script)
+
+    def wait_text(self, element: str, part: str) -> None:
+        """Wait until an element's text contains a part."""
+        self.wait(f"document.getElementById('{element}').textContent.includes({part!r})")
+
+    def wait_live(self) -> None:
+        self.wait("document.getElementById('connection').dataset.state === 'live'")
 
     def text(self, selector: str) -> str:
         found: str = self.page.inner_text(selector)
@@ -77,67 +84,146 @@ def spend(sidecar: Sidecar, user: str, count: int) -> None:
         get(sidecar.port, "/api/data", f"X-User-ID: {user}")
 
 
-def test_it_draws_live_traffic_inspects_resets_and_explains(browser: Any, config: Config, tmp_path: Path) -> None:
+def test_live_traffic_is_drawn_and_buckets_are_inspected_reset_and_explained(
+    browser: Any, config: Config, tmp_path: Path
+) -> None:
     with Sidecar(config) as sidecar:
-        page = Page(browser, sidecar.admin_port, viewport={"width": 1200, "height": 1300})
-        page.wait("document.getElementById('connection').dataset.state === 'live'")
+        page = DashboardPage(browser, sidecar.admin_port, viewport={"width": 1200, "height": 1300})
+        page.wait_live()
         spend(sidecar, "alice", 8)
-        page.wait("document.querySelectorAll('#traffic rect.refused').length > 0")
-        page.wait("document.querySelectorAll('#traffic rect.allowed').length > 0")
-        page.wait("document.querySelectorAll('#traffic rect.shadow_refused').length > 0")
-        assert "5 refused" in page.page.get_attribute("#traffic", "aria-label")
-        assert "users" in page.text("#totals")
-        page.wait("document.getElementById('most-refused').textContent.includes('alice')")
+        page.wait("document.querySelectorAll('#requests-chart rect.r429').length > 0")
+        page.wait("document.querySelectorAll('#requests-chart rect.r2xx').length > 0")
+        page.wait("document.querySelectorAll('#latency-chart polyline.p99').length > 0")
+        page.wait_text("policy-rows", "63 %")  # 5 of 8
+        rows = page.text("#policy-rows").split("\n")
+        assert rows[0].split("\t") == ["users", "1/day, burst 3", "8", "5", "63 %", "0"], "most refusals first"
+        name, *_, refused, share, shadow_refused = rows[1].split("\t")
+        assert (name, refused, share) == ("trial (shadow)", "0", "0 %")
+        assert int(shadow_refused) >= 2
+        page.wait_text("most-refused", "alice")
+
+        page.page.focus("#requests-chart")
+        for _ in range(30):
+            page.page.keyboard.press("ArrowLeft")
+        assert "no data" in page.text("#requests-readout") or "/s" in page.text("#requests-readout")
+        page.page.click("#range input[value='900']")
+        page.wait_text("policies-range", "15 min")
 
         page.page.click("#most-refused button")
-        page.wait("document.getElementById('bucket-result').textContent.includes('0 of 3 tokens')")
+        page.wait_text("bucket-result", "0 of 3 tokens")
         page.page.click("#bucket-reset")
         page.page.click("#reset-no")
         page.page.click("#bucket-reset")
         page.page.click("#reset-yes")
-        page.wait("document.getElementById('bucket-result').textContent.includes('3 of 3 tokens')")
+        page.wait_text("bucket-result", "3 of 3 tokens")
         assert "Reset." in page.text("#bucket-result")
         assert get(sidecar.port, "/api/data", "X-User-ID: alice").status == 200
 
         page.page.fill("#bucket-key", "ali")
         page.page.click("#bucket-form button:not([type=button])")
-        page.wait("document.getElementById('bucket-list').textContent.includes('alice')")
+        page.wait_text("bucket-list", "alice")
 
         page.page.fill("#explain-url", "/api/data")
         page.page.fill("#explain-headers", "X-User-ID: alice")
         page.page.click("#explain-form button")
-        page.wait("document.getElementById('explain-result').textContent.includes('2 of 3 tokens now')")
+        page.wait_text("explain-result", "2 of 3 tokens now")
 
         page.page.click("#config-details summary")
-        page.wait("document.getElementById('config-text').textContent.includes('\"name\": \"users\"')")
-        sidecar.config_file.write_text("policies: 1")
-        page.wait("document.getElementById('config-faults').textContent.includes('policies')")
+        page.wait_text("config-text", '"name": "users"')
         page.page.screenshot(path=str(tmp_path / "dashboard.png"), full_page=True)
         assert page.faults == []
         assert page.hosts == {f"127.0.0.1:{sidecar.admin_port}"}
         page.context.close()
-        sidecar.lines.clear()  # the refused edit is logged as an error, rightly
 
 
-def test_it_goes_on_after_a_restart_of_the_sidecar(browser: Any, config: Config) -> None:
+def test_without_requests_all_parts_are_up_and_no_share_is_shown(browser: Any, config: Config) -> None:
+    with Sidecar(config) as sidecar:
+        page = DashboardPage(browser, sidecar.admin_port)
+        page.wait_text("application-word", "up")
+        assert (page.text("#store-word"), page.text("#config-word"), page.text("#rate")) == ("up", "ok", "0")
+        assert page.page.is_hidden("#problem")
+        assert page.text("#responses").count("\N{EN DASH}") == 4
+        assert "version" in page.text("#about")
+        page.context.close()
+
+
+def test_an_edit_with_errors_is_shown_with_its_fault_and_the_way_to_the_runbook(browser: Any, config: Config) -> None:
+    with Sidecar(config) as sidecar:
+        sidecar.may_complain = True  # the refused edit is logged as an error
+        page = DashboardPage(browser, sidecar.admin_port)
+        page.wait_live()
+        sidecar.config_file.write_text("policies: 1")
+        page.wait_text("problem-text", "edit of the configuration was refused")
+        page.wait_text("config-word", "edit refused")
+        assert "policies" in page.text("#config-reason")
+        assert "policies" in page.text("#config-faults")
+        link = page.page.get_attribute("#problem-runbook", "href")
+        page.page.goto(f"http://127.0.0.1:{sidecar.admin_port}{link}")
+        assert page.page.locator(f"[id='{link.partition('#')[2]}']").count() == 1
+        assert page.faults == []
+        page.context.close()
+
+
+def test_an_application_that_is_down_is_red_with_its_reason_and_one_that_fails_as_well(
+    browser: Any, config: Config
+) -> None:
+    recorder = Recorder()
+    recorder.always(b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 0\r\n\r\n")
+    config["upstream"]["url"] = recorder.url
+    with Sidecar(config) as sidecar:
+        page = DashboardPage(browser, sidecar.admin_port)
+        page.wait_live()
+        spend(sidecar, "alice", 3)
+        page.wait_text("application-word", "failing")
+        page.wait_text("problem-text", "3 answered 5xx")
+        recorder.stop()
+
+        def is_down() -> bool:
+            spend(sidecar, "bob", 1)
+            return page.text("#application-word") == "down"
+
+        eventually(is_down, "the application's tile")
+        page.wait_text("problem-text", "accepts no connections")
+        assert "refused" in page.text("#application-reason").lower()
+        assert "bad" in page.page.get_attribute("#application-word", "class")
+        page.wait_text("marks", "Application down")
+        page.context.close()
+
+
+def test_peers_of_the_query_are_shown_side_by_side(browser: Any, config: Config) -> None:
+    with Sidecar(config) as sidecar:
+        own = f"http://127.0.0.1:{sidecar.admin_port}"
+        page = DashboardPage(browser, sidecar.admin_port, path=f"?peers={own},http://127.0.0.1:{free_port()}")
+        page.wait("document.querySelectorAll('#fleet tr').length === 3")
+        assert page.text("#fleet").count("up") == 4
+        assert "no answer" in page.text("#fleet")
+        other = DashboardPage(browser, sidecar.admin_port, path="?peers=http://192.0.2.1:9901")
+        other.wait_text("fleet", "peers: expected")
+        page.context.close()
+        other.context.close()
+
+
+def test_the_page_reconnects_after_a_restart_of_the_sidecar_and_shows_the_gap(browser: Any, config: Config) -> None:
     with Sidecar(config) as first:
-        page = Page(browser, first.admin_port)
-        page.wait("document.getElementById('connection').dataset.state === 'live'")
+        page = DashboardPage(browser, first.admin_port)
+        page.wait_live()
     page.wait("document.getElementById('connection').dataset.state === 'lost'")
     with Sidecar(config) as second:
-        page.wait("document.getElementById('connection').dataset.state === 'live'")
+        page.wait_live()
         spend(second, "bob", 4)
-        page.wait("document.getElementById('totals').textContent.includes('users')")
-        # The browser itself reports the tries that found nobody; the page reports nothing.
+        page.wait_text("policy-rows", "25 %")  # 1 of 4
+        page.wait("document.querySelectorAll('#requests-chart rect.gap').length > 0")
+        page.wait_text("marks", "Sidecar started")
+        # The browser itself reports the failed attempts; the page reports nothing.
         assert all("net::ERR_" in fault for fault in page.faults), page.faults
         page.context.close()
 
 
-def test_an_outage_of_the_store_is_told_by_breaker_and_outcome_until_it_is_over(
+def test_an_outage_of_the_store_is_shown_with_its_effect_until_it_is_over(
     browser: Any, config: Config, own_store_server: StoreServer, tmp_path: Path
 ) -> None:
     config["store"]["url"] = own_store_server.url
-    failing = {"on_store_failure": "local"}, {"on_store_failure": "allow"}, {"on_store_failure": "deny"}
+    modes = {"on_store_failure": "local"}, {"on_store_failure": "allow"}, {"on_store_failure": "deny"}
     config["policies"] = [
         {
             "name": name,
@@ -147,72 +233,67 @@ def test_an_outage_of_the_store_is_told_by_breaker_and_outcome_until_it_is_over(
             "burst": 3,
             **mode,
         }
-        for name, mode in zip(("ours", "lax", "strict"), failing, strict=True)
+        for name, mode in zip(("ours", "lax", "strict"), modes, strict=True)
     ]
     config["listen"]["workers"] = 2
     with Sidecar(config) as sidecar:
         sidecar.wait_for_event("workers_ready")
         pages = [
-            Page(browser, sidecar.admin_port, viewport={"width": width, "height": 900}, color_scheme=colours)
-            for width, colours in ((1200, "light"), (1200, "dark"), (375, "light"))
+            DashboardPage(browser, sidecar.admin_port, viewport={"width": width, "height": 900}, color_scheme=colours)
+            for width, colours in ((1400, "light"), (1400, "dark"), (390, "light"))
         ]
         page = pages[0]
-        page.wait("document.getElementById('breaker-word').textContent === 'closed'")
-        assert page.text("#legend").split() == ["allowed", "refused"], (
-            "what an outage brings is not told of without one"
-        )
+        page.wait_text("store-word", "up")
         own_store_server.kill()
 
         def spend_again() -> bool:
             for path in ("/ours/a", "/lax/a", "/strict/a"):
                 for _ in range(6):
                     get(sidecar.port, path, "X-User-ID: alice")
-            return "local refused" in page.text("#legend") and "breaker" not in page.text("#breaker-word")
+            return "local refused" in page.text("#store-reason") and page.text("#store-word") != "up"
 
         eventually(spend_again, "the outcomes of the outage by name")
         for name in ("local allowed", "local refused", "store allowed", "store denied"):
-            page.wait(f"document.getElementById('legend').textContent.includes('{name}')")
-            assert name in page.text("#totals-head").lower()
-            assert name in page.page.get_attribute("#traffic", "aria-label")
-        page.wait("/open|probing/.test(document.getElementById('breaker-word').textContent)")
-        page.wait("document.getElementById('store-up').classList.contains('bad')")
-        page.wait("document.querySelectorAll('#traffic rect.store_denied').length > 0")
+            page.wait_text("store-reason", name)
+        for part in ("on_failure: deny answer 503", "this proxy's share", "let every request pass"):
+            assert part in page.text("#problem-text")
+        assert page.page.get_attribute("#problem-runbook", "href") == "/runbook#redis-is-down"
         assert page.page.evaluate("document.querySelectorAll('#workers tr').length") == 2
         for number, each in enumerate(pages):
-            each.wait("document.getElementById('legend').textContent.includes('store denied')")
+            each.wait("!document.getElementById('problem').hidden")
             each.page.screenshot(path=str(tmp_path / f"outage-{number}.png"), full_page=True)
             assert each.page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
 
         own_store_server.start()
-        page.wait("document.getElementById('breaker-word').textContent === 'closed'")
-        page.wait("document.getElementById('store-up').textContent === 'up'")
-        page.wait("document.getElementById('without-store').textContent === 'none'")  # no more of the last ten seconds
+        page.wait("document.getElementById('store-word').textContent === 'up'")
+        page.wait("document.getElementById('problem').hidden")
+        page.wait_text("marks", "Store up")
         for each in pages:
             assert each.faults == []
             each.context.close()
 
 
-def test_with_a_token_it_asks_for_it_and_a_narrow_dark_screen_shows_all_of_it(browser: Any, config: Config) -> None:
+def test_the_page_asks_for_the_token_and_fits_a_narrow_dark_screen(browser: Any, config: Config) -> None:
     config["admin"]["token"] = TOKEN
     with Sidecar(config) as sidecar:
-        page = Page(browser, sidecar.admin_port, viewport={"width": 375, "height": 720}, color_scheme="dark")
+        page = DashboardPage(browser, sidecar.admin_port, viewport={"width": 375, "height": 720}, color_scheme="dark")
         page.page.wait_for_selector("#token-form:not([hidden])")
         page.page.fill("#token", "not the token at all")
         page.page.keyboard.press("Enter")
         page.wait("document.getElementById('token-fault').textContent !== ''")
         page.page.fill("#token", TOKEN)
         page.page.keyboard.press("Enter")
-        page.wait("document.getElementById('connection').dataset.state === 'live'")
+        page.wait_live()
         width = page.page.evaluate("document.documentElement.scrollWidth")
         assert width <= 375, f"the page is {width} wide"
         assert all("401" in fault for fault in page.faults), page.faults
         page.context.close()
 
 
-def test_everything_that_acts_has_a_name_and_is_reached_by_keyboard(browser: Any, config: Config) -> None:
+def test_every_control_has_a_name_and_is_reached_by_keyboard(browser: Any, config: Config) -> None:
     with Sidecar(config) as sidecar:
         spend(sidecar, "carol", 5)
-        page = Page(browser, sidecar.admin_port)
+        page = DashboardPage(browser, sidecar.admin_port)
         page.wait("document.querySelectorAll('#most-refused button').length > 0")
         nameless = page.page.evaluate(
             """() => [...document.querySelectorAll('button, input, select, textarea, summary, [role=img], a')]
@@ -221,12 +302,14 @@ def test_everything_that_acts_has_a_name_and_is_reached_by_keyboard(browser: Any
         )
         assert nameless == []
         reached: set[str] = set()
-        for _ in range(30):
+        for _ in range(40):
             page.page.keyboard.press("Tab")
-            reached.add(page.page.evaluate("document.activeElement.id || document.activeElement.className"))
+            reached.add(
+                page.page.evaluate("document.activeElement.id || String(document.activeElement.getAttribute('class'))")
+            )
         assert {
             "skip",
-            "traffic-policy",
+            "requests-chart",
             "quiet",
             "bucket-policy",
             "bucket-key",

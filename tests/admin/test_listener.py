@@ -1,15 +1,19 @@
-"""What an operator can see and do over the admin listener, and who may."""
+"""The admin listener: pages, actions, access control."""
 
+import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import yaml
+from sidegate.admin import overview
+from sidegate.admin.runbook import runbook_html
 
 from tests.admin.admin_client import ask, bucket_path
 from tests.raw_client import RawClient, get
 from tests.recorder import Recorder, eventually
-from tests.servers import StoreServer
+from tests.servers import StoreServer, free_port
 from tests.sidecar import PREFIX, Config, Sidecar, configuration, run_command
 
 TOKEN = "a token of a good length"
@@ -70,7 +74,7 @@ def spend(sidecar: Sidecar, user: str, count: int) -> list[int]:
 # Buckets
 
 
-def test_a_bucket_is_shown_as_it_stands_now_and_looking_takes_nothing(one: Sidecar, store_server: StoreServer) -> None:
+def test_a_bucket_is_shown_with_its_present_level_and_takes_nothing(one: Sidecar, store_server: StoreServer) -> None:
     spend(one, "alice", 1)
     before = store_server.client.hgetall(f"{PREFIX}users:alice")
     for _ in range(5):
@@ -82,9 +86,7 @@ def test_a_bucket_is_shown_as_it_stands_now_and_looking_takes_nothing(one: Sidec
     assert store_server.client.hgetall(f"{PREFIX}users:alice") == before
 
 
-def test_a_bucket_that_the_store_does_not_know_is_shown_as_it_would_begin(
-    one: Sidecar, store_server: StoreServer
-) -> None:
+def test_a_bucket_that_is_not_stored_is_shown_as_a_new_one(one: Sidecar, store_server: StoreServer) -> None:
     _, _, bucket = ask(one, bucket_path("users", "nobody"))
     assert (bucket["stored"], bucket["tokens"], bucket["next_token_s"], bucket["full_s"]) == (False, 3, None, 0)
     assert store_server.client.dbsize() == 0
@@ -115,7 +117,7 @@ def test_a_reset_is_in_force_here_at_once_and_in_other_sidecars_within_a_second(
     assert ask(first, bucket_path("users", "never-seen"), method="DELETE")[2]["reset"] is False
 
 
-def test_while_the_store_is_away_a_reset_reaches_what_is_held_locally(
+def test_a_reset_during_an_outage_of_the_store_resets_local_buckets(
     own_store_server: StoreServer, recorder: Recorder
 ) -> None:
     policies = [
@@ -143,7 +145,7 @@ def test_while_the_store_is_away_a_reset_reaches_what_is_held_locally(
         assert ask(sidecar, bucket_path("strict", "alice"), method="DELETE")[0] == 503
         told = run_command("buckets", "reset", "local", "alice", "--admin", f"http://127.0.0.1:{sidecar.admin_port}")
         assert told.returncode == 1
-        assert "not reset in the store; reset where it was held locally, in 1 of 1 sidecars" in told.stdout
+        assert "not reset in the store; local buckets reset in 1 of 1 sidecars" in told.stdout
         assert asked() == 200
 
 
@@ -175,7 +177,7 @@ def test_buckets_are_found_in_bounded_steps_with_a_cursor(one: Sidecar, store_se
     assert store_server.calls("scan") == 50
 
 
-def test_what_a_search_asks_for_is_taken_literally(one: Sidecar) -> None:
+def test_a_search_matches_its_text_literally(one: Sidecar) -> None:
     spend(one, "plain", 1)
     assert ask(one, "/buckets?q=pl*n")[2]["buckets"] == []
     assert ask(one, "/buckets?q=%5Ba-z%5D")[2]["buckets"] == []
@@ -194,16 +196,16 @@ def test_what_a_search_asks_for_is_taken_literally(one: Sidecar) -> None:
         ("/nothing", 404, "Not Found"),
     ],
 )
-def test_a_wrong_question_is_answered_with_what_is_wrong(one: Sidecar, path: str, status: int, words: str) -> None:
+def test_an_invalid_request_is_answered_with_its_fault(one: Sidecar, path: str, status: int, words: str) -> None:
     found, fields, content = ask(one, path)
     assert (found, fields["content-type"]) == (status, "application/problem+json")
     assert words in content["detail"]
 
 
-# What is limited
+# Figures
 
 
-def test_the_most_refused_keys_are_told_with_their_policy(one: Sidecar) -> None:
+def test_the_keys_refused_most_are_listed_with_their_policy(one: Sidecar) -> None:
     spend(one, "eve", 9)
     spend(one, "mallory", 2)
     refused = {entry["key"]: entry for entry in ask(one, "/top?limit=256")[2]["refused"]}
@@ -211,7 +213,7 @@ def test_the_most_refused_keys_are_told_with_their_policy(one: Sidecar) -> None:
     assert refused["mallory"]["count"] == 2
 
 
-def test_policies_are_told_with_what_they_decided_and_agree_with_the_metrics(one: Sidecar) -> None:
+def test_policies_show_their_decisions_since_the_start(one: Sidecar) -> None:
     before = {policy["name"]: policy for policy in ask(one, "/policies")[2]["policies"]}
     spend(one, "frank", 5)
     after = {policy["name"]: policy for policy in ask(one, "/policies")[2]["policies"]}
@@ -223,7 +225,7 @@ def test_policies_are_told_with_what_they_decided_and_agree_with_the_metrics(one
     assert after["staff"]["exempt"] is True
 
 
-def test_the_timeline_counts_what_was_sent_second_by_second(one: Sidecar) -> None:
+def test_the_timeline_counts_requests_by_second(one: Sidecar) -> None:
     def passed() -> int:
         seconds = ask(one, "/timeline?seconds=900")[2]["seconds"]
         return sum(second["policies"].get("users", {}).get("allowed", 0) for second in seconds)
@@ -233,7 +235,7 @@ def test_the_timeline_counts_what_was_sent_second_by_second(one: Sidecar) -> Non
     eventually(lambda: passed() >= before + 3, "the second to be over")
 
 
-def test_events_bring_history_and_then_each_second(one: Sidecar) -> None:
+def test_events_send_history_and_then_each_second(one: Sidecar) -> None:
     with RawClient(one.admin_port) as client:
         client.send(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert client.head().value("Content-Type").startswith("text/event-stream")
@@ -261,7 +263,7 @@ def test_the_configuration_is_shown_without_its_secrets(store_server: StoreServe
         sidecar.lines.clear()  # a refused edit is logged as an error, rightly
 
 
-def test_a_request_is_explained_with_what_its_buckets_hold(one: Sidecar) -> None:
+def test_a_request_is_explained_with_the_levels_of_its_buckets(one: Sidecar) -> None:
     spend(one, "heidi", 1)
     question = {"url": "/api/data", "headers": {"X-User-ID": "heidi"}, "live": True}
     _, _, answer = ask(one, "/explain", method="POST", body=question)
@@ -271,11 +273,11 @@ def test_a_request_is_explained_with_what_its_buckets_hold(one: Sidecar) -> None
     assert ask(one, bucket_path("users", "heidi"))[2]["tokens"] == 2, "explaining takes nothing"
 
 
-# Who may
+# Access control
 
 
 @pytest.mark.parametrize("path", ["/config", "/policies", "/buckets", "/top", "/timeline", "/events", "/openapi.json"])
-def test_with_a_token_everything_that_tells_something_needs_it(guarded: Sidecar, path: str) -> None:
+def test_with_a_token_every_page_with_data_needs_it(guarded: Sidecar, path: str) -> None:
     status, fields, _ = ask(guarded, path)
     assert (status, fields["www-authenticate"]) == (401, 'Bearer realm="sidegate"')
     for wrong in ("Bearer wrong", f"Basic {TOKEN}", TOKEN, f"Bearer {TOKEN}x", "Bearer \xff"):
@@ -307,16 +309,16 @@ def test_a_listener_beyond_loopback_needs_a_token_of_some_length(tmp_path: Path,
 
 
 @pytest.mark.parametrize("host", ["evil.example", "evil.example:80", "127.0.0.1.evil.example", "10.0.0.1", ""])
-def test_a_name_that_was_made_to_point_here_is_refused(one: Sidecar, host: str) -> None:
+def test_a_host_name_that_is_not_local_is_rejected(one: Sidecar, host: str) -> None:
     assert ask(one, "/config", Host=host)[0] == 403
 
 
 @pytest.mark.parametrize("host", ["localhost", "LOCALHOST:9901", "127.0.0.1", "127.1.2.3:80", "[::1]:9901"])
-def test_this_machine_is_known_by_its_names(one: Sidecar, host: str) -> None:
+def test_names_of_this_machine_are_accepted(one: Sidecar, host: str) -> None:
     assert ask(one, "/config", Host=host)[0] == 200
 
 
-def test_pages_of_other_origins_change_nothing(one: Sidecar, store_server: StoreServer) -> None:
+def test_pages_of_other_origins_cannot_change_anything(one: Sidecar, store_server: StoreServer) -> None:
     spend(one, "judy", 1)
     path, host = bucket_path("users", "judy"), f"127.0.0.1:{one.admin_port}"
     for fields in ({"Origin": "http://evil.example"}, {"Sec-Fetch-Site": "cross-site"}, {"Origin": "null"}):
@@ -338,7 +340,99 @@ def test_get_changes_nothing_and_every_answer_carries_the_security_fields(one: S
     assert ask(one, bucket_path("users", "ken"))[2]["tokens"] == 2
 
 
-def test_many_questions_at_once_are_all_answered(one: Sidecar) -> None:
+def test_concurrent_requests_are_all_answered(one: Sidecar) -> None:
     paths = ["/config", "/policies", "/buckets", "/top", "/timeline", bucket_path("users", "lea")] * 4
     with ThreadPoolExecutor(8) as pool:
         assert {answer[0] for answer in pool.map(lambda path: ask(one, path), paths)} == {200}
+
+
+# The overview
+
+
+def test_with_twelve_matching_policies_the_overview_shows_the_share_of_requests(
+    store_server: StoreServer, recorder: Recorder
+) -> None:
+    tight = {"name": "tight", "match": {"path": ["/**"]}, "key": "header:X-User-ID", "limit": "1/day", "burst": 1}
+    roomy = [{**tight, "name": f"roomy-{number}", "limit": "1000/day", "burst": 1000} for number in range(11)]
+    with Sidecar(configuration(store_server.url, recorder.url, policies=[*roomy, tight])) as sidecar:
+        spend(sidecar, "alice", 160)  # 1 passes, 159 are refused by one of twelve policies
+        window = "/overview?window=60s"
+        eventually(lambda: ask(sidecar, window)[2]["responses"]["429"] == 0.9938, "the second to be over")
+        overview = ask(sidecar, window)[2]
+        assert overview["refused_share"] == 0.9938
+        assert overview["responses"] == {"2xx": 0.0063, "4xx": 0.0, "429": 0.9938, "5xx": 0.0}
+        policies = {each["name"]: each["recent"] for each in ask(sidecar, "/policies?window=60s")[2]["policies"]}
+        assert (policies["tight"]["matched"], policies["tight"]["refused"]) == (160, 159)
+        assert policies["roomy-0"]["refused_share"] == 0.0
+
+
+def test_the_overview_has_the_documented_members_and_null_without_requests(
+    store_server: StoreServer, recorder: Recorder
+) -> None:
+    with Sidecar(configuration(store_server.url, recorder.url)) as sidecar:
+        overview = ask(sidecar, "/overview")[2]
+        assert set(overview) == {
+            *("requests_per_s", "refused_share", "responses", "latency_ms", "in_flight"),
+            *("application", "store", "config", "problem"),
+        }
+        assert (overview["requests_per_s"], overview["refused_share"], overview["problem"]) == (0, None, None)
+        assert set(overview["responses"].values()) == {None}
+        assert overview["latency_ms"]["total"] == {"p50": None, "p99": None}
+        assert ask(sidecar, "/overview?window=901s")[0] == 400
+
+
+@pytest.mark.slow
+def test_the_overview_counts_the_requests_of_all_workers(store_server: StoreServer, recorder: Recorder) -> None:
+    config = configuration(store_server.url, recorder.url, listen={"port": free_port(), "workers": 2})
+    with Sidecar(config) as sidecar:
+        sidecar.wait_for_event("workers_ready")
+        for _ in range(40):
+            get(sidecar.port, "/tight/a", "X-User-ID: ann")
+
+        def shown() -> list[int]:
+            timeline = ask(sidecar, "/timeline?seconds=900")[2]["seconds"]
+            return [sum(each[name] for each in timeline) for name in ("requests", "refused")]
+
+        eventually(lambda: shown() == [40, 38], "both workers' counts")
+        assert ask(sidecar, "/overview?window=60s")[2]["refused_share"] == 0.95
+
+
+def test_a_removed_policy_is_marked_while_its_requests_are_in_the_window(
+    store_server: StoreServer, recorder: Recorder
+) -> None:
+    with Sidecar(configuration(store_server.url, recorder.url, policies=POLICIES)) as sidecar:
+        spend(sidecar, "alice", 5)
+
+        def policies() -> dict[str, dict[str, object]]:
+            return {each["name"]: each for each in ask(sidecar, "/policies?window=60s")[2]["policies"]}
+
+        eventually(lambda: policies()["users"]["recent"]["matched"] == 5, "the second to be over")  # type: ignore[index]
+        sidecar.config_file.write_text(yaml.safe_dump({**sidecar.config, "policies": POLICIES[1:]}))
+        sidecar.wait_for_event("config_reloaded")
+        assert [each["removed"] for each in policies().values()] == [False, False, True]
+
+
+def test_metrics_are_served_as_openmetrics_on_request(one: Sidecar) -> None:
+    status, fields, body = ask(one, "/metrics", Accept="application/openmetrics-text; version=1.0.0")
+    assert (status, fields["content-type"].partition(";")[0]) == (200, "application/openmetrics-text")
+    assert body.endswith(b"# EOF\n")
+    assert ask(one, "/metrics")[1]["content-type"].startswith("text/plain")
+
+
+def test_labelled_counters_are_exported_from_zero(store_server: StoreServer, recorder: Recorder) -> None:
+    with Sidecar(configuration(store_server.url, recorder.url)) as sidecar:
+        lines = set(ask(sidecar, "/metrics")[2].decode().splitlines())
+    assert {
+        'sidegate_errors_total{reason="internal"} 0.0',
+        'sidegate_requests_total{outcome="store_denied",policy="tight"} 0.0',
+        'sidegate_store_failures_total{reason="timeout"} 0.0',
+        'sidegate_decisions_total{decided_by="local"} 0.0',
+        'sidegate_responses_total{class="5xx"} 0.0',
+    } <= lines
+
+
+def test_every_runbook_that_the_overview_names_is_a_section_of_the_page() -> None:
+    source = Path(overview.__file__).read_text("utf-8")
+    named = set(re.findall(r'"([a-z]+(?:-[a-z]+)+)"\)', source))
+    assert len(named) >= 6
+    assert named <= set(re.findall(r'id="([^"]+)"', runbook_html()))

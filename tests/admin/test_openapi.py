@@ -1,4 +1,4 @@
-"""The admin API answers as its OpenAPI document says, whatever it is asked."""
+"""The admin API answers every request as its OpenAPI document says."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -14,7 +14,7 @@ from tests.recorder import Recorder
 from tests.servers import StoreServer
 from tests.sidecar import TIGHT, Sidecar, configuration
 
-# On loopback, without a token; with one, test_admin tries every page. A stream does not end; test_admin reads it.
+# On loopback without a token; test_listener covers tokens, and the stream, which does not end.
 open_document = {**document(), "security": []}
 schema = schemathesis.openapi.from_dict(open_document).exclude(path="/events")
 
@@ -32,7 +32,7 @@ def sidecar(shared_store_server: StoreServer) -> Iterator[Sidecar]:
 @pytest.mark.slow
 @schema.parametrize()
 @settings(max_examples=15)
-def test_every_answer_is_one_that_the_document_names(case: Any, sidecar: Sidecar) -> None:
+def test_every_answer_conforms_to_the_document(case: Any, sidecar: Sidecar) -> None:
     case.call_and_validate(base_url=f"http://127.0.0.1:{sidecar.admin_port}")
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
+from sidegate.admin.runbook import runbook_html
 
 from tests.raw_client import get
 from tests.recorder import Recorder
@@ -102,7 +103,9 @@ def test_alerts_fire_when_they_should_and_only_then() -> None:
 @pytest.mark.slow
 def test_every_expression_of_the_dashboard_is_one(tmp_path: Path) -> None:
     expressions = [target["expr"] for panel in PANELS for target in panel["targets"]]
-    filled = [each.replace("$__rate_interval", "1m").replace("$instance", ".*") for each in expressions]
+    filled = [
+        re.sub(r"\$(?:instance|job|policy)\b", ".*", each.replace("$__rate_interval", "1m")) for each in expressions
+    ]
     rules = [{"record": f"panel:{number}", "expr": expression} for number, expression in enumerate(filled)]
     file = tmp_path / "panels.yml"
     file.write_text(yaml.safe_dump({"groups": [{"name": "panels", "rules": rules}]}))
@@ -137,3 +140,37 @@ def test_the_compose_profile_mounts_what_is_there_and_scrapes_all_sidecars() -> 
     (job,) = yaml.safe_load((DEPLOY / "prometheus.yml").read_text())["scrape_configs"]
     (targets,) = job["static_configs"]
     assert targets["targets"] == [f"{name}:9901" for name in services if name.startswith("proxy")]
+
+
+STORIES = [
+    case
+    for story in yaml.safe_load(Path(__file__).with_name("alerts.test.yml").read_text("utf-8"))["tests"]
+    for case in story["alert_rule_test"]
+]
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule["alert"])
+def test_each_alert_is_tested_firing_and_not_firing(rule: dict[str, Any]) -> None:
+    fires = {bool(case.get("exp_alerts")) for case in STORIES if case["alertname"] == rule["alert"]}
+    # A story with firing labels of one application alone shows that the other application does not fire.
+    several = any(case.get("exp_alerts") for case in STORIES if case["alertname"] == rule["alert"])
+    assert fires == {True, False} or (several and rule["alert"] in ("SidegateRefusesMost", "SidegateLimitsNothing"))
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule["alert"])
+def test_each_alert_names_a_section_of_the_runbook_and_keeps_applications_apart(rule: dict[str, Any]) -> None:
+    anchors = set(re.findall(r'id="([^"]+)"', runbook_html()))
+    (section,) = re.findall(r"/runbook#([a-z0-9-]+)", rule["annotations"]["runbook_url"])
+    assert section in anchors
+    aggregated = re.findall(r"\b(?:by) \(([^)]*)\)", rule["expr"])
+    assert all("job" in labels.split(", ") for labels in aggregated)
+    assert "sum(" not in rule["expr"]
+
+
+def test_the_dashboard_chooses_data_source_application_sidecar_and_policy() -> None:
+    assert [each["name"] for each in DASHBOARD["templating"]["list"]] == ["datasource", "job", "instance", "policy"]
+    for panel in PANELS:
+        assert panel["fieldConfig"]["defaults"]["noValue"] == "no data"
+        for each in (panel, *panel["targets"]):
+            assert each["datasource"]["uid"] == "${datasource}"
+        assert all('job=~"$job"' in target["expr"] for target in panel["targets"])

@@ -95,7 +95,7 @@ def test_metrics_log_and_admin_api_agree_with_what_clients_saw_over_three_sideca
             assert Counter(line["status"] for line in logged) == statuses
             by_class: Counter[tuple[str, ...]] = Counter()
             for status, count in statuses.items():
-                by_class[f"{status // 100}xx",] += count
+                by_class["429" if status == 429 else f"{status // 100}xx",] += count
             assert metrics["sidegate_responses_total"] == by_class
 
             outcomes: Counter[tuple[str, ...]] = Counter()
@@ -112,7 +112,8 @@ def test_metrics_log_and_admin_api_agree_with_what_clients_saw_over_three_sideca
             assert metrics["sidegate_decision_duration_seconds_count"][()] == decided
             assert metrics["sidegate_request_duration_seconds_count"][()] == REQUESTS
             assert metrics["sidegate_upstream_duration_seconds_count"][()] == statuses[200]
-            assert metrics["sidegate_errors_total"] == {("bad_request",): statuses[400]}
+            assert +metrics["sidegate_errors_total"] == Counter({("bad_request",): statuses[400]})
+            assert metrics["sidegate_refusals_total"][()] == statuses[429]
             assert metrics["sidegate_log_lines_dropped_total"][()] == 0
             assert {"200", "400", "429"} <= {str(status) for status in statuses}, "the mix must hold every kind"
             assert not any("secret" in str(line) for line in logged), "a query does not belong in a log"

@@ -4,7 +4,7 @@ from collections import Counter
 
 from hypothesis import given
 from hypothesis import strategies as st
-from sidegate.telemetry.space_saving import CAPACITY, WINDOWS, Most, Sketch, joined
+from sidegate.telemetry.space_saving import CAPACITY, WINDOWS, RecentKeys, Sketch, joined
 
 
 @given(st.lists(st.integers(0, 30), max_size=400), st.integers(1, 8))
@@ -21,7 +21,7 @@ def test_a_count_is_never_too_low_and_too_high_by_its_error_at_most(keys: list[i
 
 
 def test_a_flood_of_keys_that_come_once_does_not_hide_the_one_that_comes_often() -> None:
-    most: Most[str] = Most()
+    most: RecentKeys[str] = RecentKeys()
     for number in range(5_000):
         most.add(f"once-{number}")
         if number % 10 == 0:
@@ -32,7 +32,7 @@ def test_a_flood_of_keys_that_come_once_does_not_hide_the_one_that_comes_often()
 
 
 def test_what_lies_back_longer_than_the_windows_is_forgotten() -> None:
-    most: Most[str] = Most()
+    most: RecentKeys[str] = RecentKeys()
     most.add("old")
     for _ in range(WINDOWS - 1):
         most.next_window()
@@ -42,7 +42,7 @@ def test_what_lies_back_longer_than_the_windows_is_forgotten() -> None:
 
 
 def test_counts_of_several_windows_are_added() -> None:
-    most: Most[str] = Most()
+    most: RecentKeys[str] = RecentKeys()
     for _ in range(3):
         most.add("a")
         most.next_window()

@@ -1,1 +1,1 @@
-"""The admin listener: health, metrics, configuration, buckets, explanations and the dashboard."""
+"""The admin listener: health, metrics, API and dashboard for operators."""

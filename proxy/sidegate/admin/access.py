@@ -1,8 +1,8 @@
-"""Who may use the admin listener, and what a browser may do with its pages.
+"""Access control of the admin listener, and the security fields of its answers.
 
-Without a token the listener is on loopback (the configuration refuses anything else), so whoever reaches it is on this
-machine, or is a page in a browser on it. Against the second stand the Host check (a name that was made to point to
-127.0.0.1 is not accepted), the Origin check, and that nothing is changed by GET. With a token, the token decides.
+Without a token the listener is bound to loopback (the configuration rejects anything else): clients are processes on
+this machine and web pages in a browser on it. Against web pages, the Host check rejects names that were made to resolve
+to 127.0.0.1, the Origin check rejects other sites, and GET changes nothing. With a token, the token decides.
 """
 
 import hmac
@@ -10,15 +10,17 @@ import logging
 from collections.abc import Awaitable, Callable
 from ipaddress import ip_address
 
-import orjson
 from aiohttp import hdrs, web
 
+from sidegate.admin.responses import Problem, problem_answer
 from sidegate.decision.stored import StoreSilent
 
-# Probes and scrapes show no token and use any name; these pages tell of no key and change nothing.
+# Probes and scrapers send no token and use any host name; these pages contain no keys and change nothing.
 OPEN = frozenset({"/livez", "/readyz", "/metrics"})
-# The dashboard itself holds nothing of ours: what it shows it asks for, with the token.
-SHELL = frozenset({"/", "/static/dashboard.css", "/static/dashboard.js", "/static/icon.svg"})
+# Static files hold no data: the dashboard requests what it shows, with the token.
+SHELL = frozenset(
+    {"/", "/runbook", "/static/dashboard.css", "/static/dashboard.js", "/static/charts.js", "/static/icon.svg"}
+)
 
 SECURITY_FIELDS = {
     "Cache-Control": "no-store",
@@ -36,38 +38,14 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 logger = logging.getLogger(__name__)
 
 
-class Problem(Exception):
-    """A request that is answered with a fault: problem+json (RFC 9457)."""
-
-    def __init__(self, status: int, detail: str) -> None:
-        super().__init__(detail)
-        self.status = status
-
-
-def json_answer(content: object, status: int = 200) -> web.Response:
-    """A JSON document. What cannot be written as UTF-8 (lone surrogates of odd paths) is escaped."""
-    try:
-        body = orjson.dumps(content)
-    except TypeError:
-        body = orjson.dumps(escaped(content))
-    return web.Response(body=body + b"\n", status=status, content_type="application/json")
-
-
-def problem(status: int, detail: str, headers: dict[str, str] | None = None) -> web.Response:
-    """A fault's answer."""
-    title = web.Response(status=status).reason
-    body = orjson.dumps({"type": "about:blank", "title": title, "status": status, "detail": detail}) + b"\n"
-    return web.Response(body=body, status=status, content_type="application/problem+json", headers=headers)
-
-
-class Guard:
-    """The middleware around every page."""
+class AccessControl:
+    """Middleware that checks every request and turns exceptions into problems."""
 
     def __init__(self, token: str) -> None:
         self._token = token.encode()
 
     def install(self, application: web.Application) -> None:
-        """Stand before all pages of an application."""
+        """Check all requests of an application."""
 
         @web.middleware
         async def around(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -82,28 +60,28 @@ class Guard:
             return await handler(request)
         except Problem as error:
             fields = {"WWW-Authenticate": 'Bearer realm="sidegate"'} if error.status == 401 else None
-            return problem(error.status, str(error), fields)
+            return problem_answer(error.status, str(error), fields)
         except StoreSilent as error:
-            return problem(503, f"The store does not answer: {error}")
+            return problem_answer(503, f"The store does not answer: {error}")
         except web.HTTPException as error:
             allow = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else None
-            return problem(error.status, f"{request.method} {request.path}: {error.reason}", allow)
+            return problem_answer(error.status, f"{request.method} {request.path}: {error.reason}", allow)
         except Exception:  # the boundary of one request
-            logger.exception("an admin page could not be made")
-            return problem(500, "This page could not be made; the log says why.")
+            logger.exception("admin_request_failed")
+            return problem_answer(500, "Internal error; the log has a line admin_request_failed with the trace.")
 
     def _admit(self, request: web.Request) -> None:
         if request.path in OPEN:
             return
         if not self._token and not is_local(request.headers.get(hdrs.HOST, "")):
             raise Problem(403, "The Host field must name this machine: localhost or a loopback address.")
-        if request.method not in ("GET", "HEAD") and not _same_origin(request):
-            raise Problem(403, "Pages of other origins may change nothing here.")
+        if request.method not in ("GET", "HEAD") and not is_same_origin(request):
+            raise Problem(403, "Requests from pages of other origins are not allowed.")
         if self._token and request.path not in SHELL:
             kind, _, given = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
             right = hmac.compare_digest(given.strip().encode("utf-8", "surrogateescape"), self._token)
             if kind.lower() != "bearer" or not right:
-                raise Problem(401, "The bearer token of admin.token is needed.")
+                raise Problem(401, "The bearer token of admin.token is required.")
 
 
 def is_local(host: str) -> bool:
@@ -115,7 +93,8 @@ def is_local(host: str) -> bool:
         return name.lower() == "localhost"
 
 
-def _same_origin(request: web.Request) -> bool:
+def is_same_origin(request: web.Request) -> bool:
+    """Whether a browser sent the request for a page of this listener; True for clients that are not browsers."""
     origin = request.headers.get(hdrs.ORIGIN)
     if request.headers.get("Sec-Fetch-Site", "same-origin") not in ("same-origin", "none"):
         return False
@@ -125,12 +104,3 @@ def _same_origin(request: web.Request) -> bool:
 async def _add_security_fields(_: web.Request, response: web.StreamResponse) -> None:
     for name, value in SECURITY_FIELDS.items():
         response.headers.setdefault(name, value)
-
-
-def escaped(content: object) -> object:
-    """The same with lone surrogates escaped, so that it can be written as UTF-8."""
-    if isinstance(content, str):
-        return content.encode("utf-8", "backslashreplace").decode()
-    if isinstance(content, dict):
-        return {escaped(key): escaped(value) for key, value in content.items()}
-    return [escaped(each) for each in content] if isinstance(content, list | tuple) else content

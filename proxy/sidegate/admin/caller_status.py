@@ -1,26 +1,26 @@
-"""The caller's own limits, as JSON: what is left, and when more comes. Looking consumes nothing."""
+"""The caller's own limits as JSON: tokens left and when more are added. Looking consumes nothing."""
 
-import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
+from sidegate.admin.explain_page import Look
 from sidegate.decision.bucket import Charge, Level
 from sidegate.decision.policy import Policy, PolicyMatch, PolicySet
 from sidegate.decision.request import RequestFacts
-from sidegate.decision.verdict import Decide, DecisionSource, Verdict
+from sidegate.decision.verdict import DecisionSource
 
 
 class CallerStatus:
-    """Makes the status page. `look` asks for the levels of buckets at no cost."""
+    """Builds the status page. `look` reads levels without charging."""
 
-    def __init__(self, policies: Callable[[], PolicySet], look: Decide) -> None:
+    def __init__(self, policies: Callable[[], PolicySet], look: Look) -> None:
         self._policies = policies
         self._look = look
 
     async def page(self, facts: RequestFacts) -> tuple[int, Mapping[str, object]]:
-        """Status and content for the caller of this request. Raises BadRequest where its identity is ambiguous."""
+        """Status and content for the caller of this request. Raises BadRequest if its identity is ambiguous."""
         policies = self._policies()
         applied = policies.concerning(facts)
-        verdict = await self._levels(applied)
+        verdict = await self._look(applied)
         failed = verdict.decided_by is DecisionSource.STORE_FAILURE
         content: dict[str, object] = {
             "client": policies.identity.client_group(facts),
@@ -32,11 +32,6 @@ class CallerStatus:
         if failed:
             content["error"] = f"the store does not answer: {verdict.reason}"
         return (503 if failed else 200), content
-
-    async def _levels(self, applied: Sequence[PolicyMatch]) -> Verdict:
-        verdict: asyncio.Future[Verdict] = asyncio.get_running_loop().create_future()
-        self._look(applied, lambda found: None if verdict.done() else verdict.set_result(found))
-        return await verdict
 
 
 def _described(

@@ -1,16 +1,21 @@
-"""The configuration as an operator may see it: what is in force, without its secrets."""
+"""The active configuration as operators see it (secrets hidden), and its policies with their requests."""
 
+from collections import Counter
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 from sidegate.admin.explain_page import MASK
+from sidegate.admin.limit_document import limit_document
+from sidegate.admin.response_types import ConfigDocument, ConfigState, PolicyDocument, RecentRequests
 from sidegate.config import Settings, digest
+from sidegate.decision.explanation import limit_text
 from sidegate.decision.identity import SECRET_FIELDS, hashed
-from sidegate.decision.policy import PolicySet
+from sidegate.decision.policy import Policy, PolicySet
+from sidegate.decision.verdict import REFUSALS, Outcome
 
 
 def effective(settings: Settings) -> dict[str, Any]:
-    """All settings. Passwords are masked, and so is what a secret field must hold; keys of overrides that are secrets
+    """All settings. Passwords and the expected values of secret fields are masked; override keys that are secrets
     (API keys, cookies) are shown as the hash that names their bucket.
     """
     document = settings.model_dump(mode="json", by_alias=True)
@@ -30,41 +35,87 @@ def effective(settings: Settings) -> dict[str, Any]:
     return document
 
 
-def policies_page(
-    settings: Settings, policies: PolicySet, outcomes: Mapping[tuple[str, str], int]
-) -> list[dict[str, object]]:
-    """Every policy with what it has decided since the start."""
-    page = []
-    for written, policy in zip(effective(settings)["policies"], policies.policies, strict=True):
-        counts = {outcome: count for (name, outcome), count in outcomes.items() if name == policy.name}
-        entry = {
-            "name": policy.name,
-            "exempt": policy.exempt,
-            "shadow": policy.shadow,
-            "match": written["match"],
-            "overrides": len(policy.overrides),
-            "outcomes": counts,
-        }
-        if policy.limit is not None:
-            rate = policy.limit.rate
-            entry |= {
-                "key": written["key"],
-                "limit": written["limit"],
-                "tokens": rate.tokens,
-                "period_us": rate.period_us,
-                "burst": policy.limit.burst,
-                "initial": policy.limit.initial,
-                "on_store_failure": policy.on_store_failure.value,
-            }
-        page.append(entry)
-    return page
+def policy_documents(
+    settings: Settings,
+    policies: PolicySet,
+    since_start: Mapping[tuple[str, str], int],
+    recent: Mapping[tuple[str, str], int],
+    window_s: int,
+) -> list[PolicyDocument]:
+    """Every policy in the order of the configuration, then removed ones with requests in the window.
+
+    `since_start` and `recent` count by policy and outcome.
+    """
+    documents = [
+        _policy(written, policy, _outcomes(since_start, policy.name), _recent(recent, policy.name, window_s))
+        for written, policy in zip(effective(settings)["policies"], policies.policies, strict=True)
+    ]
+    known = {policy.name for policy in policies.policies}
+    removed = sorted({name for name, _ in recent} - known - {"none"})
+    return documents + [
+        _removed(name, _outcomes(since_start, name), _recent(recent, name, window_s)) for name in removed
+    ]
 
 
-def config_page(settings: Settings, about: Mapping[str, object], needing_restart: tuple[str, ...]) -> dict[str, object]:
-    """The configuration, its hash, when it was read, and what was wrong with the last edit."""
+def _removed(name: str, outcomes: dict[str, int], recent: RecentRequests) -> PolicyDocument:
+    """A policy that an edit removed."""
     return {
-        "hash": digest(settings),
-        **about,
-        "needs_restart": list(needing_restart),
-        "settings": effective(settings),
+        "name": name,
+        "exempt": False,
+        "shadow": False,
+        "removed": True,
+        "match": {},
+        "overrides": 0,
+        "outcomes": outcomes,
+        "recent": recent,
     }
+
+
+def _policy(
+    written: Mapping[str, Any], policy: Policy, outcomes: dict[str, int], recent: RecentRequests
+) -> PolicyDocument:
+    document: PolicyDocument = {
+        "name": policy.name,
+        "exempt": policy.exempt,
+        "shadow": policy.shadow,
+        "removed": False,
+        "match": written["match"],
+        "overrides": len(policy.overrides),
+        "outcomes": outcomes,
+        "recent": recent,
+    }
+    if policy.limit is not None:
+        document["key"], document["limit"] = written["key"], written["limit"]
+        document["limit_text"] = limit_text(policy.limit)
+        document["on_store_failure"] = policy.on_store_failure.value
+        document = cast("PolicyDocument", {**document, **limit_document(policy.limit)})
+    return document
+
+
+def _outcomes(counts: Mapping[tuple[str, str], int], name: str) -> dict[str, int]:
+    return {outcome: count for (policy, outcome), count in counts.items() if policy == name}
+
+
+def _recent(counts: Mapping[tuple[str, str], int], name: str, window_s: int) -> RecentRequests:
+    outcomes = Counter(_outcomes(counts, name))
+    matched, refused = outcomes.total(), sum(outcomes[outcome] for outcome in REFUSALS)
+    return {
+        "window_s": window_s,
+        "matched": matched,
+        "refused": refused,
+        "shadow_refused": outcomes[Outcome.SHADOW_REFUSED],
+        "refused_share": round(refused / matched, 4) if matched else None,
+    }
+
+
+def config_document(settings: Settings, state: ConfigState, needing_restart: tuple[str, ...]) -> ConfigDocument:
+    """The configuration, its hash, when it was read, and the faults of the last edit."""
+    return cast(
+        "ConfigDocument",
+        {
+            **state,
+            "hash": digest(settings),
+            "needs_restart": list(needing_restart),
+            "settings": effective(settings),
+        },
+    )

@@ -1,38 +1,37 @@
-"""What changes from second to second, as JSON and as a stream of server-sent events for the dashboard."""
+"""The timeline as JSON, and as a stream of server-sent events for the dashboard."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import orjson
 from aiohttp import web
 
-from sidegate.admin.access import Problem, json_answer
-from sidegate.telemetry.timeline import Timeline
+from sidegate.admin.response_types import TimelineDocument
+from sidegate.admin.responses import Problem
+from sidegate.telemetry.timeline import TrafficTimeline
 
-# Each holds a connection and a task; a dashboard needs one.
+# Each stream holds a connection and a task; a dashboard needs one.
 MOST_STREAMS = 16
-# A reader that takes nothing for so long has gone.
+# A client that does not read for this long is disconnected.
 WRITE_TIMEOUT_S = 10.0
 
-State = Callable[[], dict[str, object]]
 
+class EventStream:
+    """Serves the timeline. `state` returns the present state: store, configuration, keys refused most."""
 
-class Live:
-    """Serves the timeline. `state` is what is true at the moment: store, configuration, most refused keys."""
-
-    def __init__(self, timeline: Timeline, state: State) -> None:
+    def __init__(self, timeline: TrafficTimeline, state: Callable[[], Mapping[str, object]]) -> None:
         self._timeline = timeline
         self._state = state
         self._streams: set[asyncio.Task[object]] = set()
 
-    def page(self, seconds: int) -> web.Response:
+    def page(self, seconds: int) -> TimelineDocument:
         """The last seconds, and the state."""
-        return json_answer({"seconds": list(self._timeline.seconds)[-seconds:], "state": self._state()})
+        return {"seconds": list(self._timeline.seconds)[-seconds:], "state": self._state()}  # type: ignore[typeddict-item]
 
     async def stream(self, request: web.Request) -> web.StreamResponse:
-        """History once, then every second as it is closed, until the reader leaves or the sidecar stops."""
+        """Event `history` once, then `second` each second, until the client leaves or the sidecar stops."""
         if len(self._streams) >= MOST_STREAMS:
-            raise Problem(503, f"{MOST_STREAMS} readers are served already; close a dashboard.")
+            raise Problem(503, f"{MOST_STREAMS} streams are open already; close a dashboard.")
         task = asyncio.current_task()
         assert task is not None  # noqa: S101  (a handler runs in a task)
         self._streams.add(task)
@@ -50,7 +49,7 @@ class Live:
             self._streams.discard(task)
 
     def end(self) -> None:
-        """End all streams, which would otherwise hold up the stop."""
+        """End all streams, which would otherwise delay the stop."""
         for task in list(self._streams):
             task.cancel()
 

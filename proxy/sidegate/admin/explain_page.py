@@ -1,28 +1,57 @@
-"""An explanation as JSON: what `POST /explain` answers and `sidegate explain --json` prints."""
+"""An explanation as JSON: the answer of `POST /explain` and the output of `sidegate explain --json`."""
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
+from sidegate.admin.limit_document import limit_document, seconds_until
+from sidegate.admin.request_models import ExplainRequest
+from sidegate.admin.response_types import ExplainDocument, ExplainedPolicy
 from sidegate.config import Settings
+from sidegate.config.builtin_routes import builtin_routes, is_builtin_route
 from sidegate.decision.bucket import Level
-from sidegate.decision.explanation import Consideration, Explanation, MatchResult
+from sidegate.decision.explanation import Consideration, Explanation, MatchResult, explain
 from sidegate.decision.identity import SECRET_FIELDS
 from sidegate.decision.match import Mismatch
-from sidegate.decision.verdict import Verdict
+from sidegate.decision.policy import PolicyMatch, PolicySet
+from sidegate.decision.verdict import DecisionSource, Verdict
 
 MASK = "**********"
 
-Levels = Mapping[str, Level | None]
+LevelsByPolicy = Mapping[str, Level | None]
+# Reads the levels of buckets without charging them.
+Look = Callable[[Sequence[PolicyMatch]], Awaitable[Verdict]]
 
 
-def levels_by_policy(verdict: Verdict | None) -> Levels:
-    """What each policy's bucket holds; empty where nobody looked."""
+class Explainer:
+    """Explains requests by the active configuration."""
+
+    def __init__(self, settings: Callable[[], Settings], policies: Callable[[], PolicySet], look: Look) -> None:
+        self._settings = settings
+        self._policies = policies
+        self._look = look
+
+    async def explain(self, request: ExplainRequest) -> ExplainDocument:
+        """The explanation, with the present levels of the buckets if `request.live`. Charges nothing."""
+        settings, facts = self._settings(), request.facts
+        own_page = is_builtin_route(facts, builtin_routes(settings))
+        explanation = explain(self._policies(), facts)
+        verdict: Verdict | None = None
+        if request.live and not own_page and any(entry.charge for entry in explanation.applied):
+            verdict = await self._look(explanation.applied)
+        document = as_json(explanation, settings, levels_by_policy(verdict), own_page=own_page)
+        if verdict is not None and verdict.decided_by is DecisionSource.STORE_FAILURE:
+            document["live_error"] = verdict.reason
+        return document
+
+
+def levels_by_policy(verdict: Verdict | None) -> LevelsByPolicy:
+    """The level of each policy's bucket; empty without a verdict."""
     if verdict is None:
         return {}
     return {entry.policy.name: level for entry, level in zip(verdict.applied, verdict.levels, strict=True)}
 
 
-def as_json(explanation: Explanation, settings: Settings, levels: Levels, *, own_page: bool) -> dict[str, object]:
-    """For programs. `result` is one of own_page, bad_request, exempt, blocked, unlimited, limited."""
+def as_json(explanation: Explanation, settings: Settings, levels: LevelsByPolicy, *, own_page: bool) -> ExplainDocument:
+    """The explanation as a document. `own_page`: the sidecar answers the request itself."""
     facts = explanation.facts
     return {
         "method": facts.method,
@@ -31,28 +60,28 @@ def as_json(explanation: Explanation, settings: Settings, levels: Levels, *, own
         "peer": facts.peer,
         "client": explanation.client,
         "client_group": explanation.client_group,
-        "result": result_word(explanation, own_page),
+        "result": result_word(explanation, own_page),  # type: ignore[typeddict-item]  # one of its words
         "bad_request": explanation.ambiguous or None,
-        "policies": [] if own_page else [_item_json(item, settings, levels) for item in explanation.considered],
+        "policies": [] if own_page else [_policy(item, settings, levels) for item in explanation.considered],
     }
 
 
 def result_word(explanation: Explanation, own_page: bool) -> str:
     """One of own_page, bad_request, exempt, blocked, unlimited, limited."""
-    parts = {item.result for item in explanation.considered}
+    results = {item.result for item in explanation.considered}
     if own_page:
         return "own_page"
     if explanation.ambiguous:
         return "bad_request"
-    if MatchResult.EXEMPTS in parts:
+    if MatchResult.EXEMPTS in results:
         return "exempt"
     if any(item.result is MatchResult.BLOCKED and not item.policy.shadow for item in explanation.considered):
         return "blocked"
-    return "limited" if MatchResult.APPLIES in parts or MatchResult.BLOCKED in parts else "unlimited"
+    return "limited" if MatchResult.APPLIES in results or MatchResult.BLOCKED in results else "unlimited"
 
 
 def wanted(settings: Settings, name: str, mismatch: Mismatch) -> list[str]:
-    """What the configuration asks for in the place that does not match, as it is written there."""
+    """The values of the condition that does not match, as the configuration spells them."""
     match = next(policy.match for policy in settings.policies if policy.name == name)
     kind, _, field = mismatch.condition.partition(" ")
     if kind == "header" and field.lower() in SECRET_FIELDS:
@@ -67,27 +96,21 @@ def wanted(settings: Settings, name: str, mismatch: Mismatch) -> list[str]:
     }[kind]
 
 
-def _item_json(item: Consideration, settings: Settings, levels: Levels) -> dict[str, object]:
-    described: dict[str, object] = {"name": item.policy.name, "part": item.result.value, "shadow": item.policy.shadow}
+def _policy(item: Consideration, settings: Settings, levels: LevelsByPolicy) -> ExplainedPolicy:
+    document: ExplainedPolicy = {"name": item.policy.name, "part": item.result.value, "shadow": item.policy.shadow}
     if item.mismatch is not None:
-        described["condition"], described["found"] = item.mismatch.condition, item.mismatch.found or None
-        described["wanted"] = wanted(settings, item.policy.name, item.mismatch)
+        document["condition"], document["found"] = item.mismatch.condition, item.mismatch.found or None
+        document["wanted"] = wanted(settings, item.policy.name, item.mismatch)
     if item.key:
-        described["key"] = item.key
+        document["key"] = item.key
     if (charge := item.charge) is not None:
-        limit = charge.limit
-        described |= {"bucket": charge.key, "cost": charge.cost, "override": item.overridden}
-        described["limit"] = {
-            "tokens": limit.rate.tokens,
-            "period_us": limit.rate.period_us,
-            "burst": limit.burst,
-            "initial": limit.initial,
-        }
+        document["bucket"], document["cost"], document["override"] = charge.key, charge.cost, item.overridden
+        document["limit"] = limit_document(charge.limit)
         if (level := levels.get(item.policy.name)) is not None:
-            described["live"] = {
+            document["live"] = {
                 "tokens": level.tokens,
                 "enough": level.tokens >= charge.cost,
-                "retry_s": limit.wait_us(charge.cost - level.tokens, level.age_us) / 1e6,
-                "full_s": limit.wait_us(limit.burst - level.tokens, level.age_us) / 1e6,
+                "retry_s": seconds_until(charge.limit, level, charge.cost),
+                "full_s": seconds_until(charge.limit, level, charge.limit.burst),
             }
-    return described
+    return document

@@ -1,31 +1,32 @@
-"""Health, as JSON that names each part: the sidecar's own word for people, probes and load balancers."""
+"""Health of the sidecar by part, for probes, load balancers and operators."""
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from enum import Enum
 
+from sidegate.admin.response_types import ConfigState, HealthDocument, PartHealth
 from sidegate.config import UpstreamSettings
 from sidegate.decision.policy import OnStoreFailure, PolicySet
 
-# Probes may come often; the parts are looked at no more often than this.
-LOOK_EVERY_S = 0.5
+# Probes may be frequent; application and store are checked no more often than this.
+CHECK_EVERY_S = 0.5
 
 
-class State(Enum):
+class HealthState(Enum):
     """`degraded`: the store does not answer, but every policy lets traffic pass without it."""
 
     OK = "ok"
     DEGRADED = "degraded"
-    FAILING = "failing"
+    DOWN = "down"
     DRAINING = "draining"
 
 
-class Health:
-    """Looks at the application and the store. `ping_store` returns why the store does not answer, or None.
+class HealthCheck:
+    """Checks the application and the store. `ping_store` returns why the store does not answer, or None.
 
-    A configuration that could not be taken over is shown, but does not make the sidecar unhealthy: the last good one is
-    in force.
+    A refused edit of the configuration is reported but does not make the sidecar unhealthy, since the last valid one
+    stays active.
     """
 
     def __init__(
@@ -34,7 +35,7 @@ class Health:
         ping_store: Callable[[], Awaitable[str | None]],
         policies: Callable[[], PolicySet],
         draining: Callable[[], bool],
-        config: Callable[[], Mapping[str, object]],
+        config: Callable[[], ConfigState],
     ) -> None:
         self._upstream = upstream
         self._ping_store = ping_store
@@ -42,42 +43,59 @@ class Health:
         self._draining = draining
         self._config = config
         self._loop = asyncio.get_running_loop()
-        self._looked_s = -LOOK_EVERY_S
-        self._parts: tuple[str | None, str | None] = (None, None)
+        self._checked_s = -CHECK_EVERY_S
+        self._faults: tuple[str | None, str | None] = (None, None)
         self._lock = asyncio.Lock()
 
-    async def page(self) -> tuple[int, Mapping[str, object]]:
-        """Status and content of the health page."""
-        app, store = await self._look()
+    async def page(self) -> tuple[int, HealthDocument]:
+        """Status and content for operators: each part with its fault."""
+        app, store = await self._check()
         state = self._state(app, store)
-        content = {"status": state.value, "app": _part(app), "store": _part(store), "config": self._config()}
-        return (200 if state in (State.OK, State.DEGRADED) else 503), content
+        content: HealthDocument = {
+            "status": state.value,
+            "app": _part(app),
+            "store": _part(store),
+            "config": self._config(),
+        }
+        return (200 if state in (HealthState.OK, HealthState.DEGRADED) else 503), content
 
-    def _state(self, app: str | None, store: str | None) -> State:
+    async def public_page(self) -> tuple[int, dict[str, object]]:
+        """Status and content for the public port: which part is down, without addresses, paths and faults."""
+        status, content = await self.page()
+        parts = {"app": content["app"]["status"], "store": content["store"]["status"]}
+        shown = {name: {"status": word} for name, word in {**parts, "config": content["config"]["status"]}.items()}
+        return status, {"status": content["status"], **shown}
+
+    async def application_fault(self) -> str | None:
+        """Why the application does not accept connections; None if it does."""
+        app, _ = await self._check()
+        return app
+
+    def _state(self, app: str | None, store: str | None) -> HealthState:
         if self._draining():
-            return State.DRAINING
+            return HealthState.DRAINING
         if app is not None:
-            return State.FAILING
+            return HealthState.DOWN
         if store is None:
-            return State.OK
+            return HealthState.OK
         policies = [policy for policy in self._policies().policies if not policy.exempt and not policy.shadow]
         denies = any(policy.on_store_failure is OnStoreFailure.DENY for policy in policies)
-        return State.FAILING if denies else State.DEGRADED
+        return HealthState.DOWN if denies else HealthState.DEGRADED
 
-    async def _look(self) -> tuple[str | None, str | None]:
+    async def _check(self) -> tuple[str | None, str | None]:
         async with self._lock:
-            if self._loop.time() - self._looked_s >= LOOK_EVERY_S:
-                app, store = await asyncio.gather(self._look_at_app(), self._ping_store())
-                self._parts, self._looked_s = (app, store), self._loop.time()
-            return self._parts
+            if self._loop.time() - self._checked_s >= CHECK_EVERY_S:
+                app, store = await asyncio.gather(self._connect_to_app(), self._ping_store())
+                self._faults, self._checked_s = (app, store), self._loop.time()
+            return self._faults
 
-    async def _look_at_app(self) -> str | None:
+    async def _connect_to_app(self) -> str | None:
         host, port = self._upstream.url
         try:
             async with asyncio.timeout(self._upstream.connect_timeout_s):
                 _, writer = await asyncio.open_connection(host, port)
         except TimeoutError:
-            return f"{host}:{port} does not accept connections in time"
+            return f"{host}:{port} did not accept a connection within {self._upstream.connect_timeout_s:g} s"
         except OSError as error:
             return f"{host}:{port}: {error.strerror or error}"
         writer.close()
@@ -86,5 +104,5 @@ class Health:
         return None
 
 
-def _part(failure: str | None) -> Mapping[str, object]:
-    return {"status": "ok"} if failure is None else {"status": "failing", "reason": failure}
+def _part(fault: str | None) -> PartHealth:
+    return {"status": "ok"} if fault is None else {"status": "down", "reason": fault}

@@ -1,132 +1,100 @@
-"""The admin listener: for operators and probes, on loopback unless told otherwise. Speed is not the point here.
+"""The admin listener: serves API, metrics and dashboard to operators and probes, on loopback by default.
 
-What it answers stands in `admin/openapi`, who is let in in `admin/access`.
+Its endpoints are listed in admin/endpoints, its access rules in admin/access.
 """
 
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Iterator
 from importlib.resources import files
 
-from aiohttp import web
+from aiohttp import hdrs, web
 
-from sidegate.admin.access import Guard, json_answer
-from sidegate.admin.bucket_pages import BucketPages
-from sidegate.admin.events import Live
-from sidegate.admin.openapi import CURSOR_PATTERN, KEY_PATTERN, NAME_PATTERN, PART_PATTERN, document
-from sidegate.admin.request_models import Ask, ask_of, matching, whole
+from sidegate.admin.access import AccessControl
+from sidegate.admin.endpoints import ENDPOINTS, AdminEndpoint, AdminPages, respond
+from sidegate.admin.openapi import document
+from sidegate.admin.request_models import validated
+from sidegate.admin.responses import Problem, json_answer
+from sidegate.admin.runbook import runbook_html
 from sidegate.config import AdminSettings
 
-HealthPage = Callable[[], Awaitable[tuple[int, Mapping[str, object]]]]
-
 LARGEST_BODY_BYTES = 64 * 1024
-_STATIC = {"dashboard.css": "text/css", "dashboard.js": "text/javascript", "icon.svg": "image/svg+xml"}
+TEXT_FORMAT = "text/plain; version=0.0.4; charset=utf-8"
+OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
+_STATIC = {
+    "dashboard.css": "text/css",
+    "dashboard.js": "text/javascript",
+    "charts.js": "text/javascript",
+    "icon.svg": "image/svg+xml",
+}
+
+RequestHandler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-@dataclass(frozen=True, slots=True)
-class Pages:
-    """What the pages are made of."""
+class AdminListener:
+    """Serves the pages."""
 
-    health: HealthPage
-    exposition: Callable[[], bytes]
-    config: Callable[[], dict[str, object]]
-    policies: Callable[[], list[dict[str, object]]]
-    top: Callable[[int], dict[str, object]]
-    explain: Callable[[Ask], Awaitable[dict[str, object]]]
-    buckets: BucketPages
-    live: Live
-
-
-class Admin:
-    """Serves the admin API and the dashboard."""
-
-    def __init__(self, settings: AdminSettings, pages: Pages) -> None:
+    def __init__(self, settings: AdminSettings, pages: AdminPages) -> None:
         self._settings = settings
         self._pages = pages
         self._runner: web.AppRunner | None = None
 
     async def listen(self) -> None:
-        """Accept connections. Raises OSError where the address cannot be had."""
+        """Accept connections. Raises OSError if the address is not available."""
         application = web.Application(client_max_size=LARGEST_BODY_BYTES)
-        Guard(self._settings.token.get_secret_value()).install(application)
+        AccessControl(self._settings.token.get_secret_value()).install(application)
         application.add_routes(self._routes())
         self._runner = web.AppRunner(application, access_log=None, handle_signals=False, shutdown_timeout=1.0)
         await self._runner.setup()
         await web.TCPSite(self._runner, self._settings.host, self._settings.port).start()
 
     async def close(self) -> None:
-        """Stop, finishing what is being answered."""
-        self._pages.live.end()
+        """Stop, after the requests under way are answered."""
+        self._pages.events.end()
         if self._runner is not None:
             await self._runner.cleanup()
 
-    def _routes(self) -> list[web.RouteDef]:
-        return [
-            web.get("/", _static("dashboard.html", "text/html")),
-            *(web.get(f"/static/{name}", _static(name, kind)) for name, kind in _STATIC.items()),
-            web.get("/livez", self._livez),
-            web.get("/readyz", self._readyz),
-            web.get("/metrics", self._metrics),
-            web.get("/openapi.json", self._openapi),
-            web.get("/config", self._config),
-            web.get("/policies", self._policies),
-            web.get("/buckets", self._find),
-            web.get("/buckets/{policy}/{key}", self._show),
-            web.delete("/buckets/{policy}/{key}", self._reset),
-            web.post("/explain", self._explain),
-            web.get("/top", self._top),
-            web.get("/timeline", self._timeline),
-            web.get("/events", self._pages.live.stream, allow_head=False),
-        ]
+    def _routes(self) -> Iterator[web.RouteDef]:
+        yield web.get("/", _file("dashboard.html", "text/html"))
+        yield web.get("/runbook", _runbook)
+        for name, kind in _STATIC.items():
+            yield web.get(f"/static/{name}", _file(name, kind))
+        yield web.get("/metrics", self._metrics)
+        yield web.get("/openapi.json", _openapi)
+        yield web.get("/events", self._pages.events.stream, allow_head=False)
+        for endpoint in ENDPOINTS:
+            yield web.route(endpoint.method, endpoint.path, self._handler(endpoint))
 
-    async def _livez(self, _: web.Request) -> web.Response:
-        return json_answer({"status": "ok"})
+    def _handler(self, endpoint: AdminEndpoint) -> RequestHandler:
+        async def handle(request: web.Request) -> web.StreamResponse:
+            match endpoint.source:
+                case "query":
+                    given = validated(endpoint.input, dict(request.query))
+                case "path":
+                    given = validated(endpoint.input, dict(request.match_info))
+                case "body":
+                    if request.content_type != "application/json":
+                        raise Problem(415, "The body must have the content type application/json.")
+                    given = validated(endpoint.input, await request.read())
+                case _:
+                    given = endpoint.input()
+            return await respond(endpoint, self._pages, given)
 
-    async def _readyz(self, _: web.Request) -> web.Response:
-        status, content = await self._pages.health()
-        return json_answer(content, status)
+        return handle
 
-    async def _metrics(self, _: web.Request) -> web.Response:
-        body = self._pages.exposition()
-        return web.Response(body=body, headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
-
-    async def _openapi(self, _: web.Request) -> web.Response:
-        return json_answer(document())
-
-    async def _config(self, _: web.Request) -> web.Response:
-        return json_answer(self._pages.config())
-
-    async def _policies(self, _: web.Request) -> web.Response:
-        return json_answer({"policies": self._pages.policies()})
-
-    async def _find(self, request: web.Request) -> web.Response:
-        query = request.query
-        policy = matching("policy", query["policy"], NAME_PATTERN) if "policy" in query else ""
-        cursor = matching("cursor", query["cursor"], CURSOR_PATTERN) if "cursor" in query else ""
-        part = matching("q", query.get("q", ""), PART_PATTERN)
-        return json_answer(await self._pages.buckets.find(policy, part, cursor, whole(request, "limit", 100, 1000)))
-
-    async def _show(self, request: web.Request) -> web.Response:
-        return json_answer(await self._pages.buckets.show(*_bucket(request)))
-
-    async def _reset(self, request: web.Request) -> web.Response:
-        return json_answer(await self._pages.buckets.reset(*_bucket(request)))
-
-    async def _explain(self, request: web.Request) -> web.Response:
-        return json_answer(await self._pages.explain(await ask_of(request)))
-
-    async def _top(self, request: web.Request) -> web.Response:
-        return json_answer(self._pages.top(whole(request, "limit", 20, 256)))
-
-    async def _timeline(self, request: web.Request) -> web.Response:
-        return self._pages.live.page(whole(request, "seconds", 60, 900))
+    async def _metrics(self, request: web.Request) -> web.Response:
+        openmetrics = "application/openmetrics-text" in request.headers.get(hdrs.ACCEPT, "")
+        body = self._pages.view.exposition(openmetrics=openmetrics)
+        return web.Response(body=body, headers={"Content-Type": OPENMETRICS if openmetrics else TEXT_FORMAT})
 
 
-def _bucket(request: web.Request) -> tuple[str, str]:
-    path = request.match_info
-    return matching("policy", path["policy"], NAME_PATTERN), matching("key", path["key"], KEY_PATTERN)
+async def _openapi(_: web.Request) -> web.Response:
+    return json_answer(document())
 
 
-def _static(name: str, kind: str) -> Callable[[web.Request], Awaitable[web.Response]]:
+async def _runbook(_: web.Request) -> web.Response:
+    return web.Response(text=runbook_html(), content_type="text/html", charset="utf-8")
+
+
+def _file(name: str, kind: str) -> RequestHandler:
     body = files(__package__).joinpath("static", name).read_bytes()
 
     async def page(_: web.Request) -> web.Response:

@@ -1,69 +1,142 @@
-"""What a request to the admin API asks for, read strictly: everything else is answered 400 with a sentence."""
+"""Requests of the admin API, validated strictly: anything else is answered 400 with a sentence."""
 
-import re
+from collections.abc import Mapping
 from ipaddress import ip_address
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
-from aiohttp import web
+from annotated_types import Ge, Le
 from multidict import CIMultiDict
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError, WithJsonSchema
 
-from sidegate.admin.access import Problem
-from sidegate.admin.openapi import FIELD_PATTERN, METHOD_PATTERN, TARGET_PATTERN, VALUE_PATTERN
+from sidegate.admin.responses import Problem
 from sidegate.decision.request import RequestFacts
+
+M = TypeVar("M", bound=BaseModel)
+
+
+def _whole(value: object) -> object:
+    """Digits of a query; pydantic alone would also accept signs, spaces and fractions."""
+    if isinstance(value, str) and not (value.isascii() and value.isdigit() and len(value) < 10):
+        raise ValueError("expected a whole number")
+    return value
+
+
+def _address(value: str) -> str:
+    _ = ip_address(value)
+    return value
 
 
 def _text(pattern: str) -> Any:
     return StringConstraints(pattern=pattern, strict=True)
 
 
-class Ask(BaseModel):
-    """The body of `POST /explain`."""
+PolicyName = Annotated[str, _text(r"^[A-Za-z0-9._-]{1,64}$")]
+BucketKey = Annotated[str, _text(r"^[A-Za-z0-9._~@+%=:,-]{1,1024}$")]
+FieldName = Annotated[str, _text(r"^[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}$")]
+FieldValue = Annotated[str, _text(r"^[ -~]{0,4096}$")]
+PeerAddress = Annotated[
+    str,
+    Field(strict=True),
+    BeforeValidator(_address),
+    WithJsonSchema({"type": "string", "anyOf": [{"format": "ipv4"}, {"format": "ipv6"}]}),
+]
+
+
+class NoInput(BaseModel):
+    """A request without parameters."""
+
+
+class FindBuckets(BaseModel):
+    """Query of `GET /buckets`."""
+
+    policy: Annotated[PolicyName | None, Field(description="Only buckets of this policy.")] = None
+    q: Annotated[str, _text(r"^[^\x00]{0,256}$"), Field(description="Only keys that contain this text.")] = ""
+    cursor: Annotated[
+        str | None,
+        _text(r"^[0-9]{1,19}(@[0-9A-Za-z.:_-]{1,260})?$"),
+        Field(description="`cursor` of the previous answer."),
+    ] = None
+    limit: Annotated[int, Ge(1), Le(1000), BeforeValidator(_whole), Field(description="Approximate maximum.")] = 100
+
+
+class OneBucket(BaseModel):
+    """Path of one bucket."""
+
+    policy: PolicyName
+    key: BucketKey
+
+
+class TopQuery(BaseModel):
+    """Query of `GET /top`."""
+
+    limit: Annotated[int, Ge(1), Le(256), BeforeValidator(_whole), Field(description="Maximum number of keys.")] = 20
+
+
+class TimelineQuery(BaseModel):
+    """Query of `GET /timeline`."""
+
+    seconds: Annotated[int, Ge(1), Le(900), BeforeValidator(_whole), Field(description="How many seconds.")] = 60
+
+
+class WindowQuery(BaseModel):
+    """Query of pages that describe the last seconds."""
+
+    window: Annotated[
+        str, _text(r"^([1-9][0-9]?|[1-8][0-9]{2}|900)s$"), Field(description="Length of the window: 1s to 900s.")
+    ] = "10s"
+
+    @property
+    def seconds(self) -> int:
+        """Length of the window."""
+        return int(self.window.removesuffix("s"))
+
+
+class FleetQuery(BaseModel):
+    """Query of `GET /fleet`."""
+
+    peers: Annotated[
+        str,
+        _text(r"^(https?://(localhost|127(\.[0-9]{1,3}){3}|\[::1\])(:[0-9]{1,5})?/?(,|$)){0,64}$"),
+        Field(description="URLs of admin listeners on loopback, separated by commas; default: `admin.peers`."),
+    ] = ""
+
+
+class ExplainRequest(BaseModel):
+    """Body of `POST /explain`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    method: Annotated[str, _text(METHOD_PATTERN)] = "GET"
-    url: Annotated[str, _text(TARGET_PATTERN)]
+    method: Annotated[str, _text(r"^[A-Z][A-Z_-]{0,31}$")] = "GET"
+    url: Annotated[str, _text(r"^/[!-~]{0,4096}$"), Field(description="A path as it is sent: /api/data?x=1")]
     headers: Annotated[
-        dict[Annotated[str, _text(FIELD_PATTERN)], Annotated[str, _text(VALUE_PATTERN)]], Field(max_length=64)
+        dict[FieldName, FieldValue], Field(max_length=64, json_schema_extra={"additionalProperties": False})
     ] = {}
-    peer: Annotated[str, Field(strict=True)] = "127.0.0.1"
-    live: Annotated[bool, Field(strict=True)] = False
+    peer: PeerAddress = "127.0.0.1"
+    live: Annotated[bool, Field(strict=True, description="Read what the buckets hold now.")] = False
 
     @property
     def facts(self) -> RequestFacts:
-        """The request that is asked about."""
+        """The request to explain."""
         return RequestFacts(self.method, self.url, CIMultiDict(self.headers), self.peer)
 
 
-async def ask_of(request: web.Request) -> Ask:
-    """The question of a request. Raises Problem."""
-    if request.content_type != "application/json":
-        raise Problem(415, "The body must be application/json, and say so.")
+def validated(model: type[M], given: Mapping[str, object] | bytes) -> M:
+    """The model of a query, a path or a JSON body. Raises Problem (400) with the first fault."""
     try:
-        ask = Ask.model_validate_json(await request.read())
-        _ = ip_address(ask.peer)
+        return model.model_validate_json(given) if isinstance(given, bytes) else model.model_validate(given)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
+        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
         place = ".".join(map(str, first["loc"])) or "the body"
-        raise Problem(400, f"{place}: {first['msg']}") from None
-    except ValueError:
-        raise Problem(400, "peer: is no IP address") from None
-    return ask
+        raise Problem(400, f"{place}: {_expectation(model, first['loc']) or first['msg']}") from None
 
 
-def whole(request: web.Request, name: str, default: int, most: int) -> int:
-    """A whole number of the query, from 1 to `most`. Raises Problem."""
-    text = request.query.get(name)
-    if text is None:
-        return default
-    if not (text.isascii() and text.isdigit() and len(text) < 10 and 1 <= int(text) <= most):
-        raise Problem(400, f"{name}: expected a whole number from 1 to {most}")
-    return int(text)
-
-
-def matching(name: str, text: str, pattern: str) -> str:
-    """A text of the query or the path that must look like this. Raises Problem."""
-    if not re.fullmatch(pattern.removeprefix("^").removesuffix("$"), text):
-        raise Problem(400, f"{name}: expected {pattern}")
-    return text
+def _expectation(model: type[BaseModel], place: tuple[int | str, ...]) -> str:
+    """What the parameter must look like; empty where the error's own message says it."""
+    field = model.model_fields.get(str(place[0])) if len(place) == 1 else None
+    if field is None or field.annotation is not int:
+        schema = model.model_json_schema()["properties"].get(place[0], {}) if len(place) == 1 else {}
+        patterns = [each["pattern"] for each in (schema, *schema.get("anyOf", ())) if "pattern" in each]
+        return f"expected {patterns[0]}" if patterns else ""
+    least = next(each.ge for each in field.metadata if isinstance(each, Ge))
+    most = next(each.le for each in field.metadata if isinstance(each, Le))
+    return f"expected a whole number from {least} to {most}"

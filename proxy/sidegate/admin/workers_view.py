@@ -1,57 +1,46 @@
-"""The workers of one sidecar told of as one: what this one knows, and what the others last said of themselves.
+"""Aggregates metrics and state across the worker processes of one sidecar.
 
-Each worker reports once a second by way of the parent (workers/parent), and nobody waits for another: one that hangs is
-told of as it was, with the age of its last word; of one that died what it had counted stays, by name of no worker. With
-one worker there are no others.
+Each worker reports once a second through the parent process (workers/parent). No page waits for another worker: a
+worker that hangs is shown with its last report and the report's age; counts of a worker that died remain in the sums.
+With one worker there are no reports.
 """
 
 import os
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from prometheus_client.core import Metric
 
-from sidegate.admin.access import escaped
+from sidegate.telemetry.escaping import utf8_safe_content
 from sidegate.telemetry.merge_metrics import Snapshot, exposition_of, families, merged, snapshot
 from sidegate.telemetry.metrics import Metrics
-from sidegate.telemetry.space_saving import CAPACITY, Summary
-from sidegate.telemetry.timeline import Timeline
-from sidegate.telemetry.top_refused import Refusals, Refused
+from sidegate.telemetry.space_saving import CAPACITY, KeySummary
+from sidegate.telemetry.timeline import TrafficTimeline
+from sidegate.telemetry.top_refused import RefusedKeys, TopRefused
+from sidegate.telemetry.totals import Totals, totals_of
 
-Page = dict[str, object]
-
-# What a worker says of itself: the part of a message that is not its metrics. Plain, fit for JSON.
-Report = dict[str, Any]
+WorkerState = dict[str, Any]
+# A worker's state and identity; plain values, fit for JSON.
+WorkerReport = dict[str, Any]
 
 
 @dataclass(slots=True)
-class Others:
-    """What the other workers said: their metrics added up, those of the dead among them, and a report of each."""
+class OtherWorkers:
+    """What the parent last sent about the other workers: merged metrics, dead workers included, and reports."""
 
     metrics: Snapshot = field(default_factory=list)
-    reports: Sequence[Report] = ()
+    reports: Sequence[WorkerReport] = ()
 
-    def outcomes(self) -> Counter[tuple[str, str]]:
-        """Requests by policy and outcome."""
-        found: Counter[tuple[str, str]] = Counter()
-        for sample, labels, value in self._samples("sidegate_requests"):
-            if sample == "sidegate_requests_total":
-                found[labels["policy"], labels["outcome"]] += int(value)
-        return found
+    def totals(self) -> Totals:
+        """Their counts."""
+        return totals_of(families(self.metrics))
 
-    def round_trips(self) -> tuple[int, float]:
-        """How many calls the store has answered them, and the seconds that this took it in all."""
-        name = "sidegate_store_round_trip_seconds"
-        values = {sample: value for sample, _, value in self._samples(name) if not sample.endswith("_bucket")}
-        return int(values.get(f"{name}_count", 0)), values.get(f"{name}_sum", 0.0)
-
-    def refused(self) -> list[Refused]:
+    def refused(self) -> list[RefusedKeys]:
         """The keys that each refused most."""
         return [
-            Summary(
+            KeySummary(
                 {(policy, bucket): times for policy, bucket, times, _ in each["refused"]},
                 {(policy, bucket): error for policy, bucket, _, error in each["refused"]},
                 each["missed"],
@@ -59,110 +48,104 @@ class Others:
             for each in self.reports
         ]
 
-    def _samples(self, name: str) -> list[tuple[str, Mapping[str, str], float]]:
-        family = next((each for each in families(self.metrics) if each.name == name), None)
-        return [(each.name, each.labels, each.value) for each in family.samples] if family else []
 
+class WorkersView:
+    """Figures of the whole sidecar: this worker's and those of the others. `state` returns this worker's state.
 
-class Together:
-    """Makes of this worker's figures and the others' one sidecar's. `state` is what is true of this worker now.
-
-    `number` of `count`, from 0; without a number there is but this one.
+    `number` of `count`, from 0; without a number there is only this worker.
     """
 
     def __init__(
         self,
         metrics: Metrics,
-        refusals: Refusals,
-        state: Callable[[], dict[str, Any]],
+        top_refused: TopRefused,
+        state: Callable[[], WorkerState],
         number: int | None = None,
         count: int = 1,
     ) -> None:
         self._metrics = metrics
-        self._refusals = refusals
+        self._top_refused = top_refused
         self._state = state
         self._number = number
         self._count = count
-        self._others: Others | None = None
-        self.timeline = Timeline(self)
+        self._others: OtherWorkers | None = None
+        self._other_totals = Totals()
+        self.timeline = TrafficTimeline(self.totals)
 
     def report(self) -> dict[str, object]:
-        """This worker's word for the others."""
-        refused = self._refusals.summary().cut(CAPACITY)
+        """This worker's report for the others."""
+        refused = self._top_refused.summary().cut(CAPACITY)
         entries = [(*key, times, refused.errors[key]) for key, times in refused.times.items()]
-        report = {**self._about_me(), "refused": entries, "missed": refused.missed}
-        return {"metrics": snapshot(self._metrics.families()), "report": escaped(report)}
+        report = {**self._own_report(), "refused": entries, "missed": refused.missed}
+        return {"metrics": snapshot(self._metrics.families()), "report": utf8_safe_content(report)}
 
-    def hear(self, metrics: Snapshot, reports: Sequence[Report]) -> None:
-        """Take what the others said. The first word holds what was counted before this worker was there."""
-        first, self._others = self._others is None, Others(metrics, reports)
+    def receive(self, metrics: Snapshot, reports: Sequence[WorkerReport]) -> None:
+        """Store what the parent sent. The first message contains counts from before this worker started."""
+        first, self._others = self._others is None, OtherWorkers(metrics, reports)
+        self._other_totals = self._others.totals()
         if first:
-            self.timeline.pass_over(self._others)
+            self.timeline.skip(self._other_totals)
 
-    def outcomes(self) -> Counter[tuple[str, str]]:
-        """Requests by policy and outcome."""
-        return self._metrics.outcomes() + self._known.outcomes()
+    def totals(self) -> Totals:
+        """Counts of all workers."""
+        return self._metrics.totals() + self._other_totals
 
-    def round_trips(self) -> tuple[int, float]:
-        """How many calls the store has answered, and the seconds that this took it in all."""
-        (calls, total_s), (others_calls, others_s) = self._metrics.round_trips(), self._known.round_trips()
-        return calls + others_calls, total_s + others_s
-
-    def exposition(self) -> bytes:
-        """The metrics of all, in Prometheus' text format."""
-        if self._number is None:
-            return self._metrics.exposition()
+    def exposition(self, *, openmetrics: bool = False) -> bytes:
+        """Metrics of all workers, in Prometheus' text format or OpenMetrics."""
         own: Iterable[Metric] = self._metrics.families()
-        return exposition_of(families(merged([snapshot(own), self._known.metrics])))
+        if self._number is not None:
+            own = families(merged([snapshot(own), self._known.metrics]))
+        return exposition_of(own, openmetrics=openmetrics)
 
-    def top(self, count: int) -> Page:
+    def top(self, count: int) -> dict[str, object]:
         """The keys refused most."""
-        return self._refusals.page(count, self._known.refused())
+        return self._top_refused.page(count, self._known.refused())
 
-    def state(self) -> Page:
-        """What is true at the moment, with the keys refused most. Of several workers each is told of by itself too."""
+    def state(self) -> WorkerState:
+        """The present state of the sidecar, with one entry per worker if there are several."""
         if self._number is None:
-            return {**self._state(), **self.top(10)}
+            return self._state()
         reports = self._reports()
-        workers = [_in_short(number, reports.get(number)) for number in range(self._count)]
-        return {**combined(list(reports.values()), reports[self._number]), "workers": workers, **self.top(10)}
+        workers = [_summary(number, reports.get(number)) for number in range(self._count)]
+        return {**combined(list(reports.values()), reports[self._number]), "workers": workers}
 
-    def configs(self) -> list[Page]:
-        """Which configuration each worker has, and what was wrong with its last edit."""
+    def configs(self) -> list[dict[str, object]]:
+        """Hash and state of each worker's configuration; empty with one worker."""
         if self._number is None:
             return []
         return [{"worker": number, **report["state"]["config"]} for number, report in sorted(self._reports().items())]
 
     @property
-    def _known(self) -> Others:
-        return self._others or Others()
+    def _known(self) -> OtherWorkers:
+        return self._others or OtherWorkers()
 
-    def _reports(self) -> dict[int, Report]:
-        return {each["worker"]: each for each in [self._about_me(), *self._known.reports]}
+    def _reports(self) -> dict[int, WorkerReport]:
+        return {each["worker"]: each for each in [self._own_report(), *self._known.reports]}
 
-    def _about_me(self) -> Report:
-        # The clock is the same in every process of one machine.
+    def _own_report(self) -> WorkerReport:
+        # All processes of one machine share this clock.
         return {"worker": self._number, "pid": os.getpid(), "told_s": time.monotonic(), "state": self._state()}
 
 
-def combined(reports: Sequence[Report], mine: Report) -> dict[str, Any]:
-    """The state of a sidecar: sums, and of what cannot be added the worker that is worst off."""
+def combined(reports: Sequence[WorkerReport], own: WorkerReport) -> WorkerState:
+    """The state of the sidecar: sums, and the worst worker's value for what cannot be added."""
     states: list[Mapping[str, Any]] = [each["state"] for each in reports]
     stale = [state["config"] for state in states if state["config"]["status"] != "ok"]
     return {
-        **mine["state"],
-        "store": max((state["store"] for state in states), key=_trouble),
+        **own["state"],
+        "store": max((state["store"] for state in states), key=_severity),
         "in_flight": sum(state["in_flight"] for state in states),
+        "waiting": sum(state["waiting"] for state in states),
         "connections": sum(state["connections"] for state in states),
-        "config": max(stale, key=lambda config: config["since"]) if stale else mine["state"]["config"],
+        "config": max(stale, key=lambda config: config["since"]) if stale else own["state"]["config"],
     }
 
 
-def _trouble(store: Mapping[str, Any]) -> tuple[bool, int]:
+def _severity(store: Mapping[str, Any]) -> tuple[bool, int]:
     return not store["up"], sum(each["state"] != "closed" for each in store["breakers"])
 
 
-def _in_short(number: int, report: Report | None) -> Page:
+def _summary(number: int, report: WorkerReport | None) -> dict[str, object]:
     if report is None:
         return {"worker": number, "pid": None, "heard_s": None}
     state = report["state"]

@@ -6,7 +6,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from sidegate.admin.explain_page import Levels, result_word, wanted
+from sidegate.admin.explain_page import LevelsByPolicy, result_word, wanted
 from sidegate.commands.output import printable
 from sidegate.config import Settings
 from sidegate.decision.bucket import Charge, Level
@@ -22,7 +22,7 @@ _WORDS = {
 }
 
 
-def as_text(explanation: Explanation, settings: Settings, levels: Levels, *, own_page: bool) -> Group:
+def as_text(explanation: Explanation, settings: Settings, levels: LevelsByPolicy, *, own_page: bool) -> Group:
     """Return the explanation as tables for rich."""
     facts = explanation.facts
     head = Table.grid(padding=(0, 2))
@@ -63,7 +63,7 @@ def _result(explanation: Explanation, own_page: bool) -> str:
             return f"limited by {', '.join(names)}" if names else "passes: only shadow policies apply"
 
 
-def _why(item: Consideration, settings: Settings, levels: Levels) -> Sequence[str]:
+def _why(item: Consideration, settings: Settings, levels: LevelsByPolicy) -> Sequence[str]:
     match item.result:
         case MatchResult.APPLIES:
             assert item.charge is not None  # noqa: S101  (Consideration guarantees it)

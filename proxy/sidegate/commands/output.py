@@ -12,6 +12,10 @@ from collections.abc import Mapping
 from rich.console import Console, RenderableType
 from rich.text import Text
 
+from sidegate.telemetry.escaping import terminal_safe
+
+printable = terminal_safe
+
 # Columns of tables if stdout is not a terminal.
 _PIPED_WIDTH = 120
 
@@ -55,13 +59,6 @@ def write_line(text: str) -> None:
 def complain(text: str) -> None:
     """Write an error message to stderr."""
     sys.stderr.write(f"sidegate: {printable(text)}\n")
-
-
-def printable(text: str) -> str:
-    """Escape control characters and lone surrogates, so that a terminal cannot interpret the text."""
-    if text.isascii() and text.isprintable():
-        return text
-    return "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in text)
 
 
 def _write(text: str) -> None:

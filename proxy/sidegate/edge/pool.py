@@ -9,10 +9,11 @@ import asyncio
 import contextlib
 import errno
 from collections import OrderedDict, deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, NamedTuple, Protocol
 
 from sidegate.config import UpstreamSettings
+from sidegate.decision.reading import Reading
 from sidegate.edge.deadline import Deadline
 from sidegate.edge.field_names import FieldNames
 from sidegate.edge.response_reader import ResponseReader
@@ -192,3 +193,9 @@ class Pool:
         later = [until for until, _ in self._waiting.values() if until > now]
         if later:
             self._deadline.set(min(later) - now)
+
+
+def pool_readings(pool: Pool) -> Iterator[Reading]:
+    """Gauges of the application's side."""
+    yield Reading("upstream_connections", "Open connections to the application.", lambda: pool.open)
+    yield Reading("upstream_waiting", "Requests that wait for a connection to it.", lambda: pool.waiting)

@@ -5,7 +5,9 @@ import contextlib
 import logging
 import os
 import socket
+from collections.abc import Iterator
 
+from sidegate.decision.reading import Reading
 from sidegate.edge.client import ClientConnection
 from sidegate.edge.file_limit import raise_file_limit
 from sidegate.edge.runtime import Runtime
@@ -78,6 +80,13 @@ class Server:
     def tunnels(self) -> int:
         """How many of the connections are WebSockets by now."""
         return sum(connection.tunnel is not None for connection in self.connections)
+
+    def readings(self) -> Iterator[Reading]:
+        """Gauges of the client side."""
+        yield Reading("websockets", "Open WebSockets, each also a connection of either side.", lambda: self.tunnels)
+        yield Reading("client_connections", "Open client connections.", lambda: len(self.connections))
+        yield Reading("requests_in_flight", "Requests being answered.", lambda: self.in_flight)
+        yield Reading("draining", "Whether the sidecar is stopping.", lambda: self.draining)
 
     def admit(self, connection: ClientConnection) -> bool:
         """Register a new connection; where there are as many as there may be, one that lingers makes room.

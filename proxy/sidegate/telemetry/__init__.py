@@ -1,1 +1,1 @@
-"""Metrics, logs and traces of requests and of the sidecar's state."""
+"""Metrics, logs and traces of requests, store calls and the sidecar's state."""

@@ -1,13 +1,13 @@
-"""A histogram whose values are noted at the cost of a list's append, and counted many at a time.
+"""A histogram that records a value with one list append and counts recorded values in bulk.
 
-Sorting what was noted and looking up the few bounds in it takes a tenth of what looking up each value takes.
+Sorting the recorded values and looking up the few bounds among them costs a tenth of looking up each value.
 """
 
 from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import accumulate, pairwise
 
-# From a decision out of memory to an application that takes its time; a bound is the last value that counts below it.
+# Upper bounds (inclusive), from a decision made in memory to a slow application.
 DURATIONS_S = (
     *(0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05),
     *(0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0),
@@ -16,9 +16,7 @@ BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
 class Histogram:
-    """Counts values by the first bound that is not below them. `note` is a list's append; whoever notes calls `settle`
-    often enough to bound that list.
-    """
+    """Counts values per bucket. `note` appends one value; call `settle` often enough to bound the list of values."""
 
     __slots__ = ("_bounds", "_counts", "_noted", "_total", "note")
 
@@ -30,7 +28,7 @@ class Histogram:
         self.note = self._noted.append
 
     def settle(self) -> None:
-        """Count what was noted."""
+        """Count the values noted since the last call."""
         noted = self._noted
         noted.sort()
         ends = [0, *(bisect_right(noted, bound) for bound in self._bounds), len(noted)]
@@ -41,17 +39,34 @@ class Histogram:
 
     @property
     def total(self) -> float:
-        """The sum of all values."""
+        """Sum of all values."""
         self.settle()
         return self._total
 
     def cumulative(self) -> list[tuple[str, float]]:
-        """The buckets as Prometheus wants them: each with all that is not above its bound, `+Inf` the last."""
+        """Prometheus buckets: upper bound and number of values up to it; the last bound is `+Inf`."""
         self.settle()
         names = [*(f"{bound:g}" for bound in self._bounds), "+Inf"]
         return list(zip(names, accumulate(self._counts), strict=True))
 
     def counts(self) -> tuple[int, ...]:
-        """How many values fell between each two bounds, the last above them all."""
+        """Number of values per bucket; the last bucket has no upper bound."""
         self.settle()
         return tuple(self._counts)
+
+
+def quantile(counts: Sequence[int], q: float, bounds: Sequence[float] = DURATIONS_S) -> float | None:
+    """Estimate of the `q` quantile, linear within its bucket as PromQL's histogram_quantile; None without values.
+
+    A quantile in the last bucket, which has no upper bound, is reported as the highest bound.
+    """
+    rank = q * sum(counts)
+    if not rank:
+        return None
+    below = 0
+    for index, count in enumerate(counts[: len(bounds)]):
+        if count and below + count >= rank:
+            lower = bounds[index - 1] if index else 0.0
+            return lower + (bounds[index] - lower) * (rank - below) / count
+        below += count
+    return bounds[-1]

@@ -1,6 +1,6 @@
-"""Metrics of several processes added up: what the workers of one sidecar tell together. Pure.
+"""Aggregates metrics of several worker processes into one exposition. Pure.
 
-A snapshot is metric families as plain lists, fit for JSON: name, type, help, and samples of name, labels and value.
+A snapshot holds metric families as plain lists, fit for JSON: name, type, help, and samples of name, labels and value.
 """
 
 import operator
@@ -8,17 +8,18 @@ from collections.abc import Callable, Iterable, Iterator
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import Metric
+from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
 from prometheus_client.registry import Collector
 
 Snapshot = list[list[object]]
 
-# Of these gauges the sum means nothing: the sidecar is as well off as the worker that is worst off.
+# Gauges that are not summed: a sidecar is as healthy as its least healthy worker.
 _LEAST = ("_up", "_info", "_timestamp_seconds", "_start_time_seconds", "_max_fds")
 _MOST = ("_draining", "_stale", "_breaker_state", "_store_keys", "_store_proxies")
 
 
 def snapshot(families: Iterable[Metric]) -> Snapshot:
-    """Families as they stand now."""
+    """The families with their values now."""
     return [
         [
             family.name,
@@ -31,7 +32,7 @@ def snapshot(families: Iterable[Metric]) -> Snapshot:
 
 
 def families(taken: Snapshot) -> Iterator[Metric]:
-    """A snapshot, turned back."""
+    """The families of a snapshot."""
     for name, kind, text, samples in taken:
         family = Metric(str(name), str(text), str(kind))
         for sample_name, labels, value in samples:  # type: ignore[attr-defined]  # as `snapshot` wrote it
@@ -40,7 +41,7 @@ def families(taken: Snapshot) -> Iterator[Metric]:
 
 
 def merged(snapshots: Iterable[Snapshot]) -> Snapshot:
-    """One snapshot of all: values of the same name and labels added up, but for gauges that are worth their least."""
+    """One snapshot of all: values of equal name and labels are added; some gauges take their minimum or maximum."""
     found: dict[str, Metric] = {}
     values: dict[str, dict[tuple[str, tuple[tuple[str, str], ...]], float]] = {}
     for taken in snapshots:
@@ -68,14 +69,17 @@ def _joining(family: Metric) -> Callable[[float, float], float]:
     return max if family.type == "gauge" and family.name.endswith(_MOST) else operator.add
 
 
-def exposition_of(metrics: Iterable[Metric]) -> bytes:
-    """Families in Prometheus' text format."""
+def exposition_of(metrics: Iterable[Metric], *, openmetrics: bool = False) -> bytes:
+    """Families in Prometheus' text format, or in OpenMetrics 1.0, which has exemplars."""
     registry = CollectorRegistry()
-    registry.register(_Given(list(metrics)))
-    return generate_latest(registry)
+    registry.register(_GivenMetrics(list(metrics)))
+    if not openmetrics:
+        return generate_latest(registry)
+    text: bytes = generate_openmetrics(registry)  # type: ignore[no-untyped-call]
+    return text
 
 
-class _Given(Collector):
+class _GivenMetrics(Collector):
     def __init__(self, metrics: list[Metric]) -> None:
         self._metrics = metrics
 
@@ -84,5 +88,5 @@ class _Given(Collector):
 
 
 def without_gauges(taken: Snapshot) -> Snapshot:
-    """What of a process's figures outlives it: what was counted."""
+    """The part of a snapshot that remains valid after its process has ended: counters and histograms."""
     return [family for family in taken if family[1] not in ("gauge", "info")]

@@ -1,14 +1,14 @@
-"""The metrics: plain integers on the way of a request, turned into Prometheus' format when somebody asks.
+"""Metrics of requests and store calls: plain integers while requests run, Prometheus families when scraped.
 
-Labels come from the configuration and from closed sets, never from a request. docs/operations.md says what each means.
+Label values come from the configuration and from closed sets, never from a request. docs/operations.md documents each
+metric.
 """
 
 import platform
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
+from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
@@ -19,66 +19,77 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 import sidegate
+from sidegate.decision.policy import OnStoreFailure, Policy
+from sidegate.decision.reading import Reading
 from sidegate.decision.record import Record, StoreCall
-from sidegate.decision.verdict import Answer, Verdict
+from sidegate.decision.verdict import Answer, DecisionSource, Outcome, Verdict
 from sidegate.telemetry.histogram import BATCH_SIZES, DURATIONS_S, Histogram
 from sidegate.telemetry.outcomes import policy_outcomes
+from sidegate.telemetry.totals import Totals
 
-_PASS = Answer.PASS
+_PASS, _REFUSE = Answer.PASS, Answer.REFUSE
 
 # Bounds the lists of values that histograms have noted; sorting so many at once takes less than a millisecond.
 MOST_UNSETTLED = 4096
+# Places in the list of histograms.
+_REQUEST, _DECISION, _UPSTREAM, _STORE, _BATCH = range(5)
+# Reasons that StoreUnavailable has beside the first words of the store's own errors.
+_STORE_REASONS = ("timeout", "connect", "connection_lost", "protocol")
+_OF_FAILURE = {
+    OnStoreFailure.DENY: (Outcome.STORE_DENIED,),
+    OnStoreFailure.ALLOW: (Outcome.STORE_ALLOWED,),
+    OnStoreFailure.LOCAL: (Outcome.LOCAL_ALLOWED, Outcome.LOCAL_REFUSED),
+}
 
 
-class Readings(NamedTuple):
-    """What is read when somebody asks: name (without prefix) → (help, function); edits of the configuration by result,
-    and its hash; states of breakers by node, where each node of the store has one.
-    """
+class VerdictCount:
+    """Number of verdicts of one shape, and the outcome that the shape has for each policy."""
 
-    gauges: Mapping[str, tuple[str, Callable[[], float]]]
-    counters: Mapping[str, tuple[str, Callable[[], float]]]
-    reloads: Mapping[str, int]
-    config_hash: Callable[[], str]
-    store_nodes: Callable[[], Mapping[str, int]] = dict
-
-
-class Counted:
-    """How often verdicts of one shape came, and what that means for each policy."""
-
-    __slots__ = ("count", "decided_by", "outcomes")
+    __slots__ = ("count", "decided_by", "outcomes", "refuses")
 
     def __init__(self, verdict: Verdict) -> None:
         self.count = 0
         self.decided_by = verdict.decided_by
+        self.refuses = verdict.answer is _REFUSE
         self.outcomes = policy_outcomes(verdict)
 
 
 class Metrics(Collector):
-    """Counts records and calls of the store."""
+    """Counts records and store calls. Counters with labels are exported from 0 for all values known beforehand.
 
-    def __init__(self, readings: Readings) -> None:
-        self._readings = readings
+    `policies` returns the active policies, `config_hash` the active configuration's hash; `error_reasons` are the
+    possible values of `Record.error`. `add` registers the metrics that other objects declare.
+    """
+
+    def __init__(
+        self, policies: Callable[[], Sequence[Policy]], config_hash: Callable[[], str], error_reasons: Iterable[str]
+    ) -> None:
+        self._policies = policies
+        self._config_hash = config_hash
+        self._readings: list[Reading] = []
         # Plain dicts: a Counter's missing keys cost a call in Python.
-        self._shapes: dict[object, Counted] = {}
-        self._errors: dict[str, int] = {}
-        self._store_failures: dict[str, int] = {}
-        self._classes = [0] * 10
+        self._shapes: dict[object, VerdictCount] = {}
+        self._errors = dict.fromkeys(error_reasons, 0)
+        self._store_failures = dict.fromkeys(_STORE_REASONS, 0)
+        self._statuses = [0] * 1000
+        self._error_statuses: dict[int, int] = {}
         self._unsettled = 0
-        self._decision = Histogram(DURATIONS_S)
-        self._upstream = Histogram(DURATIONS_S)
-        self._request = Histogram(DURATIONS_S)
-        self._note_decision, self._note_upstream = self._decision.note, self._upstream.note
-        self._note_request = self._request.note
-        self._round_trip = Histogram(DURATIONS_S)
-        self._batch_size = Histogram(BATCH_SIZES)
+        self._histograms = [*(Histogram(DURATIONS_S) for _ in range(4)), Histogram(BATCH_SIZES)]
+        self._note_request, self._note_decision, self._note_upstream, self._note_round_trip = (
+            each.note for each in self._histograms[:_BATCH]
+        )
         self._registry = CollectorRegistry()
         self._registry.register(self)
         ProcessCollector(registry=self._registry)
 
+    def add(self, readings: Iterable[Reading]) -> None:
+        """Export these metrics too."""
+        self._readings.extend(readings)
+
     def count(self, record: Record) -> None:
         """Count one request."""
         _, status, verdict, error, decision_s, total_s, _ = record
-        self._classes[status // 100] += 1
+        self._statuses[status] += 1
         self._note_request(total_s)
         self._unsettled += 1
         if self._unsettled >= MOST_UNSETTLED:
@@ -89,7 +100,7 @@ class Metrics(Collector):
             self._note_decision(decision_s)
             if passes:
                 self._note_upstream(total_s - decision_s)
-            # All that can tell one verdict from another here, without working out the outcomes each time.
+            # Everything that tells verdicts apart here, without computing the outcomes each time.
             shape: object
             if len(applied) == 1:
                 level = levels[0]
@@ -98,90 +109,117 @@ class Metrics(Collector):
                 shape = (decided_by, *policy_outcomes(verdict))
             counted = self._shapes.get(shape)
             if counted is None:
-                counted = self._shapes[shape] = Counted(verdict)
+                counted = self._shapes[shape] = VerdictCount(verdict)
             counted.count += 1
         if error:
             self._errors[error] = self._errors.get(error, 0) + 1
+            self._error_statuses[status] = self._error_statuses.get(status, 0) + 1
 
     def count_call(self, call: StoreCall) -> None:
-        """Count one call of the store."""
+        """Count one store call."""
         requests, took_s, failure = call
-        self._batch_size.note(requests)
+        self._histograms[_BATCH].note(requests)
         if failure:
             self._store_failures[failure] = self._store_failures.get(failure, 0) + 1
         else:
-            self._round_trip.note(took_s)
+            self._note_round_trip(took_s)
         self._unsettled += 1
         if self._unsettled >= MOST_UNSETTLED:
             self._settle()
 
-    def outcomes(self) -> Counter[tuple[str, str]]:
-        """Requests by policy and outcome."""
+    def totals(self) -> Totals:
+        """All counts as they stand now."""
+        return Totals(
+            self._outcomes(),
+            self._responses(),
+            Counter({reason: count for reason, count in self._errors.items() if count}),
+            self._refusals(),
+            self._application_errors(),
+            *(self._histograms[number].counts() for number in (_REQUEST, _UPSTREAM, _STORE)),
+        )
+
+    def families(self) -> Iterable[Metric]:
+        """All metrics, including those of the process."""
+        return self._registry.collect()
+
+    def collect(self) -> Iterator[Metric]:
+        """See prometheus_client."""
+        yield from self._counters()
+        histograms = self._histograms
+        for name, text, histogram in (
+            ("request_duration_seconds", "From a request's head to the end of its answer.", histograms[_REQUEST]),
+            ("decision_duration_seconds", "From a request's head to its verdict.", histograms[_DECISION]),
+            (
+                "upstream_duration_seconds",
+                "From the verdict to the end of the application's answer.",
+                histograms[_UPSTREAM],
+            ),
+            ("store_round_trip_seconds", "From a store call to its reply.", histograms[_STORE]),
+            ("store_batch_requests", "Requests decided in one store call.", histograms[_BATCH]),
+        ):
+            yield HistogramMetricFamily(f"sidegate_{name}", text, histogram.cumulative(), histogram.total)
+        for reading in self._readings:
+            if (family := _family(reading)) is not None:
+                yield family
+        config = {"hash": self._config_hash()}
+        yield InfoMetricFamily("sidegate_config", "Hash of the active configuration's policies.", config)
+        build = {"version": sidegate.__version__, "python": platform.python_version()}
+        yield InfoMetricFamily("sidegate_build", "Version of the sidecar and of Python.", build)
+
+    def _counters(self) -> Iterator[Metric]:
+        requests = CounterMetricFamily(
+            "sidegate_requests", "Requests by policy that applied, and its outcome.", labels=("policy", "outcome")
+        )
+        known = {(policy.name, str(outcome)): 0 for policy in self._policies() for outcome in _possible(policy)}
+        for labels, count in ({("none", "allowed"): 0} | known | self._outcomes()).items():
+            requests.add_metric(labels, count)
+        yield requests
+        yield _counter("errors", "Requests that failed, by reason.", "reason", self._errors)
+        sources = dict.fromkeys(map(str, DecisionSource), 0)
+        for counted in self._shapes.values():
+            sources[counted.decided_by] += counted.count
+        yield _counter("decisions", "Decisions by source.", "decided_by", sources)
+        classes = {**dict.fromkeys(("2xx", "3xx", "4xx", "429", "5xx"), 0), **self._responses()}
+        yield _counter("responses", "Answers by class of status; 429 is not part of 4xx.", "class", classes)
+        yield _counter("store_failures", "Store calls that failed, by reason.", "reason", self._store_failures)
+        text = "Requests that a policy refused (answered 429)."
+        yield CounterMetricFamily("sidegate_refusals", text, value=self._refusals())
+        text = "Answers with status 5xx that the application sent."
+        yield CounterMetricFamily("sidegate_upstream_errors", text, value=self._application_errors())
+
+    def _outcomes(self) -> Counter[tuple[str, str]]:
         found: Counter[tuple[str, str]] = Counter()
         for counted in self._shapes.values():
             for policy, outcome in counted.outcomes:
                 found[policy, str(outcome)] += counted.count
         return found
 
-    def round_trips(self) -> tuple[int, float]:
-        """How many calls the store has answered, and the seconds that this took it in all."""
-        return sum(self._round_trip.counts()), self._round_trip.total
+    def _responses(self) -> Counter[str]:
+        statuses = self._statuses
+        found = Counter({f"{digit}xx": sum(statuses[digit * 100 : digit * 100 + 100]) for digit in range(10)})
+        found["429"] = statuses[429]
+        found["4xx"] -= statuses[429]
+        return +found
+
+    def _refusals(self) -> int:
+        return sum(counted.count for counted in self._shapes.values() if counted.refuses)
+
+    def _application_errors(self) -> int:
+        own = sum(count for status, count in self._error_statuses.items() if 500 <= status < 600)
+        return sum(self._statuses[500:600]) - own
 
     def _settle(self) -> None:
         self._unsettled = 0
-        for histogram in (self._decision, self._upstream, self._request, self._round_trip, self._batch_size):
+        for histogram in self._histograms:
             histogram.settle()
 
-    def exposition(self) -> bytes:
-        """All metrics in Prometheus' text format."""
-        return generate_latest(self._registry)
 
-    def families(self) -> Iterable[Metric]:
-        """All metrics, those of the process among them."""
-        return self._registry.collect()
-
-    def collect(self) -> Iterator[Metric]:
-        """See prometheus_client."""
-        yield from self._requests()
-        yield from self._durations()
-        for name, (text, read) in self._readings.counters.items():
-            yield CounterMetricFamily(f"sidegate_{name}", text, value=read())
-        for name, (text, read) in self._readings.gauges.items():
-            yield GaugeMetricFamily(f"sidegate_{name}", text, value=read())
-        if nodes := self._readings.store_nodes():
-            yield _of_nodes(nodes)
-        reloads = self._readings.reloads
-        yield _counter("config_reloads", "Edits of the configuration, by what became of them.", "result", reloads)
-        config = {"hash": self._readings.config_hash()}
-        yield InfoMetricFamily("sidegate_config", "The configuration in force: a hash of all that decides.", config)
-        build = {"version": sidegate.__version__, "python": platform.python_version()}
-        yield InfoMetricFamily("sidegate_build", "What runs.", build)
-
-    def _requests(self) -> Iterator[Metric]:
-        requests = CounterMetricFamily(
-            "sidegate_requests", "Requests by policy that applied, and what it decided.", labels=("policy", "outcome")
-        )
-        for labels, count in self.outcomes().items():
-            requests.add_metric(labels, count)
-        yield requests
-        yield _counter("errors", "Requests that failed, by reason.", "reason", self._errors)
-        places: Counter[str] = Counter()
-        for counted in self._shapes.values():
-            places[counted.decided_by] += counted.count
-        yield _counter("decisions", "Decisions by where they were made.", "decided_by", places)
-        classes = {f"{number}xx": count for number, count in enumerate(self._classes) if count}
-        yield _counter("responses", "Answers by class of status.", "class", classes)
-        yield _counter("store_failures", "Calls of the store that decided nothing.", "reason", self._store_failures)
-
-    def _durations(self) -> Iterator[Metric]:
-        for name, text, histogram in (
-            ("request_duration_seconds", "From a request's head to the end of its answer.", self._request),
-            ("decision_duration_seconds", "From a request's head to its verdict.", self._decision),
-            ("upstream_duration_seconds", "From the verdict to the end of the application's answer.", self._upstream),
-            ("store_round_trip_seconds", "From a call of the store to its reply.", self._round_trip),
-            ("store_batch_requests", "Requests decided in one call of the store.", self._batch_size),
-        ):
-            yield HistogramMetricFamily(f"sidegate_{name}", text, histogram.cumulative(), histogram.total)
+def _possible(policy: Policy) -> Iterator[Outcome]:
+    """The outcomes that a policy of the configuration can have."""
+    yield Outcome.ALLOWED
+    if not policy.exempt:
+        yield Outcome.SHADOW_REFUSED if policy.shadow else Outcome.REFUSED
+        yield from () if policy.shadow else _OF_FAILURE[policy.on_store_failure]
 
 
 def _counter(name: str, text: str, label: str, counts: Mapping[str, int]) -> Metric:
@@ -191,9 +229,13 @@ def _counter(name: str, text: str, label: str, counts: Mapping[str, int]) -> Met
     return family
 
 
-def _of_nodes(states: Mapping[str, int]) -> Metric:
-    text = "Whether a node of the store's Cluster is asked: as sidegate_store_breaker_state."
-    family = GaugeMetricFamily("sidegate_store_node_breaker_state", text, labels=("node",))
-    for node, state in states.items():
-        family.add_metric((node,), state)
-    return family
+def _family(reading: Reading) -> Metric | None:
+    """None for a metric with a label that has no values at present."""
+    kind = CounterMetricFamily if reading.is_counter else GaugeMetricFamily
+    name, value = f"sidegate_{reading.name}", reading.read()
+    if not isinstance(value, Mapping):
+        return kind(name, reading.help, value=value)
+    family = kind(name, reading.help, labels=(reading.label,))
+    for label, each in value.items():
+        family.add_metric((label,), each)
+    return family if value else None

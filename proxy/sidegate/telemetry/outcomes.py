@@ -1,4 +1,4 @@
-"""What became of each policy on a request: the words that metrics and log lines share."""
+"""The outcome of each policy on a request, in the words that metrics and log lines share."""
 
 from sidegate.decision.policy import PolicySet
 from sidegate.decision.record import Record
@@ -9,7 +9,7 @@ _NONE = [("none", Outcome.ALLOWED)]
 
 
 def policy_outcomes(verdict: Verdict) -> list[tuple[str, Outcome]]:
-    """Policy names and outcomes, in the order of the configuration; `none` where no policy applied."""
+    """Policy names and outcomes, in the order of the configuration; `none` if no policy applied."""
     if len(verdict.applied) == 1:
         applied = verdict.applied[0]
         return [(applied.policy.name, outcome_of(verdict, applied, verdict.levels[0]))]
@@ -22,9 +22,9 @@ def policy_outcomes(verdict: Verdict) -> list[tuple[str, Outcome]]:
 
 
 def refused_buckets(record: Record, policies: PolicySet) -> list[tuple[str, str]]:
-    """Policy and bucket of every refusal; empty where none refused. A blocked key has a bucket's name, but no bucket.
+    """Policy and bucket of every refusal; empty if no policy refused. A blocked key has a bucket name but no bucket.
 
-    `policies` may have been replaced since the verdict: a policy that it no longer has is named without a bucket.
+    `policies` may have been replaced since the verdict: a policy that it no longer has comes without a bucket name.
     """
     verdict = record.verdict
     if verdict is None or verdict.answer is not _REFUSE:

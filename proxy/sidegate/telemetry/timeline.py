@@ -1,59 +1,71 @@
-"""The last quarter of an hour, second by second: what the dashboard draws, and what `sidegate top` shows."""
+"""The last 15 minutes, second by second: source of the charts, the overview and `sidegate top`."""
 
 import asyncio
-from collections import Counter, deque
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from typing import Protocol
+
+from sidegate.telemetry.histogram import DURATIONS_S
+from sidegate.telemetry.totals import Totals, quantiles_ms
 
 KEPT_S = 15 * 60
 
-Second = Mapping[str, object]
+SecondPage = Mapping[str, object]
 
 
-class Counts(Protocol):
-    """What only grows."""
+class TrafficTimeline:
+    """Takes the difference of cumulative counts once a second. `totals` returns the counts of all workers."""
 
-    def outcomes(self) -> Counter[tuple[str, str]]:
-        """Requests by policy and outcome."""
-
-    def round_trips(self) -> tuple[int, float]:
-        """How many calls the store has answered, and the seconds that this took it in all."""
-
-
-class Timeline:
-    """Takes the difference of what is counted once a second. `seconds` holds them, the oldest first."""
-
-    def __init__(self, counts: Counts) -> None:
-        self._counts = counts
-        self._outcomes: Counter[tuple[str, str]] = Counter()
-        self._calls, self._round_trips_s = 0, 0.0
-        self._told = asyncio.Event()
-        self.seconds: deque[Second] = deque(maxlen=KEPT_S)
+    def __init__(self, totals: Callable[[], Totals]) -> None:
+        self._totals = totals
+        self._last = Totals()
+        self._deltas: deque[Totals] = deque(maxlen=KEPT_S)
+        self._ticked = asyncio.Event()
+        self.seconds: deque[SecondPage] = deque(maxlen=KEPT_S)
 
     def tick(self) -> None:
-        """Close the present second."""
-        outcomes = self._counts.outcomes()
-        by_policy: dict[str, dict[str, int]] = {}
-        for entry, count in outcomes.items():
-            if grown := count - self._outcomes[entry]:
-                by_policy.setdefault(entry[0], {})[entry[1]] = grown
-        calls, total_s = self._counts.round_trips()
-        new_calls = calls - self._calls
-        mean_ms = round((total_s - self._round_trips_s) / new_calls * 1000, 3) if new_calls else None
-        self._outcomes, self._calls, self._round_trips_s = outcomes, calls, total_s
-        now = round(datetime.now(UTC).timestamp(), 1)
-        self.seconds.append({"time": now, "policies": by_policy, "store_calls": new_calls, "store_ms": mean_ms})
-        told, self._told = self._told, asyncio.Event()
-        told.set()
+        """Close the current second."""
+        now = self._totals()
+        delta, self._last = now - self._last, now
+        self._deltas.append(delta)
+        self.seconds.append(_page(delta, datetime.now(UTC).timestamp()))
+        ticked, self._ticked = self._ticked, asyncio.Event()
+        ticked.set()
 
-    def pass_over(self, counts: Counts) -> None:
-        """Leave out of the next second what was counted elsewhere before this timeline began."""
-        self._outcomes += counts.outcomes()
-        calls, total_s = counts.round_trips()
-        self._calls, self._round_trips_s = self._calls + calls, self._round_trips_s + total_s
+    def skip(self, counted: Totals) -> None:
+        """Exclude from the next second what was counted elsewhere before this timeline began."""
+        self._last += counted
 
-    async def next(self) -> Second:
-        """The second that is closed next."""
-        _ = await self._told.wait()
+    def window(self, seconds: int) -> Totals:
+        """The sum of the last closed seconds."""
+        return Totals.sum_of(list(self._deltas)[-seconds:])
+
+    @property
+    def length_s(self) -> int:
+        """Closed seconds that are stored."""
+        return len(self._deltas)
+
+    async def next(self) -> SecondPage:
+        """Wait for the next closed second."""
+        _ = await self._ticked.wait()
         return self.seconds[-1]
+
+
+def _page(delta: Totals, time_s: float) -> SecondPage:
+    """One second as JSON. `latency` counts requests per bucket of DURATIONS_S; it is empty without requests."""
+    by_policy: dict[str, dict[str, int]] = {}
+    for (policy, outcome), count in delta.outcomes.items():
+        by_policy.setdefault(policy, {})[outcome] = count
+    return {
+        "time": round(time_s, 1),
+        "requests": delta.requests,
+        "responses": dict(delta.responses),
+        "refused": delta.refused,
+        "latency": list(delta.request_counts) if delta.requests else [],
+        "policies": by_policy,
+        "store_calls": delta.store_calls,
+        "store_ms": quantiles_ms(delta.store_counts)["p50"],
+    }
+
+
+LATENCY_BOUNDS_MS = [bound_s * 1000 for bound_s in DURATIONS_S]

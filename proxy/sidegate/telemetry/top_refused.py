@@ -1,40 +1,40 @@
-"""Which keys are refused most: what a person on call asks first."""
+"""The keys refused most in the last minutes."""
 
 from collections.abc import Callable, Sequence
 
 from sidegate.decision.policy import PolicySet
-from sidegate.telemetry.space_saving import WINDOWS, Most, Summary, joined
+from sidegate.telemetry.space_saving import WINDOWS, KeySummary, RecentKeys, joined
 
 WINDOW_S = 60
 
-Refused = Summary[tuple[str, str]]
+RefusedKeys = KeySummary[tuple[str, str]]
 
 
-class Refusals:
-    """Counts refusals by bucket over the last minutes."""
+class TopRefused:
+    """Counts refusals by bucket over the last WINDOWS minutes."""
 
     def __init__(self, policies: Callable[[], PolicySet]) -> None:
         self._policies = policies
-        self._most: Most[tuple[str, str]] = Most()
+        self._recent: RecentKeys[tuple[str, str]] = RecentKeys()
         self._seconds = 0
 
     def note(self, refused: Sequence[tuple[str, str]]) -> None:
         """Count a request's refusals (see outcomes.refused_buckets)."""
         for entry in refused:
-            self._most.add(entry)
+            self._recent.add(entry)
 
     def each_second(self) -> None:
-        """Forget the oldest minute when another has passed."""
+        """Drop the oldest minute after each minute."""
         self._seconds += 1
         if self._seconds % WINDOW_S == 0:
-            self._most.next_window()
+            self._recent.next_window()
 
-    def summary(self) -> Refused:
-        """Policies and buckets with how often they refused."""
-        return self._most.summary()
+    def summary(self) -> RefusedKeys:
+        """Policies and buckets with their number of refusals."""
+        return self._recent.summary()
 
-    def page(self, count: int, others: Sequence[Refused] = ()) -> dict[str, object]:
-        """The most refused, the first first; `others` were counted elsewhere, over minutes of their own."""
+    def page(self, count: int, others: Sequence[RefusedKeys] = ()) -> dict[str, object]:
+        """The `count` keys refused most, in order; `others` are the counts of other workers, whose minutes differ."""
         prefix = self._policies().key_prefix
         refused = [
             {

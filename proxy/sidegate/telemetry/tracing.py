@@ -1,8 +1,8 @@
 """Spans of requests and store calls, sent to an OpenTelemetry collector. Imported only where `tracing` is configured.
 
-A span is made from the finished record, beginning and end given, so that nothing is carried along while a request is
-under way. A thread of OpenTelemetry's own sends them in batches; what finds no room in its queue is dropped. Names are
-those of OpenTelemetry's semantic conventions for HTTP servers and database clients, ours begin with `sidegate.`.
+A span is created from the finished record with given start and end times, so that a running request carries no tracing
+state. A thread of the OpenTelemetry SDK sends spans in batches and drops those that exceed its queue. Names follow
+OpenTelemetry's semantic conventions for HTTP servers and database clients; own attributes begin with `sidegate.`.
 """
 
 import os
@@ -25,14 +25,15 @@ from sidegate.config import TracingSettings
 from sidegate.decision.policy import PolicySet
 from sidegate.decision.record import Observe, ObserveStore, Record, StoreCall
 from sidegate.decision.request import RequestFacts, path_part
-from sidegate.telemetry.logs import LONGEST_METHOD_CHARS, LONGEST_PATH_CHARS, printable
+from sidegate.telemetry.escaping import utf8_safe
 from sidegate.telemetry.outcomes import policy_outcomes
+from sidegate.telemetry.request_log import LONGEST_METHOD_CHARS, LONGEST_PATH_CHARS
 
-# For one batch to be taken; and for what waits at the end, so that a collector that hangs holds up no stop for long.
+# Bounds sending one batch, and sending the rest at the end, so that a hanging collector does not delay the stop.
 EXPORT_TIMEOUT_S = 2.0
 CLOSE_TIMEOUT_S = 3.0
 
-# What the conventions know; others are `_OTHER`, so that no client can make up names of spans.
+# Methods that the conventions name; others are `_OTHER`, so that clients cannot invent span names.
 _METHODS = frozenset({"CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "QUERY", "TRACE"})
 _TRACE_CONTEXT = ("traceparent", "tracestate")
 
@@ -40,7 +41,7 @@ Attributes = dict[str, str | int | float | Sequence[str]]
 
 
 class Tracing:
-    """Makes spans and sends them. `policies` gives those in force. `close` when done."""
+    """Creates and sends spans. `policies` returns the active policies. Call `close` at the end."""
 
     def __init__(self, settings: TracingSettings, policies: Callable[[], PolicySet]) -> None:
         service = {
@@ -48,7 +49,7 @@ class Tracing:
             "service.version": sidegate.__version__,
         }
         self._provider = TracerProvider(
-            sampler=ParentBased(ALWAYS_ON),  # of the traces that begin here, the rest is left out before it is a span
+            sampler=ParentBased(ALWAYS_ON),  # new traces are sampled before a span is created
             resource=Resource.create(service),
             shutdown_on_exit=False,
         )
@@ -60,7 +61,7 @@ class Tracing:
         self._sample = settings.sample
 
     def requests(self, observe: Observe) -> Observe:
-        """`observe`, and a span of each record."""
+        """A function that calls `observe` and creates a span for each record."""
 
         def both(record: Record) -> None:
             observe(record)
@@ -69,7 +70,10 @@ class Tracing:
         return both
 
     def store_calls(self, observe: ObserveStore) -> ObserveStore:
-        """`observe`, and a span of each call: of no request's trace, since a call decides many requests."""
+        """A function that calls `observe` and creates a span for each store call.
+
+        The span belongs to no request's trace, since one call decides many requests.
+        """
 
         def both(call: StoreCall) -> None:
             observe(call)
@@ -78,7 +82,7 @@ class Tracing:
         return both
 
     def close(self) -> None:
-        """Send what waits, for at most CLOSE_TIMEOUT_S. Blocks: call it in a thread."""
+        """Send queued spans, for at most CLOSE_TIMEOUT_S. Blocks: call it in a thread."""
         sending = threading.Thread(target=self._provider.shutdown, name="spans", daemon=True)
         sending.start()
         sending.join(CLOSE_TIMEOUT_S)
@@ -90,7 +94,7 @@ class Tracing:
         method = record.facts.method if record.facts.method in _METHODS else "_OTHER"
         name = "HTTP" if method == "_OTHER" else method
         attributes = self._about(record, method)
-        failed = record.status >= 500  # the conventions leave a 4xx to the client
+        failed = record.status >= 500  # by the conventions, a 4xx is no error of the server
         if failed or record.error:
             attributes["error.type"] = record.error or str(record.status)
         self._span(name, SpanKind.SERVER, parent or Context(), attributes, record.total_s, failed=failed)
@@ -99,7 +103,7 @@ class Tracing:
         if self._left_out():
             return
         attributes: Attributes = {"db.system.name": "redis", "db.operation.name": "EVALSHA"}
-        if call.requests > 1:  # as the conventions have it
+        if call.requests > 1:  # required by the conventions only for batches
             attributes["db.operation.batch.size"] = call.requests
         if call.failure:
             attributes["error.type"] = call.failure
@@ -111,12 +115,12 @@ class Tracing:
             "http.request.method": method,
             "http.response.status_code": record.status,
             "url.scheme": "http",
-            "url.path": printable(path_part(facts.target)[:LONGEST_PATH_CHARS]),
+            "url.path": utf8_safe(path_part(facts.target)[:LONGEST_PATH_CHARS]),
             "client.address": self._policies().identity.client_group(facts),
             "sidegate.decision_ms": round(record.decision_s * 1000, 3),
         }
         if method == "_OTHER":
-            attributes["http.request.method_original"] = printable(facts.method[:LONGEST_METHOD_CHARS])
+            attributes["http.request.method_original"] = utf8_safe(facts.method[:LONGEST_METHOD_CHARS])
         if record.request_id:
             attributes["sidegate.request_id"] = record.request_id
         if verdict is not None:
@@ -128,22 +132,22 @@ class Tracing:
         return attributes
 
     def _left_out(self) -> bool:
-        """Whether a trace that begins here is not sent: drawn before anything is worked out for it."""
+        """Whether sampling drops a trace that begins here; decided before attributes are computed."""
         return random.random() >= self._sample
 
     def _parent(self, facts: RequestFacts) -> Context | None:
-        """What the request's traceparent names; None where there is none, or no valid one."""
+        """The parent span of the request's `traceparent`; None without exactly one valid field."""
         values = {name: facts.fields.getall(name, ()) for name in _TRACE_CONTEXT}
         if len(values["traceparent"]) != 1:
             return None
-        carrier = {name: printable(",".join(each)) for name, each in values.items() if each}
+        carrier = {name: utf8_safe(",".join(each)) for name, each in values.items() if each}
         parent = self._propagator.extract(carrier, Context())
         return parent if get_current_span(parent).get_span_context().is_valid else None
 
     def _span(
         self, name: str, kind: SpanKind, parent: Context, attributes: Attributes, took_s: float, *, failed: bool
     ) -> None:
-        end_ns = time.time_ns()  # a collector wants the time of day; how long it took is measured elsewhere
+        end_ns = time.time_ns()  # spans have wall-clock times; the duration comes from the record
         start_ns = end_ns - int(took_s * 1e9)
         span = self._tracer.start_span(name, parent, kind, attributes, start_time=start_ns)
         if failed:

@@ -1,11 +1,12 @@
-"""status, top and buckets: what they tell of running sidecars, and how they end."""
+"""Commands status, top and buckets against running sidecars: output and exit status."""
 
 import json
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from sidegate.commands.fleet.traffic import sparkline, traffic_of
+from sidegate.commands.fleet.sidecars import bucket_path, default_urls
+from sidegate.commands.fleet.traffic import policy_figures, sparkline, totals_of_overviews
 
 from tests.raw_client import get
 from tests.recorder import Recorder, eventually
@@ -37,22 +38,31 @@ def spend(sidecar: Sidecar, user: str, count: int) -> list[int]:
     return [get(sidecar.port, "/api/data", f"X-User-ID: {user}").status for _ in range(count)]
 
 
+def overview(rate: float, share_429: float | None, p99: float | None) -> dict[str, Any]:
+    responses = {"2xx": None if share_429 is None else 1 - share_429, "4xx": 0, "429": share_429, "5xx": 0}
+    return {
+        "requests_per_s": rate,
+        "in_flight": 1,
+        "responses": responses,
+        "latency_ms": {"total": {"p50": p99, "p99": p99}},
+    }
+
+
 @pytest.mark.slow
-def test_status_tells_of_all_sidecars_and_fails_where_one_does_not_answer(pair: tuple[Sidecar, Sidecar]) -> None:
+def test_status_shows_all_sidecars_with_totals_and_fails_if_one_does_not_answer(pair: tuple[Sidecar, Sidecar]) -> None:
     shown = run_command("status", *admins(*pair))
-    assert (shown.returncode, shown.stdout.count("ok")) == (0, 8), shown.stdout
+    assert (shown.returncode, shown.stdout.count(" up ")) == (0, 4), shown.stdout
+    assert shown.stdout.splitlines()[-1].startswith("total")
     gone = f"http://127.0.0.1:{free_port()}"
     shown = run_command("status", *admins(pair[0]), "--admin", gone, "--json")
-    found = json.loads(shown.stdout)
+    first, second = json.loads(shown.stdout)["sidecars"]
     assert shown.returncode == 1
-    assert [each["status"] for each in found["sidecars"]] == ["ok", "unreachable"]
-    assert "no answer" in found["sidecars"][1]["reasons"][0]
+    assert (first["overview"]["application"]["state"], second["overview"]) == ("up", None)
+    assert "no answer" in second["fault"]
 
 
 @pytest.mark.slow
-def test_status_says_when_sidecars_do_not_decide_alike(
-    pair: tuple[Sidecar, Sidecar], store_server: StoreServer
-) -> None:
+def test_status_reports_that_configurations_differ(pair: tuple[Sidecar, Sidecar], store_server: StoreServer) -> None:
     other = configuration(store_server.url, pair[0].config["upstream"]["url"], policies=[{**POLICIES[0], "burst": 4}])
     with Sidecar(other) as third:
         shown = run_command("status", *admins(pair[0], third))
@@ -61,56 +71,85 @@ def test_status_says_when_sidecars_do_not_decide_alike(
 
 
 @pytest.mark.slow
-def test_top_adds_up_what_all_sidecars_decided(pair: tuple[Sidecar, Sidecar], store_server: StoreServer) -> None:
+def test_top_adds_up_requests_of_all_sidecars(pair: tuple[Sidecar, Sidecar], store_server: StoreServer) -> None:
     for sidecar in pair:
         spend(sidecar, "alice", 4)
 
-    def told() -> dict[str, Any]:
+    def users() -> tuple[int, int]:
         shown = run_command("top", "--json", *admins(*pair))
         assert shown.returncode == 0
-        found: dict[str, Any] = json.loads(shown.stdout)
-        return found
+        (policy,) = json.loads(shown.stdout)["policies"]
+        return policy["matched"], policy["refused"]
 
-    eventually(lambda: told()["policies"].get("users") == {"allowed": 3, "refused": 5}, "the second to be over")
-    (key,) = told()["refused"]
+    eventually(lambda: users() == (8, 5), "the second to be over")
+    (key,) = json.loads(run_command("top", "--json", *admins(*pair)).stdout)["refused"]
     assert (key["key"], key["count"], key["error"]) == ("alice", 5, 0)
     screen = run_command("top", "--once", *admins(*pair))
     assert screen.returncode == 0
-    assert all(word in screen.stdout for word in ("users", "alice", "up", "█"))
+    assert all(word in screen.stdout for word in ("users", "1/day, burst 3", "63 %", "alice", "up", "█", "total"))
     assert run_command("top", "--once", "--admin", f"http://127.0.0.1:{free_port()}").returncode == 1
 
 
 @pytest.mark.slow
-def test_an_outage_of_the_store_is_told_by_breaker_and_by_the_outcomes_it_brings(own_store_server: StoreServer) -> None:
+def test_status_and_top_report_an_application_that_is_down(store_server: StoreServer) -> None:
+    down = f"http://127.0.0.1:{free_port()}"
+    with Sidecar(configuration(store_server.url, down, policies=POLICIES)) as sidecar:
+
+        def status() -> str:
+            spend(sidecar, "alice", 1)
+            return " ".join(run_command("status", *admins(sidecar)).stdout.split())
+
+        eventually(lambda: "The application accepts no connections" in status(), "the application's state")
+        shown = run_command("status", "--json", *admins(sidecar))
+        (row,) = json.loads(shown.stdout)["sidecars"]
+        assert shown.returncode == 1
+        assert row["overview"]["application"]["state"] == "down"
+        assert row["overview"]["responses"]["5xx"] > 0
+        assert "Start the application" in run_command("top", "--once", *admins(sidecar)).stdout
+
+
+@pytest.mark.slow
+def test_an_outage_of_the_store_is_shown_with_its_effect(own_store_server: StoreServer) -> None:
     recorder = Recorder()
     policies = [{**POLICIES[0], "on_store_failure": "local"}]
     config = configuration(own_store_server.url, recorder.url, policies=policies, store={"timeout": "50ms"})
     with Sidecar(config) as sidecar:
-        own_store_server.pause()  # it stays connected, so only the breaker tells
+        own_store_server.pause()  # it stays connected, so only the breaker shows the outage
 
-        def told() -> str:
+        def shown() -> str:
             spend(sidecar, "alice", 3)
-            return run_command("top", "--once", *admins(sidecar)).stdout
+            return " ".join(run_command("top", "--once", *admins(sidecar)).stdout.split())
 
-        eventually(lambda: "breaker" in told(), "the breaker")
-        eventually(lambda: "local refused/s" in told(), "what was decided without the store")
-        assert "local allowed/s" in told()
-        assert "store denied/s" not in told()
-        shown = run_command("status", *admins(sidecar))
-        words = " ".join(shown.stdout.split())
-        assert shown.returncode == 1
-        assert "degraded" in words
-        assert "decided without the store:" in words
-        (row,) = json.loads(run_command("status", "--json", *admins(sidecar)).stdout)["sidecars"]
-        assert row["breakers"][0]["state"] in ("open", "probing")
-        assert row["without_store_per_s"]["local_refused"] > 0
+        eventually(lambda: "Runbook:" in shown(), "the breaker")
+        assert "enforce this proxy's share" in shown()
+        assert "answer 503" not in shown()
+        status = run_command("status", "--json", *admins(sidecar))
+        (row,) = json.loads(status.stdout)["sidecars"]
+        assert status.returncode == 1
+        assert row["overview"]["store"]["state"] in ("open", "down")
+        assert row["overview"]["store"]["without_store_per_s"]["local_refused"] > 0
         own_store_server.resume()
-        eventually(lambda: "breaker" not in told(), "the end of the outage")
+        eventually(lambda: "Runbook:" not in shown(), "the end of the outage")
     recorder.stop()
 
 
 @pytest.mark.slow
-def test_buckets_are_listed_shown_and_reset_in_all_sidecars_at_once(
+def test_a_missing_and_a_wrong_token_are_named_and_fail(store_server: StoreServer) -> None:
+    config = configuration(
+        store_server.url, f"http://127.0.0.1:{free_port()}", admin={"token": "a token of some length"}
+    )
+    with Sidecar(config) as sidecar:
+        for command in (["status"], ["top", "--once"], ["buckets", "list"], ["buckets", "show", "tight", "a"]):
+            shown = run_command(*command, *admins(sidecar))
+            assert shown.returncode == 1
+            assert "set the environment variable ADMIN_TOKEN" in " ".join((shown.stdout + shown.stderr).split())
+            wrong = run_command(*command, *admins(sidecar), environment={"ADMIN_TOKEN": "another"})
+            assert wrong.returncode == 1
+            assert "ADMIN_TOKEN is not the token" in " ".join((wrong.stdout + wrong.stderr).split())
+
+
+@pytest.mark.slow
+def test_buckets_are_listed_shown_and_reset_in_all_sidecars(
     pair: tuple[Sidecar, Sidecar], store_server: StoreServer
 ) -> None:
     first, second = pair
@@ -124,24 +163,49 @@ def test_buckets_are_listed_shown_and_reset_in_all_sidecars_at_once(
     reset = run_command("buckets", "reset", "users", "b%2Fob", *admins(first, second))
     assert (reset.returncode, reset.stdout) == (0, "example:users:b%2Fob: reset\n")
     assert spend(first, "b/ob", 1) + spend(second, "b/ob", 1) == [200, 200], "no sidecar refuses from memory"
+    spend(first, "a b", 1)
+    assert "2 of 3 tokens" in run_command("buckets", "show", "users", "a b", *admins(first)).stdout
     again = run_command("buckets", "show", "nothing", "x", *admins(first))
     assert again.returncode == 1
     assert "there are: users" in again.stderr
 
 
-def test_what_is_no_admin_listener_is_a_misuse() -> None:
+def test_a_url_that_is_no_admin_listener_is_a_usage_error() -> None:
     shown = run_command("status", "--admin", "localhost:9901")
     assert shown.returncode == 2
     assert "expected e.g. http://127.0.0.1:9901" in shown.stderr
 
 
-def test_timelines_of_sidecars_are_put_side_by_side_at_their_newest_second() -> None:
-    def second(count: int) -> dict[str, object]:
-        return {"policies": {"p": {"allowed": count}}}
+def test_totals_weight_shares_by_requests_and_take_the_slowest_latency() -> None:
+    totals = totals_of_overviews([overview(30.0, 1.0, 5.0), overview(10.0, 0.0, 80.0), overview(0.0, None, None)])
+    assert (totals.requests_per_s, totals.in_flight, totals.shares["429"], totals.p99_ms) == (40.0, 3, 0.75, 80.0)
+    assert totals_of_overviews([]).shares["429"] is None
 
-    traffic = traffic_of([{"seconds": [second(1), second(2)], "state": {}}, {"seconds": [second(10)], "state": {}}, {}])
-    assert traffic.by_second["p"] == [1, 12]
-    assert traffic.total == 13
+
+def test_policies_of_sidecars_are_added_up_and_marked_if_removed_or_different() -> None:
+    def policy(matched: int, *, limit: str = "1/day, burst 3", removed: bool = False) -> dict[str, Any]:
+        recent = {"matched": matched, "refused": matched // 2, "shadow_refused": 0}
+        return {"name": "p", "shadow": False, "removed": removed, "limit_text": limit, "recent": recent}
+
+    seconds = [{"policies": {"p": {"allowed": count}}} for count in (1, 2)]
+    (found,) = policy_figures([{"policies": [policy(4)]}, {"policies": [policy(6)]}, {}], [{"seconds": seconds}, {}])
+    assert (found.matched, found.refused, found.limit, found.removed) == (10, 5, "1/day, burst 3", False)
+    assert found.per_second[-2:] == [1, 2]
+    (found,) = policy_figures([{"policies": [policy(4)]}, {"policies": [policy(6, limit="2/day, burst 3")]}])
+    assert found.limit == "differs by sidecar"
+    (found,) = policy_figures([{"policies": [policy(4, removed=True)]}])
+    assert found.removed
+
+
+@pytest.mark.parametrize(
+    ("key", "path"), [("b%2Fob", "b%252Fob"), ("a b", "a%2520b"), ("a/b", "a%252Fb"), ("é", "%25C3%25A9")]
+)
+def test_a_key_is_encoded_as_bucket_text_and_then_for_the_path(key: str, path: str) -> None:
+    assert bucket_path("p", key) == f"/buckets/p/{path}"
+
+
+def test_the_environment_names_the_admin_port() -> None:
+    assert default_urls({"ADMIN_PORT": "1234"}) == ["http://127.0.0.1:1234"]
 
 
 @pytest.mark.parametrize(
@@ -155,7 +219,7 @@ def test_timelines_of_sidecars_are_put_side_by_side_at_their_newest_second() -> 
         ([5, 1, 1], 2, "█▂"),
     ],
 )
-def test_a_sparkline_fits_its_width_and_the_newest_stands_at_the_right(
+def test_a_sparkline_fits_its_width_with_the_newest_value_at_the_right(
     values: list[int], width: int, line: str
 ) -> None:
     assert sparkline(values, width) == line

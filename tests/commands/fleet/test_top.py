@@ -1,4 +1,4 @@
-"""`sidegate top` in a terminal: it fits its size, follows it, and leaves the terminal as it was."""
+"""`sidegate top` in a terminal: fits its size, follows changes of the size, restores the terminal at the end."""
 
 import os
 import pty
@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 from rich.console import Console
-from sidegate.commands.fleet.sidecars import Reply
-from sidegate.commands.fleet.top_screen import Room, screen
+from sidegate.commands.fleet.fitted_table import Room
+from sidegate.commands.fleet.sidecars import SidecarReply
+from sidegate.commands.fleet.top_screen import screen
 
 from tests.raw_client import get
 from tests.recorder import Recorder, eventually
@@ -29,38 +30,56 @@ POLICIES: list[dict[str, object]] = [
 ]
 
 
-def replies(policies: int = 2) -> list[Reply]:
+def replies(policies: int = 2) -> tuple[list[SidecarReply], list[SidecarReply]]:
     names = [LONG, *(f"policy-{number}" for number in range(1, policies))]
-    store = {"up": True, "reason": None, "breakers": [{"node": None, "state": "closed", "reason": None}]}
+    quantiles = {"p50": 1.5, "p99": 250.0}
+    overview = {
+        "requests_per_s": 512.3,
+        "refused_share": 0.2,
+        "responses": {"2xx": 0.795, "4xx": 0.0, "429": 0.2, "5xx": 0.005},
+        "latency_ms": {"total": quantiles, "application": quantiles, "store": quantiles},
+        "in_flight": 3,
+        "application": {"state": "failing", "reason": "x", "since": "2026-01-01T00:00:00Z"},
+        "store": {"state": "up", "reason": None, "since": "2026-01-01T00:00:00Z"},
+        "config": {"hash": "0123456789ab", "status": "ok", "loaded": "2026-01-01T00:00:00Z"},
+        "problem": None,
+    }
     refused = [{"policy": LONG, "key": "k" * 300, "bucket": "b", "count": 7, "error": 2}]
-    state = {"store": store, "in_flight": 3, "config": {"hash": "0123456789ab", "status": "ok"}, "refused": refused}
-    second = {"policies": {name: {"allowed": 5, "refused": 1} for name in names}, "store_calls": 5, "store_ms": 0.25}
-    content = {"seconds": [second] * 60, "state": state}
-    return [
-        Reply("http://127.0.0.1:9081", 200, content, ""),
-        Reply("http://127.0.0.1:9082", 0, {}, "no answer: [Errno 111] Connection refused"),
+    second = {"policies": {name: {"allowed": 5, "refused": 1} for name in names}}
+    content = {"seconds": [second] * 60, "state": {"overview": overview, "refused": refused}}
+    recent = {"matched": 360, "refused": 60, "shadow_refused": 0}
+    listed = [
+        {"name": name, "shadow": False, "removed": False, "limit_text": "10/minute, burst 15", "recent": recent}
+        for name in names
     ]
+    gone = SidecarReply("http://127.0.0.1:9082", 0, {}, "no answer: [Errno 111] Connection refused")
+    first = "http://127.0.0.1:9081"
+    return [SidecarReply(first, 200, content, ""), gone], [SidecarReply(first, 200, {"policies": listed}, ""), gone]
 
 
 def drawn(room: Room | None, policies: int = 2) -> list[str]:
     console = Console(width=room.columns if room else 400, markup=False, highlight=False, emoji=False)
     with console.capture() as capture:
-        console.print(screen(replies(policies), room))
+        console.print(screen(*replies(policies), room))
     return capture.get().splitlines()
 
 
-@pytest.mark.parametrize("columns", [40, 60, 80, 120, 200])
-def test_a_line_of_a_table_is_one_line_on_every_width_and_its_numbers_are_whole(columns: int) -> None:
+@pytest.mark.parametrize("columns", [60, 80, 120, 200])
+def test_each_row_of_a_table_is_one_line_on_every_width_with_whole_numbers(columns: int) -> None:
     lines = drawn(Room(columns, 30))
     assert all(len(line) <= columns for line in lines)
-    assert len(lines) == 12, "three tables of two, two and one, their titles, three gaps and the last line"
-    assert any("5.0" in line and "1.0" in line and line.startswith("a-policy") for line in lines)
+    rows = [line for line in lines if line.startswith("127.0.0.1:9081")]
+    assert len(rows) == 1
+    assert all(word in rows[0] for word in ("512.3", "80 %", "20 %", "0.5 %", "failing", "up"))
+    assert any("360" in line and "60" in line and "17 %" in line and line.startswith("a-policy") for line in lines)
     assert any("5-7" in line for line in lines)
     assert any("no answer" in line for line in lines)
-    assert ("configuration" in lines[0]) == (columns >= 80)
+    assert ("configuration" in lines[0]) == (columns >= 120)
+    assert ("p99" in lines[0]) == (columns >= 80)
+    assert any(line.startswith("total") for line in lines)
 
 
-def test_many_policies_leave_room_for_the_keys() -> None:
+def test_many_policies_leave_room_for_keys() -> None:
     lines = drawn(Room(80, 24), policies=50)
     assert len(lines) <= 24
     assert any("and 42 more" in line for line in lines)
@@ -68,7 +87,7 @@ def test_many_policies_leave_room_for_the_keys() -> None:
     assert sum(line.startswith("policy-") for line in drawn(None, policies=50)) == 49, "a pipe gets all of them"
 
 
-def test_a_pipe_gets_what_does_not_fit_a_terminal() -> None:
+def test_a_pipe_gets_everything_in_full() -> None:
     assert "k" * 300 in "".join(line for line in drawn(None) if "k" * 20 in line)
 
 
@@ -76,7 +95,7 @@ def test_a_pipe_gets_what_does_not_fit_a_terminal() -> None:
 
 
 class Terminal:
-    """`sidegate top` in a terminal of a size, and what it wrote."""
+    """`sidegate top` in a pseudo terminal of a given size, and its output."""
 
     def __init__(self, sidecar: Sidecar, rows: int, columns: int) -> None:
         self.ours, self._theirs = pty.openpty()
@@ -86,7 +105,7 @@ class Terminal:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "sidegate", "top", "--admin", f"http://127.0.0.1:{sidecar.admin_port}"],
             stdin=self._theirs, stdout=self._theirs, stderr=subprocess.STDOUT, cwd=ROOT,
-            # Whoever sets these two speaks of another terminal.
+            # These two would describe another terminal.
             env={name: os.environ[name] for name in os.environ.keys() - {"COLUMNS", "LINES"}} | {"TERM": "xterm-256color"},
         )  # fmt: skip
 
@@ -104,7 +123,7 @@ class Terminal:
         eventually(lambda: holds(self.frame()), what)
 
     def ended(self) -> bytes:
-        """Wait for its end; returns all that it wrote."""
+        """Wait for its end; returns its whole output."""
 
         def over() -> bool:
             self.frame()
@@ -152,7 +171,7 @@ def _shows_all(columns: int) -> Callable[[list[str]], Any]:
 
 
 @pytest.mark.slow
-def test_it_follows_the_terminals_size_at_once(terminal: Terminal) -> None:
+def test_top_follows_a_change_of_the_terminals_size(terminal: Terminal) -> None:
     terminal.wait_for(_shows_all(100), "a screen of 100 columns")
     terminal.resize(20, 50)
     terminal.process.send_signal(signal.SIGWINCH)  # as the terminal does
@@ -161,7 +180,7 @@ def test_it_follows_the_terminals_size_at_once(terminal: Terminal) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("way", ["q", "interrupt", "terminate"])
-def test_however_it_ends_the_terminal_is_left_as_it_was(terminal: Terminal, way: str) -> None:
+def test_the_terminal_is_restored_however_top_ends(terminal: Terminal, way: str) -> None:
     terminal.wait_for(_shows_all(100), "a screen")
     assert terminal.modes_now != terminal.modes, "keys are read one by one"
     match way:
@@ -180,7 +199,7 @@ def test_however_it_ends_the_terminal_is_left_as_it_was(terminal: Terminal, way:
 
 
 @pytest.mark.slow
-def test_a_key_that_means_nothing_changes_nothing(terminal: Terminal) -> None:
+def test_an_unknown_key_changes_nothing(terminal: Terminal) -> None:
     terminal.wait_for(_shows_all(100), "a screen")
     os.write(terminal.ours, b"x\x1b[A")
     time.sleep(0.3)

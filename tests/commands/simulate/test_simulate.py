@@ -22,7 +22,9 @@ from sidegate.decision.policy import PolicySet
 from sidegate.decision.record import Record
 from sidegate.decision.request import RequestFacts
 from sidegate.decision.verdict import UNLIMITED
-from sidegate.telemetry.logs import LineWriter, RequestLog
+from sidegate.telemetry.log_writer import LineWriter
+from sidegate.telemetry.logs import LogLines
+from sidegate.telemetry.request_log import RequestLog
 
 from benchmarks import make_access_log
 from tests.commands.command_line import COMMAND, ROOT, SAMPLE_LOG, Done, environment, on_a_terminal, sidegate
@@ -179,7 +181,9 @@ def test_log_of_one_second_has_a_timeline_of_one_column(write_config: WriteConfi
 def test_sidegates_own_log_can_be_replayed(write_config: WriteConfig) -> None:
     reading, writing = os.pipe()
     writer = LineWriter(writing)
-    own = RequestLog(LogSettings(requests="all"), writer, lambda: PolicySet([], ClientAddress(), ""))
+    own = RequestLog(
+        LogSettings(requests="all"), LogLines(writer, text=False), lambda: PolicySet([], ClientAddress(), "")
+    )
     for _ in range(3):
         facts = RequestFacts("GET", "/api/x?y=1", CIMultiDict({"X-User-ID": "alice"}), "192.0.2.7")
         own.note(Record(facts, 200, UNLIMITED, "", 0.001, 0.002))

@@ -1,22 +1,22 @@
-// The dashboard: reads /events and draws it; asks the admin API for buckets and explanations. No library, no other host.
+// The dashboard: draws what /events sends each second; requests buckets, explanations and the fleet from the admin API.
+// No library, no other host.
 "use strict";
 
 const KEPT_S = 900;
-const BAR_S = 10;
-// Workers report once a second, and are told of within another.
+// Workers report once a second, and the parent passes reports on within another.
 const SILENT_S = 5;
-const ALWAYS_TOLD = ["allowed", "refused"]; // the others once they have occurred
-const WITHOUT_STORE = ["local_allowed", "local_refused", "store_allowed", "store_denied"];
-const OUTCOMES = [...ALWAYS_TOLD, "shadow_refused", ...WITHOUT_STORE];
-const TURNED_AWAY = ["refused", "local_refused", "store_denied"];
-const SVG = "http://www.w3.org/2000/svg";
+const FLEET_EVERY_MS = 5000;
+const REFUSALS = ["refused", "local_refused"];
+const CLASSES = ["2xx", "4xx", "429", "5xx"];
+// Upper bounds of the latency counts, in ms; telemetry/histogram has the same.
+const BOUNDS_MS = [0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10000, 30000];
 
 const at = (id) => document.getElementById(id);
-const words = (outcome) => outcome.replaceAll("_", " ");
-const total = (counts, outcomes = OUTCOMES) => outcomes.reduce((sum, outcome) => sum + counts[outcome], 0);
+const words = (text) => text.replaceAll("_", " ");
 
 let seconds = [];
 let state = null;
+let policies = [];
 let shownHash = "";
 
 // -- building pieces of the page; text is always set as text ---------------------------------------------------------
@@ -28,14 +28,23 @@ function make(name, properties = {}, ...children) {
   return element;
 }
 
-function shape(name, attributes) {
-  const element = document.createElementNS(SVG, name);
-  for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);
-  return element;
+function number(value) {
+  return value >= 100 || Number.isInteger(value) ? Math.round(value).toLocaleString("en") : String(Number(value.toPrecision(2)));
 }
 
-function number(value) {
-  return value >= 100 || Number.isInteger(value) ? Math.round(value).toLocaleString("en") : value.toPrecision(2);
+// Whole percents, one decimal below 10 and above 99; 0 and 100 only where it is exactly that.
+function percent(share) {
+  if (share === null || share === undefined) return "–";
+  const value = share * 100;
+  if (value <= 0 || value >= 100) return `${Math.round(value)} %`;
+  if (value < 10) return `${Math.max(value, 0.1).toFixed(1)} %`;
+  return `${value > 99 ? Math.min(value, 99.9).toFixed(1) : Math.round(value)} %`;
+}
+
+function milliseconds(value) {
+  if (value === null || value === undefined) return "–";
+  if (value >= 1000) return `${(value / 1000).toFixed(1)} s`;
+  return `${value >= 10 ? Math.round(value) : Number(value.toPrecision(2))} ms`;
 }
 
 function duration(s) {
@@ -45,36 +54,39 @@ function duration(s) {
   return s < 172800 ? `${Math.round(s / 3600)} h` : `${Math.round(s / 86400)} days`;
 }
 
-function capital(text) {
-  return text[0].toUpperCase() + text.slice(1);
+const age = (time) => duration(Math.max(0, Date.now() / 1000 - Date.parse(time) / 1000));
+
+function since(time) {
+  const date = new Date(time), today = date.toDateString() === new Date().toDateString();
+  return `${today ? "" : `${date.toLocaleDateString("en-GB")} `}${clock(date / 1000)} (${age(time)})`;
 }
 
 function cell(content, kind = "") {
   return make("td", { className: kind }, content);
 }
 
-// -- talking to the sidecar ------------------------------------------------------------------------------------------
+// -- requests to the sidecar -------------------------------------------------------------------------------------------
 
 function authorization() {
   const token = sessionStorage.getItem("token");
   return token ? { Authorization: `Bearer ${token}` } : {};
 }
 
-class Refused extends Error {}
+class Rejected extends Error {}
 
 async function call(path, options = {}) {
   const response = await fetch(path, { ...options, headers: { ...authorization(), ...options.headers } });
   if (response.status === 401) {
     askForToken();
-    throw new Refused("The token is needed.");
+    throw new Rejected("The token is required.");
   }
   const content = await response.json();
-  if (!response.ok) throw new Refused(content.detail || `answered ${response.status}`);
+  if (!response.ok) throw new Rejected(content.detail || `answered ${response.status}`);
   return content;
 }
 
 function askForToken() {
-  if (sessionStorage.getItem("token")) at("token-fault").textContent = "That is not the token.";
+  if (sessionStorage.getItem("token")) at("token-fault").textContent = "The token is wrong.";
   sessionStorage.removeItem("token");
   at("main").hidden = true;
   at("token-form").hidden = false;
@@ -122,12 +134,15 @@ function take(event) {
   const content = JSON.parse(data[1]);
   connection("live", "live");
   if (name[1] === "history") {
-    seconds = content.seconds;
+    // A sidecar that restarted has no history: what this page has seen before stays, with a gap.
+    const begin = content.seconds.length ? content.seconds[0].time : content.state ? Date.now() / 1000 : 0;
+    seconds = [...seconds.filter((each) => each.time < begin), ...content.seconds];
     loadPolicies();
   } else {
     seconds.push(content.second);
   }
-  seconds = seconds.slice(-KEPT_S);
+  const newest = seconds.length ? seconds[seconds.length - 1].time : 0;
+  seconds = seconds.filter((each) => each.time > newest - KEPT_S);
   state = content.state;
   draw();
 }
@@ -141,103 +156,142 @@ function connection(kind, words) {
 
 // -- drawing ---------------------------------------------------------------------------------------------------------
 
+const perSecond = (slot, read) => slot.reduce((sum, each) => sum + read(each), 0) / slot.length;
+const other = (each) => (each.responses["1xx"] || 0) + (each.responses["3xx"] || 0);
+
+const requestsChart = new Chart(at("requests-chart"), at("requests-readout"), {
+  stacked: true,
+  series: [{ name: "2xx", kind: "r2xx" }, { name: "1xx, 3xx", kind: "r3xx" }, { name: "4xx", kind: "r4xx" }, { name: "429", kind: "r429" }, { name: "5xx", kind: "r5xx" }],
+  read: (slot) => [
+    perSecond(slot, (each) => each.responses["2xx"] || 0), perSecond(slot, other),
+    ...["4xx", "429", "5xx"].map((name) => perSecond(slot, (each) => each.responses[name] || 0)),
+  ],
+  format: (value) => (value === null ? "–" : `${number(value)}/s`),
+});
+const latencyChart = new Chart(at("latency-chart"), at("latency-readout"), {
+  stacked: false,
+  series: [{ name: "p50", kind: "p50" }, { name: "p99", kind: "p99" }],
+  read: (slot) => [quantile(slot, 0.5), quantile(slot, 0.99)],
+  format: milliseconds,
+});
+
+// As the sidecar estimates it: linear within a bucket.
+function quantile(slot, q) {
+  const counts = BOUNDS_MS.map(() => 0);
+  let all = 0;
+  for (const second of slot)
+    second.latency.forEach((count, index) => {
+      if (index < counts.length) counts[index] += count;
+      all += count;
+    });
+  if (!all) return null;
+  let below = 0;
+  for (const [index, count] of counts.entries()) {
+    const lower = index ? BOUNDS_MS[index - 1] : 0;
+    if (count && below + count >= q * all) return lower + ((BOUNDS_MS[index] - lower) * (q * all - below)) / count;
+    below += count;
+  }
+  return BOUNDS_MS[BOUNDS_MS.length - 1];
+}
+
+const range = () => Number(document.querySelector("input[name=range]:checked").value);
+
 function draw() {
-  const all = sums(seconds);
-  const shown = OUTCOMES.filter((outcome) => ALWAYS_TOLD.includes(outcome) || all[outcome]);
+  drawProblem();
   drawFigures();
-  drawTraffic();
-  drawLegend(shown);
-  drawTotals(shown);
+  drawParts();
+  drawCharts();
+  drawPolicies();
   drawRefused();
-  drawStore();
   drawWorkers();
   drawConfig();
 }
 
-function sums(list, policy = "") {
-  const found = Object.fromEntries(OUTCOMES.map((outcome) => [outcome, 0]));
-  for (const second of list)
-    for (const [name, outcomes] of Object.entries(second.policies))
-      if (!policy || name === policy)
-        for (const [outcome, count] of Object.entries(outcomes)) found[outcome] += count;
-  return found;
+function drawProblem() {
+  const { problem } = state.overview;
+  at("problem").hidden = !problem;
+  if (!problem) return;
+  setText("problem-text", problem.text);
+  setText("problem-since", since(problem.since));
+  at("problem-runbook").href = problem.runbook;
+}
+
+// Only where it changes, so that a live region is read once.
+function setText(id, text) {
+  if (at(id).textContent !== text) at(id).textContent = text;
 }
 
 function drawFigures() {
-  const last = sums(seconds.slice(-BAR_S));
-  const all = total(last);
-  at("rate").textContent = number(all / Math.min(BAR_S, seconds.length || 1));
-  at("refused-share").textContent = all ? `${number((total(last, TURNED_AWAY) / all) * 100)} %` : "–";
-  at("in-flight").textContent = number(state.in_flight);
-  const { up } = state.store;
-  const open = notClosed(state.store).length > 0;
-  word("store-up", up ? (open ? "breaker open" : "up") : "down", up && !open);
-  const stale = state.config.status !== "ok";
-  word("config-word", state.draining ? "draining" : stale ? "edit refused" : "in force", !stale && !state.draining);
-}
-
-function word(id, text, good) {
-  at(id).textContent = text;
-  at(id).className = `word ${good ? "good" : "bad"}`;
-}
-
-// Bars of ten seconds; the newest second is the right edge.
-function bars(read) {
-  const found = [];
-  for (let end = seconds.length; end > 0; end -= BAR_S) found.unshift(read(seconds.slice(Math.max(0, end - BAR_S), end)));
-  return found;
-}
-
-function drawTraffic() {
-  const policy = at("traffic-policy").value;
-  const values = bars((list) => sums(list, policy));
-  const most = Math.max(1, ...values.map((each) => total(each)));
-  const rects = [];
-  values.forEach((each, index) => {
-    let top = 180;
-    for (const outcome of OUTCOMES) {
-      const height = (each[outcome] / most) * 170;
-      if (!height) continue;
-      top -= height;
-      const x = 900 - (values.length - index) * 10;
-      rects.push(shape("rect", { class: outcome, x, y: top, width: 9, height }));
-    }
-  });
-  at("traffic").replaceChildren(...rects);
-  at("traffic-most").textContent = `${number(most / BAR_S)} /s`;
-  const all = sums(seconds, policy);
-  const told = OUTCOMES.filter((outcome) => all[outcome]).map((outcome) => `${all[outcome]} ${words(outcome)}`);
-  at("traffic").setAttribute(
-    "aria-label",
-    `${policy || "All policies"}, last 15 minutes: ${told.join(", ") || "nothing decided"}.`,
+  const { overview, sidecar, config } = state;
+  at("about").textContent = `version ${sidecar.version} · up ${age(sidecar.started)} · configuration ${config.hash}, ${age(config.loaded)} old`;
+  at("rate").textContent = number(overview.requests_per_s);
+  at("in-flight").textContent = number(overview.in_flight);
+  at("responses").replaceChildren(
+    ...CLASSES.map((name) => make("li", { className: `r${name}` }, make("span", {}, name), ` ${percent(overview.responses[name])}`)),
   );
+  const rows = ["p50", "p99"].map((name) =>
+    make("tr", {}, make("th", { scope: "row" }, name), ...["total", "application", "store"].map((part) => cell(milliseconds(overview.latency_ms[part][name])))));
+  at("latency").replaceChildren(...rows);
 }
 
-function drawLegend(shown) {
-  const known = at("legend").children;
-  if (known.length === shown.length && shown.every((outcome, index) => known[index].className === outcome)) return;
-  at("legend").replaceChildren(...shown.map((outcome) => make("li", { className: outcome }, words(outcome))));
+const GOOD = ["up", "ok"];
+
+function drawParts() {
+  const { application, store, config } = state.overview;
+  part("application", application.state, application.reason, application.since);
+  const without = Object.entries(store.without_store_per_s).map(([outcome, rate]) => `${number(rate)}/s ${words(outcome)}`);
+  part("store", store.state === "open" ? "breaker open" : store.state, [store.reason, ...without].filter(Boolean).map(words).join("; "), store.since);
+  const stale = config.status !== "ok";
+  part("config", state.draining ? "draining" : stale ? "edit refused" : "ok", stale ? config.faults[0] : "", stale ? config.since : config.loaded);
 }
 
-function drawTotals(shown) {
-  const names = new Set(seconds.flatMap((second) => Object.keys(second.policies)));
-  const rows = [...names].sort().map((name) => {
-    const found = sums(seconds, name);
-    return make("tr", {}, cell(name), ...shown.map((outcome) => cell(number(found[outcome]), "number")));
+function part(id, word, reason, time) {
+  const good = GOOD.includes(word);
+  setText(`${id}-word`, word);
+  at(`${id}-word`).className = `word ${good ? "good" : word === "slow" ? "warn" : "bad"}`;
+  setText(`${id}-reason`, `${reason ? `${reason}; ` : ""}since ${since(time)}`);
+}
+
+function drawCharts() {
+  const grouped = slotsOf(seconds, range());
+  requestsChart.draw(grouped, state.marks);
+  latencyChart.draw(grouped, state.marks);
+  at("marks-count").textContent = state.marks.length;
+  if (at("marks").childElementCount !== state.marks.length || at("marks").dataset.last !== state.marks.at(-1)?.time) {
+    at("marks").dataset.last = state.marks.at(-1)?.time || "";
+    at("marks").replaceChildren(...[...state.marks].reverse().map((mark) => make("li", {}, `${since(mark.time)}: ${mark.text}`)));
+  }
+}
+
+function drawPolicies() {
+  const counts = new Map(policies.map((each) => [each.name, {}]));
+  const newest = seconds.length ? seconds[seconds.length - 1].time : 0;
+  for (const second of seconds)
+    if (second.time > newest - range())
+      for (const [name, outcomes] of Object.entries(second.policies)) {
+        if (name === "none") continue;
+        const found = counts.get(name) || {};
+        for (const [outcome, count] of Object.entries(outcomes)) found[outcome] = (found[outcome] || 0) + count;
+        counts.set(name, found);
+      }
+  const rows = [...counts].map(([name, found]) => {
+    const known = policies.find((each) => each.name === name);
+    const matched = Object.values(found).reduce((sum, count) => sum + count, 0);
+    const refused = REFUSALS.reduce((sum, outcome) => sum + (found[outcome] || 0), 0);
+    return { name, known, matched, refused, shadow: found.shadow_refused || 0 };
   });
-  const titles = ["policy", ...shown.map(words)];
-  const head = titles.map((text, index) => make("th", { scope: "col", className: index ? "number" : "" }, capital(text)));
-  at("totals-head").replaceChildren(...head);
-  const none = make("tr", {}, make("td", { colSpan: titles.length }, "Nothing yet."));
-  at("totals").replaceChildren(...(rows.length ? rows : [none]));
-  const select = at("traffic-policy");
-  const known = new Set([...select.options].map((option) => option.value));
-  for (const name of [...names].sort()) if (!known.has(name)) select.append(make("option", { value: name }, name));
+  rows.sort((a, b) => b.refused - a.refused || b.shadow - a.shadow || b.matched - a.matched);
+  const cells = rows.map(({ name, known, matched, refused, shadow }) => make(
+    "tr", {}, cell(`${name}${known?.shadow ? " (shadow)" : ""}${known ? "" : " (removed)"}`),
+    cell(known ? known.limit_text || "exempt" : "–"), cell(number(matched), "number"), cell(number(refused), "number"),
+    cell(percent(matched ? refused / matched : null), "number"), cell(number(shadow), "number")));
+  at("policy-rows").replaceChildren(...(cells.length ? cells : [make("tr", {}, make("td", { colSpan: 6 }, "None."))]));
+  at("policies-range").textContent = `${range() / 60} min`;
 }
 
 function drawRefused() {
   const body = at("most-refused");
-  if (body.contains(document.activeElement)) return; // nobody's button is taken away from under the fingers
+  if (body.contains(document.activeElement)) return; // do not remove a button that has the focus
   const rows = state.refused.map((entry) => {
     const show = make("button", { type: "button", className: "quiet" }, "Show");
     show.setAttribute("aria-label", `Show the bucket ${entry.bucket}`);
@@ -248,59 +302,25 @@ function drawRefused() {
   body.replaceChildren(...(rows.length ? rows : [make("tr", {}, make("td", { colSpan: 4 }, "None."))]));
 }
 
-// The breakers that keep questions from the store: one, or one a node.
-const notClosed = (store) => (store.breakers || []).filter((each) => each.state !== "closed");
-
-function breakerWords(store) {
-  const open = notClosed(store);
-  if (!open.length) return "closed";
-  return open
-    .map((each) => `${each.node ? `${each.node}: ` : ""}${each.state}${each.reason ? ` (${words(each.reason)})` : ""}`)
-    .join("; ");
-}
-
-function drawStore() {
-  const { store } = state;
-  word("store-word", store.up ? "up" : "down", store.up);
-  if (!store.up) at("store-word").textContent += store.reason ? ` (${words(store.reason)})` : "";
-  word("breaker-word", breakerWords(store), !notClosed(store).length);
-  const recent = seconds.slice(-BAR_S);
-  const over = Math.min(BAR_S, recent.length || 1);
-  const calls = recent.reduce((sum, each) => sum + each.store_calls, 0);
-  at("store-calls").textContent = `${number(calls / over)} /s`;
-  const last = sums(recent);
-  const without = WITHOUT_STORE.filter((outcome) => last[outcome]);
-  at("without-store").textContent =
-    without.map((outcome) => `${number(last[outcome] / over)}\u00a0/s ${words(outcome)}`).join(", ") || "none";
-  const values = bars((list) => {
-    const told = list.map((each) => each.store_ms).filter((each) => each !== null);
-    return told.length ? told.reduce((sum, each) => sum + each, 0) / told.length : null;
-  });
-  const most = Math.max(0.1, ...values.map((each) => each || 0));
-  const points = values
-    .map((each, index) => [900 - (values.length - index) * 10 + 5, 88 - ((each || 0) / most) * 80, each])
-    .filter((each) => each[2] !== null)
-    .map(([x, y]) => `${x},${y}`);
-  if (points.length === 1) points.push(points[0]); // one point alone would be no line
-  at("store").replaceChildren(shape("polyline", { points: points.join(" ") }));
-  at("store-most").textContent = `${number(most)} ms`;
-  at("store").setAttribute("aria-label", `Round trip of the store, at most ${number(most)} ms in the last 15 minutes.`);
+function storeWords(store) {
+  if (!store.up) return `down (${words(store.reason || "unknown")})`;
+  const open = store.breakers.filter((each) => each.state !== "closed");
+  if (!open.length) return "up";
+  return open.map((each) => `breaker ${each.node ? `of ${each.node} ` : ""}${each.state}: ${words(each.reason || "")}`).join("; ");
 }
 
 function drawWorkers() {
   const workers = state.workers || [];
   at("workers-panel").hidden = !workers.length;
   const rows = workers.map((each) => {
-    if (each.heard_s === null) return make("tr", {}, cell(each.worker), make("td", { colSpan: 5, className: "bad" }, "not there"));
-    const late = each.heard_s > SILENT_S;
-    const well = each.store.up && !notClosed(each.store).length;
-    const store = each.store.up ? `up, breaker ${breakerWords(each.store)}` : `down (${words(each.store.reason || "unknown")})`;
+    if (each.heard_s === null) return make("tr", {}, cell(each.worker), make("td", { colSpan: 5, className: "bad" }, "not running"));
+    const late = each.heard_s > SILENT_S, store = storeWords(each.store);
     const odd = each.config !== "ok" || each.hash !== state.config.hash;
     return make(
       "tr", {},
       cell(each.worker),
-      cell(late ? `silent for ${duration(each.heard_s)}` : "running", late ? "bad" : ""),
-      cell(store, well ? "" : "bad"),
+      cell(late ? `no report for ${duration(each.heard_s)}` : "running", late ? "bad" : ""),
+      cell(store, store === "up" ? "" : "bad"),
       cell(number(each.in_flight), "number"),
       cell(number(each.connections), "number"),
       cell(make("code", { className: odd ? "bad" : "" }, `${each.hash}${each.config === "ok" ? "" : ", edit refused"}`)),
@@ -312,8 +332,8 @@ function drawWorkers() {
 function drawConfig() {
   const config = state.config;
   const stale = config.status !== "ok";
-  at("config-state").textContent = stale ? `the last edit was refused, since ${config.since}` : "in force";
-  at("config-age").textContent = `${duration(Date.now() / 1000 - Date.parse(config.loaded) / 1000)} ago`;
+  at("config-state").textContent = stale ? `the last edit was refused, ${since(config.since)}` : "active";
+  at("config-age").textContent = `${age(config.loaded)} ago`;
   at("config-hash").textContent = config.hash;
   at("config-faults").replaceChildren(...(config.faults || []).map((fault) => make("li", {}, fault)));
   if (config.hash !== shownHash) {
@@ -333,7 +353,7 @@ async function loadConfig() {
 
 async function loadPolicies() {
   try {
-    const { policies } = await call("/policies");
+    policies = (await call("/policies")).policies.filter((each) => !each.removed);
     const select = at("bucket-policy");
     const chosen = select.value;
     select.replaceChildren(
@@ -341,8 +361,42 @@ async function loadPolicies() {
     );
     if (chosen) select.value = chosen;
   } catch (error) {
-    if (!(error instanceof Refused)) connection("lost", "no connection, trying again");
+    if (!(error instanceof Rejected)) connection("lost", "no connection, trying again");
   }
+}
+
+// -- fleet -----------------------------------------------------------------------------------------------------------
+
+async function followFleet() {
+  const peers = new URLSearchParams(location.search).get("peers") || "";
+  for (;;) {
+    try {
+      const { sidecars } = await call(`/fleet?${new URLSearchParams({ peers })}`);
+      if (sidecars.length < 2) return; // no peers are configured
+      at("fleet-panel").hidden = false;
+      at("fleet").replaceChildren(...sidecars.map(fleetRow));
+    } catch (error) {
+      if (error instanceof Rejected) {
+        at("fleet-panel").hidden = !peers;
+        at("fleet").replaceChildren(make("tr", {}, make("td", { colSpan: 11, className: "bad" }, error.message)));
+        return;
+      }
+    }
+    await new Promise((resolve) => setTimeout(resolve, FLEET_EVERY_MS));
+  }
+}
+
+function fleetRow({ sidecar, url, overview, fault }) {
+  const name = url ? make("a", { href: `${url}/` }, sidecar) : `${sidecar} (this one)`;
+  if (!overview) return make("tr", {}, cell(name), make("td", { colSpan: 10, className: "bad" }, fault));
+  const { application, store, config } = overview;
+  return make(
+    "tr", {}, cell(name), cell(number(overview.requests_per_s), "number"),
+    ...CLASSES.map((each) => cell(percent(overview.responses[each]), "number")),
+    cell(milliseconds(overview.latency_ms.total.p99), "number"), cell(number(overview.in_flight), "number"),
+    cell(application.state, application.state === "up" ? "good" : "bad"), cell(store.state, store.state === "up" ? "good" : "bad"),
+    cell(make("code", { className: config.status === "ok" ? "" : "bad" }, `${config.hash}${config.status === "ok" ? "" : " (edit refused)"}`)),
+  );
 }
 
 // -- buckets ---------------------------------------------------------------------------------------------------------
@@ -362,12 +416,12 @@ async function findBuckets(cursor = "") {
       const tokens = each.tokens_at_last_charge === null ? "no bucket" : number(each.tokens_at_last_charge);
       return make("tr", {}, cell(make("code", {}, each.key || each.bucket)), cell(tokens), cell(each.policy ? show : ""));
     });
-    const head = make("tr", {}, ...["Key", "Tokens at its last charge", ""].map((text) => make("th", { scope: "col" }, text)));
+    const head = make("tr", {}, ...["Key", "Tokens at the last charge", ""].map((text) => make("th", { scope: "col" }, text)));
     const parts = [];
     if (rows.length) parts.push(make("table", {}, make("thead", {}, head), make("tbody", {}, ...rows)));
-    else parts.push(make("p", {}, found.cursor ? "None among the names looked at so far." : "None."));
+    else parts.push(make("p", {}, found.cursor ? "None in this part of the store." : "None."));
     if (found.cursor) {
-      const more = make("button", { type: "button" }, "Look further");
+      const more = make("button", { type: "button" }, "Continue");
       more.addEventListener("click", () => findBuckets(found.cursor));
       parts.push(more);
     }
@@ -392,7 +446,7 @@ async function showBucket(policy, key) {
 function describeBucket(bucket) {
   const name = make("p", {}, make("code", {}, bucket.bucket));
   if (bucket.rule === "blocked" || bucket.rule === "exempt")
-    return [name, make("p", {}, `An override ${bucket.rule === "blocked" ? "blocks" : "exempts"} this key; it has no bucket.`)];
+    return [name, make("p", {}, `An override ${bucket.rule === "blocked" ? "blocks" : "exempts"} this key, so it has no bucket.`)];
   const { tokens, limit } = bucket;
   const level = make("meter", { min: 0, max: limit.burst, low: 1, value: tokens });
   level.setAttribute("aria-label", `${tokens} of ${limit.burst} tokens`);
@@ -418,8 +472,8 @@ function askToReset(bucket) {
     try {
       const done = await call(bucketPath(bucket.policy, bucket.key), { method: "DELETE" });
       await showBucket(bucket.policy, bucket.key);
-      const told = done.store_error ? "Reset here only: the store does not answer." : "There was none in the store.";
-      at("bucket-result").prepend(make("p", { className: "good" }, done.reset ? "Reset." : told));
+      const missing = done.store_error ? "Reset here only: the store does not answer." : "The store had no such bucket.";
+      at("bucket-result").prepend(make("p", { className: "good" }, done.reset ? "Reset." : missing));
     } catch (error) {
       at("bucket-result").replaceChildren(make("p", { className: "fault" }, error.message));
     }
@@ -430,7 +484,7 @@ function askToReset(bucket) {
 // -- explaining ------------------------------------------------------------------------------------------------------
 
 const RESULTS = {
-  own_page: "The sidecar answers this page itself; no limit applies.",
+  own_page: "The sidecar answers this path itself; no limit applies.",
   exempt: "Passes: an exempt policy matches, so nothing else applies.",
   blocked: "Refused with 429: the key is blocked.",
   unlimited: "Passes: no limit applies.",
@@ -438,7 +492,7 @@ const RESULTS = {
 };
 const PARTS = {
   applies: "applies", blocked: "blocks the key", exempts: "exempts the request", key_exempt: "exempts the key",
-  set_aside: "set aside: an exempt policy matches too", no_match: "does not match",
+  set_aside: "ignored: an exempt policy matches too", no_match: "does not match",
 };
 
 async function explainRequest() {
@@ -467,16 +521,16 @@ async function explainRequest() {
 }
 
 function explainPolicy(policy) {
-  const words = [`${policy.shadow ? " (shadow)" : ""}: ${PARTS[policy.part]}`];
-  if (policy.condition) words.push(`, since ${policy.condition} is ${policy.found || "absent"}, wanted ${policy.wanted.join(", ") || "present"}`);
-  if (policy.key) words.push(`; key ${policy.key}`);
-  if (policy.limit) words.push(`; costs ${policy.cost}`);
-  if (policy.live) words.push(`; ${number(policy.live.tokens)} of ${number(policy.limit.burst)} tokens now` +
+  const parts = [`${policy.shadow ? " (shadow)" : ""}: ${PARTS[policy.part]}`];
+  if (policy.condition) parts.push(`, because ${policy.condition} is ${policy.found || "absent"}, expected ${policy.wanted.join(", ") || "present"}`);
+  if (policy.key) parts.push(`; key ${policy.key}`);
+  if (policy.limit) parts.push(`; costs ${policy.cost}`);
+  if (policy.live) parts.push(`; ${number(policy.live.tokens)} of ${number(policy.limit.burst)} tokens now` +
     (policy.live.enough ? "" : `, enough in ${duration(policy.live.retry_s)}`));
-  return make("li", {}, make("strong", {}, policy.name), words.join(""));
+  return make("li", {}, make("strong", {}, policy.name), parts.join(""));
 }
 
-// -- begin -----------------------------------------------------------------------------------------------------------
+// -- start -----------------------------------------------------------------------------------------------------------
 
 function onSubmit(id, act) {
   at(id).addEventListener("submit", (event) => {
@@ -486,7 +540,8 @@ function onSubmit(id, act) {
 }
 
 at("place").textContent = location.host;
-at("traffic-policy").addEventListener("change", () => state && drawTraffic());
+at("range").addEventListener("change", () => state && draw());
+addEventListener("resize", () => state && drawCharts());
 at("config-details").addEventListener("toggle", () => at("config-details").open && loadConfig());
 onSubmit("bucket-form", () => findBuckets());
 at("bucket-show").addEventListener("click", () => showBucket(at("bucket-policy").value, at("bucket-key").value));
@@ -498,5 +553,7 @@ onSubmit("token-form", () => {
   at("token-form").hidden = true;
   at("main").hidden = false;
   follow();
+  followFleet();
 });
 follow();
+followFleet();

@@ -1,4 +1,4 @@
-"""The command lines of status, top and buckets: what is asked of running sidecars. Light to import."""
+"""Command lines of status, top and buckets. Imports little, since every command line is built from it."""
 
 import argparse
 import os
@@ -16,16 +16,16 @@ _URL = re.compile(r"https?://[A-Za-z0-9.\[\]:_-]+/?")
 
 def add_status(commands: "Commands") -> None:
     """Add the command `status`."""
-    parser = commands.add_parser("status", help="all sidecars at once: ready, store, configuration")
+    parser = commands.add_parser("status", help="figures, states and problems of all sidecars")
     _add_common(parser)
     parser.set_defaults(alone=_later("status", "run"))
 
 
 def add_top(commands: "Commands") -> None:
     """Add the command `top`."""
-    parser = commands.add_parser("top", help="what is limited, live, over all sidecars")
+    parser = commands.add_parser("top", help="figures of all sidecars, live: requests, policies, keys refused most")
     _add_common(parser)
-    parser.add_argument("--once", action="store_true", help="print one screen and end")
+    parser.add_argument("--once", action="store_true", help="print one screen and exit")
     parser.add_argument(
         "--interval", type=_seconds, default=1.0, metavar="S", help="seconds between screens (default: 1)"
     )
@@ -38,29 +38,29 @@ def add_buckets(commands: "Commands") -> None:
     actions = parser.add_subparsers(required=True, metavar="list|show|reset")
     listing = actions.add_parser("list", help="buckets in the store")
     _add_common(listing)
-    listing.add_argument("--policy", default="", help="of this policy only")
-    listing.add_argument("--search", default="", metavar="TEXT", help="whose key holds this")
-    listing.add_argument("--limit", type=_count, default=100, metavar="N", help="how many at most (default: 100)")
+    listing.add_argument("--policy", default="", help="only buckets of this policy")
+    listing.add_argument("--search", default="", metavar="TEXT", help="only keys that contain TEXT")
+    listing.add_argument("--limit", type=_count, default=100, metavar="N", help="maximum number (default: 100)")
     listing.set_defaults(alone=_later("buckets", "run_list"))
-    for name, text in (("show", "what one holds now; takes nothing"), ("reset", "give a key a new bucket")):
+    for name, text in (("show", "present level of one bucket; takes nothing"), ("reset", "give a key a new bucket")):
         one = actions.add_parser(name, help=text)
         _add_common(one)
         one.add_argument("policy", metavar="POLICY")
-        one.add_argument("key", metavar="KEY", help="as list shows it")
+        one.add_argument("key", metavar="KEY", help="as `list` shows it, or as it is")
         one.set_defaults(alone=_later("buckets", f"run_{name}"))
 
 
 def _add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--admin", action="append", type=_url, metavar="URL",
-        help="a sidecar's admin listener; repeat (default: the one of $ADMIN_PORT, else the demonstration's three)",
+        help="admin listener of a sidecar; repeat for several (default: port $ADMIN_PORT, else 9901, 9081 to 9083)",
     )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def _later(module: str, name: str) -> Callable[[argparse.Namespace], int]:
     def run(options: argparse.Namespace) -> int:
-        from importlib import import_module  # noqa: PLC0415  (no other command needs what this one loads)
+        from importlib import import_module  # noqa: PLC0415  (other commands do not load it)
 
         options.admin = options.admin or default_urls(os.environ)
         status: int = getattr(import_module(f"sidegate.commands.fleet.{module}"), name)(options)
@@ -71,17 +71,17 @@ def _later(module: str, name: str) -> Callable[[argparse.Namespace], int]:
 
 def _url(text: str) -> str:
     if not _URL.fullmatch(text):
-        raise argparse.ArgumentTypeError(f"{text!r} is no admin listener; expected e.g. http://127.0.0.1:9901")
+        raise argparse.ArgumentTypeError(f"{text!r} is not an admin listener; expected e.g. http://127.0.0.1:9901")
     return text.rstrip("/")
 
 
 def _seconds(text: str) -> float:
     if not re.fullmatch(r"[0-9]{1,4}(\.[0-9]{1,3})?", text) or not float(text) >= 0.1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds from 0.1")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds; expected 0.1 or more")
     return float(text)
 
 
 def _count(text: str) -> int:
     if not re.fullmatch(r"[0-9]{1,7}", text) or not int(text):
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number; expected 1 or more")
     return int(text)

@@ -1,4 +1,4 @@
-"""`sidegate buckets`: the buckets of all sidecars, which share one store: found, shown, reset."""
+"""`sidegate buckets`: lists, shows and resets buckets of sidecars that share one store."""
 
 import argparse
 from collections.abc import Mapping
@@ -7,7 +7,7 @@ from urllib.parse import urlencode
 
 from rich.table import Table
 
-from sidegate.commands.fleet.sidecars import Reply, ask, ask_all, bucket_path
+from sidegate.commands.fleet.sidecars import STORE_TIMEOUT_S, SidecarReply, ask, ask_all, bucket_path
 from sidegate.commands.output import complain, printable, write_json, write_text
 
 A_PAGE = 1000
@@ -32,7 +32,7 @@ def run_list(options: argparse.Namespace) -> int:
         write_json({"buckets": found})
         return 0
     table = Table(box=None, padding=(0, 3, 0, 0), header_style="dim")
-    for title in ("policy", "key", "tokens at its last charge", "dropped after"):
+    for title in ("policy", "key", "tokens at the last charge", "dropped after"):
         table.add_column(title, overflow="fold")
     for each in found:
         tokens, ttl_s = each["tokens_at_last_charge"], each["ttl_s"]
@@ -45,7 +45,7 @@ def run_list(options: argparse.Namespace) -> int:
 
 
 def run_show(options: argparse.Namespace) -> int:
-    """Show what one bucket holds now."""
+    """Show the present level of one bucket."""
     reply = _first(options.admin, bucket_path(options.policy, options.key))
     if reply.fault:
         return _failed(reply)
@@ -57,47 +57,49 @@ def run_show(options: argparse.Namespace) -> int:
 
 
 def run_reset(options: argparse.Namespace) -> int:
-    """Give a key a new bucket: told to every sidecar, so that none goes on refusing from memory."""
-    replies = ask_all(options.admin, bucket_path(options.policy, options.key), method="DELETE")
+    """Delete a bucket. The request goes to every sidecar, so that none continues to refuse from memory."""
+    replies = ask_all(
+        options.admin, bucket_path(options.policy, options.key), method="DELETE", timeout_s=STORE_TIMEOUT_S
+    )
     for reply in replies:
         if reply.fault:
             complain(f"{reply.name}: {reply.fault}")
     done = [reply for reply in replies if not reply.fault]
     if not done:
         return 1
-    there = any(reply.content["reset"] for reply in done)
-    silent = next((reply.content["store_error"] for reply in done if reply.content["store_error"]), None)
+    was_stored = any(reply.content["reset"] for reply in done)
+    store_error = next((reply.content["store_error"] for reply in done if reply.content["store_error"]), None)
     if options.json:
         sidecars = [reply.name for reply in done]
         local = [reply.name for reply in done if reply.content["local"]]
-        write_json({"reset": there, "sidecars": sidecars, "local": local, "store_error": silent})
+        write_json({"reset": was_stored, "sidecars": sidecars, "local": local, "store_error": store_error})
     else:
         held = sum(reply.content["local"] for reply in done)
-        told = "reset" if there else "was not in the store" if silent is None else "not reset in the store"
-        locally = f"; reset where it was held locally, in {held} of {len(done)} sidecars" if held or silent else ""
-        write_text(printable(f"{done[0].content['bucket']}: {told}{locally}"))
-    if silent is not None:
-        complain(f"the store does not answer: {silent}")
-    return 0 if silent is None else 1
+        result = "reset" if was_stored else "was not in the store" if store_error is None else "not reset in the store"
+        locally = f"; local buckets reset in {held} of {len(done)} sidecars" if held or store_error else ""
+        write_text(printable(f"{done[0].content['bucket']}: {result}{locally}"))
+    if store_error is not None:
+        complain(f"the store does not answer: {store_error}")
+    return 0 if store_error is None else 1
 
 
-def _first(urls: list[str], path: str) -> Reply:
-    """The answer of the first sidecar that gives one: they share the store."""
+def _first(urls: list[str], path: str) -> SidecarReply:
+    """The answer of the first sidecar that gives one, since they share the store."""
     for url in urls:
-        reply = ask(url, path)
+        reply = ask(url, path, timeout_s=STORE_TIMEOUT_S)
         if reply.status:
             return reply
     return reply
 
 
-def _failed(reply: Reply) -> int:
+def _failed(reply: SidecarReply) -> int:
     complain(f"{reply.name}: {reply.fault}")
     return 1
 
 
 def _described(bucket: Mapping[str, Any]) -> str:
     if bucket["rule"] in ("blocked", "exempt"):
-        return f"{bucket['bucket']}: an override says {bucket['rule']}; it has no bucket"
+        return f"{bucket['bucket']}: this key is {bucket['rule']} by an override and has no bucket"
     limit, full = bucket["limit"], bucket["full_s"]
     more = f", the next in {bucket['next_token_s']:.3g} s, full in {full:.3g} s" if full else ", full"
     stored = f"dropped after {bucket['ttl_s']:.0f} s without use" if bucket["ttl_s"] else "not in the store"

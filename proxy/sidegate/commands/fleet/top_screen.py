@@ -1,119 +1,141 @@
-"""What `sidegate top` shows: three tables that fit the width they are given."""
+"""What `sidegate top` and `sidegate status` show: figures of the sidecars, problems, policies, keys."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from datetime import datetime
+from typing import Any
 
-from rich.cells import cell_len
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from sidegate.commands.fleet.sidecars import Reply
-from sidegate.commands.fleet.traffic import ALWAYS_TOLD, OUTCOMES, Traffic, not_closed, sparkline, traffic_of
+from sidegate.admin.conditions import percent
+from sidegate.commands.fleet.fitted_table import FittedColumn, Room, fitted_table
+from sidegate.commands.fleet.sidecars import SidecarReply
+from sidegate.commands.fleet.traffic import (
+    CLASSES,
+    FIGURES_S,
+    POLICIES_S,
+    FleetTotals,
+    policy_figures,
+    refused_keys,
+    sparkline,
+    totals_of_overviews,
+)
 from sidegate.commands.output import printable
 
 MOST_KEYS = 10
 SPARKLINE_CHARS = 30
-# A name of which fewer characters are shown tells nothing.
-LEAST_CHARS = 12
-_GAP = 2
+# A longer name of a sidecar is shortened in a narrow terminal; `127.0.0.1:65535` and the like are not.
+LONGEST_NAME_CHARS = 15
+_STYLES = {"up": "green", "ok": "green", "slow": "yellow"}
 
 
-class Room(NamedTuple):
-    """The characters that a terminal has."""
-
-    columns: int
-    rows: int
-
-
-class Column(NamedTuple):
-    """A column of a table. One that is `cut` gives up its ends where the room is narrow, one to `spare` its place."""
-
-    title: str
-    cells: Sequence[str | Text]
-    right: bool = False
-    cut: bool = False
-    spare: bool = False
-
-    @property
-    def width(self) -> int:
-        """Characters that it takes uncut."""
-        return max(cell_len(str(each)) for each in (self.title, *self.cells))
-
-
-def screen(replies: Sequence[Reply], room: Room | None) -> RenderableType:
-    """All of it; without a room nothing is left out or cut, since a pipe takes all."""
-    traffic = traffic_of([reply.content for reply in replies])
-    parts: list[RenderableType] = [_sidecars(replies, room), "", _policies(traffic, room), "", _keys(traffic, room)]
+def screen(timelines: Sequence[SidecarReply], policies: Sequence[SidecarReply], room: Room | None) -> RenderableType:
+    """The whole screen; without a room nothing is left out or shortened, since a pipe has no width."""
+    overviews = [(each, each.content["state"]["overview"] if not each.fault else None) for each in timelines]
+    contents = [each.content for each in timelines]
+    parts: list[RenderableType] = [sidecar_table(overviews, room)]
+    parts += [problem for each in overviews for problem in problem_texts(*each)]
+    parts += ["", _policies([each.content for each in policies], contents, room), "", _keys(contents, room)]
     if room is not None:
-        parts += ["", Text("q ends", "dim")]
+        parts += ["", Text(f"{datetime.now().astimezone():%H:%M:%S}  q quits", "dim")]
     return Group(*parts)
 
 
-def _sidecars(replies: Sequence[Reply], room: Room | None) -> Table:
-    rows = [_sidecar(reply) for reply in replies]
-    names, times, in_flight, configs, stores = zip(*rows, strict=True)
-    return _table(
+Overviews = Sequence[tuple[SidecarReply, Mapping[str, Any] | None]]
+
+
+def sidecar_table(overviews: Overviews, room: Room | None) -> Table:
+    """One line per sidecar and, for several, one with their totals."""
+    rows = [_figures(*each) for each in overviews]
+    if len(rows) > 1:
+        rows.append(_total_row(totals_of_overviews([each for _, each in overviews if each is not None])))
+    names, rates, two, four, limited, five, p50, p99, in_flight, application, store, config = zip(*rows, strict=True)
+    return fitted_table(
         room,
-        Column("sidecar", names),
-        Column("round trip", times, right=True, spare=True),
-        Column("in flight", in_flight, right=True, spare=True),
-        Column("configuration", configs, spare=True),
-        Column("store", stores, cut=True),
+        FittedColumn(f"last {FIGURES_S} s", names, cut=max(map(len, names)) > LONGEST_NAME_CHARS),
+        FittedColumn("req/s", rates, right=True),
+        FittedColumn("2xx", two, right=True, spare=1),
+        FittedColumn("4xx", four, right=True, spare=4),
+        FittedColumn("429", limited, right=True),
+        FittedColumn("5xx", five, right=True),
+        FittedColumn("p50", p50, right=True, spare=3),
+        FittedColumn("p99", p99, right=True, spare=2),
+        FittedColumn("in flight", in_flight, right=True, spare=5),
+        FittedColumn("app", application),
+        FittedColumn("store", store),
+        FittedColumn("configuration", config, spare=6),
     )
 
 
-def _sidecar(reply: Reply) -> tuple[str, str, str, Text, Text]:
-    if reply.fault:
-        return reply.name, "-", "-", Text("-"), Text(printable(reply.fault), "red")
-    state, seconds = reply.content["state"], reply.content["seconds"]
-    times = [second["store_ms"] for second in seconds[-10:] if second["store_ms"] is not None]
-    config = state["config"]
+def problem_texts(reply: SidecarReply, overview: Mapping[str, Any] | None) -> list[Text]:
+    """The sidecar's problem as a sentence with its time and its runbook; a fault of the answer."""
+    if overview is None:
+        return [Text(printable(f"{reply.name}: {reply.fault}"), "red")]
+    problem = overview["problem"]
+    if problem is None:
+        return []
+    text = f"{reply.name}: {problem['text']} Since {_local(problem['since'])}. Runbook: {reply.url}{problem['runbook']}"
+    return [Text(printable(text), "red")]
+
+
+Row = tuple[str, str, str, str, str, str, str, str, str, Text, Text, Text]
+
+
+def _figures(reply: SidecarReply, overview: Mapping[str, Any] | None) -> Row:
+    if overview is None:
+        return (reply.name, *("-",) * 8, Text("no answer", "red"), Text("-"), Text("-"))
+    total, config = overview["latency_ms"]["total"], overview["config"]
+    two, four, limited, five = (_share(overview["responses"][name]) for name in CLASSES)
+    config_text = f"{config['hash']} {'' if config['status'] == 'ok' else 'edit refused'}".strip()
     return (
         reply.name,
-        f"{sum(times) / len(times):.2f} ms" if times else "-",
-        str(state["in_flight"]),
-        Text(f"{config['hash']} {config['status']}", "" if config["status"] == "ok" else "red"),
-        _store(state["store"]),
+        f"{overview['requests_per_s']:.1f}",
+        *(two, four, limited, five),
+        _ms(total["p50"]),
+        _ms(total["p99"]),
+        str(overview["in_flight"]),
+        _word(overview["application"]["state"]),
+        _word(overview["store"]["state"]),
+        Text(config_text, "" if config["status"] == "ok" else "red"),
     )
 
 
-def _store(store: Mapping[str, Any]) -> Text:
-    open_ones = not_closed(store)
-    if not store["up"]:
-        return Text(printable("; ".join([f"down: {store['reason']}", *open_ones])), "red")
-    return Text(printable("; ".join(open_ones)), "red") if open_ones else Text("up", "green")
+def _total_row(totals: FleetTotals) -> Row:
+    two, four, limited, five = (_share(totals.shares.get(name)) for name in CLASSES)
+    figures = (f"{totals.requests_per_s:.1f}", two, four, limited, five, _ms(totals.p50_ms), _ms(totals.p99_ms))
+    return ("total", *figures, str(totals.in_flight), Text(""), Text(""), Text(""))
 
 
-def _policies(traffic: Traffic, room: Room | None) -> Table:
-    """A column for each outcome that occurred; those that refuse most, where not all have room."""
-    shown = [outcome for outcome in OUTCOMES if outcome in ALWAYS_TOLD or traffic.sums[outcome]]
-    names = traffic.policies()
-    most = max(3, room.rows // 3) if room else len(names)
-    more = [f"and {len(names) - most} more"] if len(names) > most else []
-    names = names[:most]
-    return _table(
+def _policies(
+    documents: Sequence[Mapping[str, Any]], timelines: Sequence[Mapping[str, Any]], room: Room | None
+) -> Table:
+    found = policy_figures(documents, timelines)
+    most = max(3, room.rows // 3) if room else len(found)
+    more = [f"and {len(found) - most} more"] if len(found) > most else []
+    shown = found[:most]
+    names = [f"{each.name}{' (shadow)' if each.shadow else ''}{' (removed)' if each.removed else ''}" for each in shown]
+    return fitted_table(
         room,
-        Column("policy", [*names, *more] or ["nothing was decided"], cut=True),
-        *(
-            Column(
-                f"{outcome.replace('_', ' ')}/s",
-                [f"{traffic.outcomes[name][outcome] / max(1, traffic.seconds):.1f}" for name in names],
-                right=True,
-            )
-            for outcome in shown
+        FittedColumn(f"policy, last {POLICIES_S} s", [*names, *more] or ["none"], cut=True),
+        FittedColumn("limit", [each.limit for each in shown], spare=1),
+        FittedColumn("matched", [str(each.matched) for each in shown], right=True),
+        FittedColumn("refused", [str(each.refused) for each in shown], right=True),
+        FittedColumn("share", [_share(each.refused_share) for each in shown], right=True),
+        FittedColumn("shadow refused", [str(each.shadow_refused) for each in shown], right=True, spare=2),
+        FittedColumn("matched by time", [sparkline(each.per_second, SPARKLINE_CHARS) for each in shown], spare=3),
+    )
+
+
+def _keys(timelines: Sequence[Mapping[str, Any]], room: Room | None) -> Table:
+    entries = refused_keys(timelines)[:MOST_KEYS]
+    return fitted_table(
+        room,
+        FittedColumn(
+            "keys refused most, last 5 min", [printable(each["key"]) for each in entries] or ["none"], cut=True
         ),
-        Column("last minute", [sparkline(traffic.by_second[name], SPARKLINE_CHARS) for name in names], spare=True),
-    )
-
-
-def _keys(traffic: Traffic, room: Room | None) -> Table:
-    entries = traffic.refused_keys[:MOST_KEYS]
-    return _table(
-        room,
-        Column("refused most, last 5 minutes", [printable(each["key"]) for each in entries] or ["none"], cut=True),
-        Column("policy", [each["policy"] for each in entries], cut=True),
-        Column("refused", [_count(each) for each in entries], right=True),
+        FittedColumn("policy", [each["policy"] for each in entries], cut=True),
+        FittedColumn("refused", [_count(each) for each in entries], right=True),
     )
 
 
@@ -122,39 +144,19 @@ def _count(entry: Mapping[str, Any]) -> str:
     return f"{least}-{entry['count']}" if entry["error"] else str(least)
 
 
-def _table(room: Room | None, *columns: Column) -> Table:
-    """The columns side by side: spare ones are left out from the right, then what may be cut shares what is left."""
-    shown = list(columns)
-    if room is not None:
-        for spare in [each for each in reversed(columns) if each.spare]:
-            if _needed(shown) > room.columns:
-                shown.remove(spare)
-    table = Table(box=None, padding=(0, _GAP, 0, 0), header_style="dim")
-    for each, width in zip(shown, _widths(shown, room), strict=True):
-        table.add_column(
-            each.title,
-            justify="right" if each.right else "left",
-            overflow="ellipsis" if room else "fold",
-            no_wrap=room is not None,
-            max_width=width,
-        )
-    for number in range(max(len(each.cells) for each in shown)):
-        table.add_row(*(each.cells[number] if number < len(each.cells) else "" for each in shown))
-    return table
+def _share(share: float | None) -> str:
+    return "-" if share is None else percent(share)
 
 
-def _needed(columns: Sequence[Column]) -> int:
-    """Characters that the columns take at the least."""
-    return sum((min(LEAST_CHARS, each.width) if each.cut else each.width) + _GAP for each in columns)
+def _ms(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value / 1000:.1f} s" if value >= 1000 else f"{value:.0f} ms" if value >= 10 else f"{value:.1f} ms"
 
 
-def _widths(columns: Sequence[Column], room: Room | None) -> list[int | None]:
-    """What each may take; whatever it wants, without a room."""
-    if room is None:
-        return [None] * len(columns)
-    widths: list[int | None] = [each.width for each in columns]
-    cut = [number for number, each in enumerate(columns) if each.cut]
-    for _ in range(sum(each.width + _GAP for each in columns) - room.columns):
-        widest = max(cut, key=lambda number: widths[number] or 0)
-        widths[widest] = max(LEAST_CHARS, (widths[widest] or 0) - 1)
-    return widths
+def _word(state: str) -> Text:
+    return Text(state, _STYLES.get(state, "red"))
+
+
+def _local(time: str) -> str:
+    return f"{datetime.fromisoformat(time).astimezone():%Y-%m-%d %H:%M:%S}"

@@ -1,86 +1,106 @@
-"""What several sidecars decided in the last seconds, added up. Pure."""
+"""Figures of several sidecars, added up. Pure."""
 
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-# Always told of; the others once they have occurred.
-ALWAYS_TOLD = ("allowed", "refused")
-WITHOUT_STORE = ("local_allowed", "local_refused", "store_allowed", "store_denied")
-OUTCOMES = (*ALWAYS_TOLD, "shadow_refused", *WITHOUT_STORE)
-_TURNED_AWAY = ("refused", "local_refused", "store_denied")
+# Windows of the figures and of the table of policies; dashboard, `top` and `status` use the same.
+FIGURES_S = 10
+POLICIES_S = 60
+CLASSES = ("2xx", "4xx", "429", "5xx")
 
 _BARS = "▁▂▃▄▅▆▇█"
 
 
 @dataclass(slots=True)
-class Traffic:
-    """Decisions by policy and outcome, by policy and second, and the keys refused most."""
+class FleetTotals:
+    """Sums over sidecars. Shares are weighted by requests; latency is that of the slowest sidecar."""
 
-    seconds: int = 0
-    outcomes: dict[str, Counter[str]] = field(default_factory=dict)
-    by_second: dict[str, list[int]] = field(default_factory=dict)
-    refused_keys: list[dict[str, Any]] = field(default_factory=list)
+    requests_per_s: float = 0.0
+    in_flight: int = 0
+    shares: dict[str, float | None] = field(default_factory=dict)
+    p50_ms: float | None = None
+    p99_ms: float | None = None
+
+
+@dataclass(slots=True)
+class PolicyFigures:
+    """One policy over all sidecars, in the last POLICIES_S seconds; `per_second` has the newest last."""
+
+    name: str
+    limit: str = ""
+    matched: int = 0
+    refused: int = 0
+    shadow_refused: int = 0
+    shadow: bool = False
+    removed: bool = True
+    per_second: list[int] = field(default_factory=lambda: [0] * POLICIES_S)
 
     @property
-    def total(self) -> int:
-        """All decisions."""
-        return sum(sum(counts.values()) for counts in self.outcomes.values())
-
-    @property
-    def refused(self) -> int:
-        """Those that turned the request away, also for want of the store."""
-        return sum(map(_turned_away, self.outcomes.values()))
-
-    @property
-    def sums(self) -> Counter[str]:
-        """By outcome."""
-        return sum(self.outcomes.values(), Counter())
-
-    def policies(self) -> list[str]:
-        """Names, those that refused most first, then the busiest."""
-        return sorted(
-            self.outcomes,
-            key=lambda name: (-_turned_away(self.outcomes[name]), -sum(self.outcomes[name].values()), name),
-        )
+    def refused_share(self) -> float | None:
+        """Refused part of the matched requests."""
+        return self.refused / self.matched if self.matched else None
 
 
-def _turned_away(counts: Counter[str]) -> int:
-    return sum(counts[outcome] for outcome in _TURNED_AWAY)
+def totals_of_overviews(overviews: Sequence[Mapping[str, Any]]) -> FleetTotals:
+    """Adds up what `/overview` answered."""
+    rate = sum(each["requests_per_s"] for each in overviews)
+
+    def share(name: str) -> float | None:
+        parts = [each["requests_per_s"] * (each["responses"][name] or 0) for each in overviews]
+        return sum(parts) / rate if rate else None
+
+    def slowest(name: str) -> float | None:
+        values = [each["latency_ms"]["total"][name] for each in overviews]
+        return max((value for value in values if value is not None), default=None)
+
+    return FleetTotals(
+        rate,
+        sum(each["in_flight"] for each in overviews),
+        {name: share(name) for name in CLASSES},
+        slowest("p50"),
+        slowest("p99"),
+    )
 
 
-def not_closed(store: Mapping[str, Any]) -> list[str]:
-    """What keeps questions from the store, as `/timeline` tells it: breakers that are not closed, by node."""
-    return [
-        f"breaker{' of ' + each['node'] if each['node'] else ''} {each['state']}: {each['reason']}"
-        for each in store.get("breakers", ())
-        if each["state"] != "closed"
-    ]
+def policy_figures(
+    documents: Iterable[Mapping[str, Any]], timelines: Iterable[Mapping[str, Any]] = ()
+) -> list[PolicyFigures]:
+    """Adds up what `/policies` and `/timeline` answered; empty answers add nothing. Most refusals first."""
+    found: dict[str, PolicyFigures] = {}
+    for document in documents:
+        for each in document.get("policies", ()):
+            figures = found.setdefault(each["name"], PolicyFigures(each["name"]))
+            figures.matched += each["recent"]["matched"]
+            figures.refused += each["recent"]["refused"]
+            figures.shadow_refused += each["recent"]["shadow_refused"]
+            figures.shadow |= each["shadow"]
+            figures.removed &= each["removed"]
+            if not each["removed"]:
+                limit = each.get("limit_text", "exempt")
+                figures.limit = limit if figures.limit in ("", limit) else "differs by sidecar"
+    for timeline in timelines:
+        seconds: Sequence[Mapping[str, Any]] = timeline.get("seconds", ())[-POLICIES_S:]
+        for position, second in enumerate(seconds, POLICIES_S - len(seconds)):
+            for name, outcomes in second["policies"].items():
+                if name in found:
+                    found[name].per_second[position] += sum(outcomes.values())
+    return sorted(found.values(), key=lambda each: (-each.refused, -each.shadow_refused, -each.matched, each.name))
 
 
-def traffic_of(timelines: Iterable[Mapping[str, Any]]) -> Traffic:
-    """Add up what `/timeline` answered; an empty answer adds nothing. The newest seconds are put side by side."""
-    timelines = list(timelines)
-    traffic = Traffic(max((len(each.get("seconds", ())) for each in timelines), default=0))
+def refused_keys(timelines: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The keys refused most over all sidecars, most refusals first."""
     keys: dict[str, dict[str, Any]] = {}
     for timeline in timelines:
-        told: Sequence[Mapping[str, Any]] = timeline.get("seconds", ())
-        for position, second in enumerate(told, traffic.seconds - len(told)):
-            for policy, outcomes in second["policies"].items():
-                traffic.outcomes.setdefault(policy, Counter()).update(outcomes)
-                line = traffic.by_second.setdefault(policy, [0] * traffic.seconds)
-                line[position] += sum(outcomes.values())
         for entry in timeline.get("state", {}).get("refused", ()):
             known = keys.setdefault(entry["bucket"], {**entry, "count": 0, "error": 0})
             known["count"] += entry["count"]
             known["error"] += entry["error"]
-    traffic.refused_keys = sorted(keys.values(), key=lambda entry: (entry["error"] - entry["count"], entry["bucket"]))
-    return traffic
+    return sorted(keys.values(), key=lambda entry: (entry["error"] - entry["count"], entry["bucket"]))
 
 
 def sparkline(values: Sequence[int], width: int) -> str:
-    """The values as a row of bars, `width` at most, the newest at the right; each bar the mean of its values."""
+    """The values as a row of bars, at most `width`, the newest at the right; each bar is the mean of its values."""
     if not values:
         return ""
     size = -(-len(values) // width)

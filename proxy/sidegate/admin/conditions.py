@@ -1,0 +1,90 @@
+"""Judges application and store from the figures of the last seconds. Pure but for the times it is given.
+
+application   up       answers
+              slow     half of its answers take SLOW_S or longer, or requests wait for a connection to it
+              failing  FAILING_SHARE of the forwarded requests or more ended with 5xx or a broken connection
+              down     accepts no connections
+store         up       connected, all breakers closed
+              open     connected, but a breaker keeps requests from it
+              down     not connected
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from sidegate.telemetry.histogram import quantile
+from sidegate.telemetry.totals import Totals
+
+SLOW_S = 1.0
+# As in the alert SidegateUpstreamFails.
+FAILING_SHARE = 0.05
+_OVERLOAD = ("upstream_busy", "upstream_queue_full")
+
+
+class Condition(NamedTuple):
+    """State and reason of one part; the reason is empty while the part is up."""
+
+    state: str
+    reason: str = ""
+
+
+class ConditionHistory:
+    """The present condition of one part, and since when its state has held (ISO 8601, UTC)."""
+
+    def __init__(self, now: str) -> None:
+        self.condition = Condition("up")
+        self.since = now
+
+    def update(self, condition: Condition, now: str) -> bool:
+        """Take the condition of this second. Returns whether the state changed."""
+        changed = condition.state != self.condition.state
+        self.condition = condition
+        if changed:
+            self.since = now
+        return changed
+
+
+def application_condition(window: Totals, connect_fault: str | None, waiting: int) -> Condition:
+    """The application's condition. `connect_fault`: why it accepts no connections; `waiting`: requests in its queue."""
+    if connect_fault is not None:
+        return Condition("down", connect_fault)
+    forwarded = max(sum(window.application_counts), 1)
+    broken = {reason: count for reason, count in window.errors.items() if reason.startswith("upstream_")}
+    failed = window.application_errors + sum(broken.values())
+    if failed / forwarded >= FAILING_SHARE:
+        parts = [f"{window.application_errors} answered 5xx"] if window.application_errors else []
+        parts += [f"{count} {reason}" for reason, count in sorted(broken.items())]
+        return Condition("failing", f"{percent(failed / forwarded)} of its requests failed: {', '.join(parts)}")
+    if waiting or any(window.errors[reason] for reason in _OVERLOAD):
+        return Condition("slow", f"{waiting} requests wait for a connection to it")
+    median_s = quantile(window.application_counts, 0.5)
+    if median_s is not None and median_s >= SLOW_S:
+        return Condition("slow", f"half of its answers take {median_s:.1f} s or longer")
+    return Condition("up")
+
+
+def store_condition(store: Mapping[str, Any]) -> Condition:
+    """The store's condition, from its state (store.store_state)."""
+    if not store["up"]:
+        return Condition("down", store["reason"] or "not connected yet")
+    waiting = breaker_texts(store["breakers"])
+    return Condition("open", "; ".join(waiting)) if waiting else Condition("up")
+
+
+def breaker_texts(breakers: Sequence[Mapping[str, Any]]) -> list[str]:
+    """One text for each breaker that is not closed."""
+    return [
+        f"breaker{' of ' + each['node'] if each['node'] else ''} {each['state']}: {each['reason']}"
+        for each in breakers
+        if each["state"] != "closed"
+    ]
+
+
+def percent(share: float) -> str:
+    """A share for people: whole percents, one decimal below 10 %; never 0 or 100 unless it is exactly that."""
+    value = share * 100
+    if value in (0, 100):
+        return f"{value:.0f} %"
+    if value < 10:
+        return f"{max(value, 0.1):.1f} %"
+    return f"{min(value, 99.9):.1f} %" if value > 99 else f"{int(value + 0.5)} %"

@@ -1,0 +1,123 @@
+"""The store as the rest of the sidecar uses it: opens it, decides through it, describes and inspects it."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from typing import Any
+
+from sidegate.config import StoreSettings
+from sidegate.decision.policy import PolicyMatch
+from sidegate.decision.reading import Reading
+from sidegate.decision.record import ObserveStore
+from sidegate.decision.verdict import Verdict
+from sidegate.store.deny_cache import DenyCache
+from sidegate.store.factory import open_store
+from sidegate.store.housekeeping import Watch
+from sidegate.store.limiter import Limiter
+from sidegate.store.protocol import StoreUnavailable
+from sidegate.store.redis.inspect import Buckets
+from sidegate.store.replicas import Replicas
+
+logger = logging.getLogger("sidegate.store")
+
+
+class StoreRoom:
+    """The objects of one store. `workers` processes of this sidecar hold a local share each.
+
+    `shares_limits` returns whether any policy uses the number of proxies. `buckets` inspects what is stored.
+    """
+
+    def __init__(
+        self, settings: StoreSettings, workers: int, observe: ObserveStore, shares_limits: Callable[[], bool]
+    ) -> None:
+        self._workers = workers
+        self.store = open_store(settings, self._connection_changed, observe=observe)
+        self._deny_cache = DenyCache()
+        self._replicas = Replicas(self.store, settings.key_prefix, self._fixed_replicas(settings))
+        self.limiter = Limiter(
+            self.store, self._deny_cache, proxies=lambda: self._replicas.count, key_prefix=settings.key_prefix
+        )
+        self._watch = Watch(self.store, self._replicas, settings.warn_at_buckets, shares_limits)
+        self.buckets = Buckets(settings)
+
+    def tasks(self) -> Iterator[Coroutine[Any, Any, None]]:
+        """What runs beside the requests, until cancelled."""
+        yield self.store.keep_connected()
+        yield self._watch.run()
+
+    def use(self, settings: StoreSettings) -> None:
+        """Continue with the settings of an edited configuration."""
+        self.store.use(settings)
+        self.buckets.use(settings)
+        self._deny_cache.clear()
+        self._replicas.fixed = self._fixed_replicas(settings)
+        self._watch.warn_at_buckets = settings.warn_at_buckets
+
+    async def look(self, applied: Sequence[PolicyMatch]) -> Verdict:
+        """The verdict at no cost: levels as they are, nothing charged."""
+        answer: asyncio.Future[Verdict] = asyncio.get_running_loop().create_future()
+        self.limiter.look(applied, lambda verdict: None if answer.done() else answer.set_result(verdict))
+        return await answer
+
+    async def ping(self) -> str | None:
+        """Send PING. Returns None if the store answers and every breaker is closed, else the reason as a sentence."""
+        for node, breaker in self.limiter.breakers.items():
+            if not breaker.closed:
+                return f"the breaker{f' of {node}' if node else ''} is open: {breaker.reason}"
+        answer: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+        self.store.ping(lambda reply: None if answer.done() else answer.set_result(reply))
+        reply = await answer
+        return None if reply == b"PONG" else str(reply)
+
+    def forget(self, bucket: str) -> bool:
+        """Drop what is remembered of a bucket, and its local share. Returns whether there was a local share."""
+        self._deny_cache.forget(bucket)
+        return self.limiter.local.forget(bucket)
+
+    async def close(self) -> None:
+        """Close the connections for inspection; the store's own end with its task."""
+        await self.buckets.close()
+
+    def describe(self) -> dict[str, object]:
+        """`up` (connected), `reason` of the last connection failure, and one entry per breaker.
+
+        `node` is None where one breaker stands before the whole store.
+        """
+        failure = self.store.failure
+        breakers = [
+            {"node": node or None, "state": each.state.name.lower(), "reason": None if each.closed else each.reason}
+            for node, each in self.limiter.breakers.items()
+        ]
+        return {"up": failure is None, "reason": failure.reason if failure else None, "breakers": breakers}
+
+    def readings(self) -> Iterator[Reading]:
+        """Gauges of the store, its breakers and this proxy's local state."""
+        limiter = self.limiter
+        yield Reading("deny_cache_entries", "Buckets known to be empty.", lambda: len(self._deny_cache))
+        yield Reading("store_undecided", "Requests that wait for the store.", lambda: limiter.undecided)
+        yield Reading("store_up", "Whether the store is connected.", lambda: self.store.failure is None)
+        yield Reading(
+            "store_breaker_state",
+            "Breaker before the store: 0 closed (requests go to the store), 1 open, 2 open while a probe is under way.",
+            lambda: max((each.state.value for each in limiter.breakers.values()), default=0),
+        )
+        yield Reading(
+            "store_node_breaker_state",
+            "Breaker of each node of a Cluster: values as of sidegate_store_breaker_state.",
+            lambda: {node: each.state.value for node, each in limiter.breakers.items() if node},
+            label="node",
+        )
+        yield Reading("store_keys", "Keys in the store at the last count.", lambda: self._watch.keys)
+        yield Reading("store_proxies", "Proxies that share each limit under `local`.", lambda: self._replicas.count)
+        yield Reading("local_buckets", "Buckets of this proxy's own share.", lambda: len(limiter.local))
+
+    def _connection_changed(self, failure: StoreUnavailable | None) -> None:
+        if failure is None:
+            logger.info("store_connected")
+            self.limiter.guard.connected()
+            self._watch.connected()
+        else:
+            logger.warning("store_unavailable", extra={"fields": {"reason": failure.reason, "detail": str(failure)}})
+
+    def _fixed_replicas(self, settings: StoreSettings) -> int | None:
+        return None if settings.replicas is None else settings.replicas * self._workers
