@@ -22,8 +22,6 @@ REPOSITORY = PACKAGE.parent.parent
 SHARED_MODULE_NAMES: dict[str, str] = {}
 SHARED_TYPE_NAMES = dict.fromkeys(("OnChange", "Redirect"), "renamed with the rooms they stand in")
 LONG_MODULES = {
-    "edge.client": "split next",
-    "edge.exchange": "split next",
     "store.cluster.cluster_store": "split with the store room",
 }
 LARGE_CLASSES = {
@@ -31,7 +29,6 @@ LARGE_CLASSES = {
     "edge.client.ClientConnection": "split next",
     "edge.exchange.Exchange": "split next",
     "edge.pending_request.PendingRequest": "split next",
-    "edge.response_reader.ResponseReader": "split next",
     "edge.upload.Upload": "split next",
     "edge.upstream.UpstreamConnection": "split next",
     "store.cluster.cluster_store.ClusterStore": "split with the store room",

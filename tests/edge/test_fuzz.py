@@ -140,7 +140,7 @@ def check_heads(fields: list[tuple[bytes, bytes]], target: bytes, named: list[by
         written = request_head(head, b"app:1", b"127.0.0.1", b"Content-Length: 0\r\n", trusted=False)
         assert whole_request(written) == len(written)
     reader = ResponseReader(response_names())
-    reader.expect(head_only=False)
+    reader.expect(False)
     try:
         answer = reader.read_head(b"\r\n".join([b"HTTP/1.1 200 OK", *lines, b"Content-Length: 0", b"", b""]))
     except BadMessage:

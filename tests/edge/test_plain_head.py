@@ -87,10 +87,17 @@ def by_llhttp(raw: bytes) -> RequestHead | None:
 
 
 def same_request(plain: RequestHead, general: RequestHead) -> bool:
-    return all(
+    """Alike but for white space at the ends of values, which is no part of them (RFC 9110 §5.5)."""
+    alike = all(
         getattr(plain, name) == getattr(general, name)
-        for name in ("method", "target", "lines", "special", "raw", "framing", "traits")
+        for name in ("method", "target", "special", "raw", "framing", "traits")
     )
+    return alike and trimmed(plain.lines) == trimmed(general.lines)
+
+
+def trimmed(lines: list[bytes]) -> list[bytes]:
+    parts = (line.partition(b": ") for line in lines[1:])
+    return [lines[0], *(name + b": " + value.strip(b" \t") for name, _, value in parts)]
 
 
 @given(REQUESTS)
@@ -135,7 +142,7 @@ def test_what_the_plain_lane_takes_of_hostile_requests_llhttp_takes_alike(
 def answer_by_llhttp(raw: bytes) -> tuple[ResponseHead, bytes] | None:
     """The answer as the general lane reads it alone; None where it is invalid or not whole."""
     reader = ResponseReader(ANSWER_NAMES)
-    reader.expect(head_only=False)
+    reader.expect(False)
     try:
         head = reader._general_head(raw)
     except BadMessage:
@@ -152,8 +159,9 @@ def test_what_the_plain_lane_takes_of_answers_llhttp_takes_alike(
     if plain is not None:
         general = answer_by_llhttp(raw)
         assert general is not None, raw
-        for name in ("status", "lines", "framing", "dated", "persistent"):
+        for name in ("status", "framing", "dated", "persistent"):
             assert getattr(plain[0], name) == getattr(general[0], name)
+        assert trimmed(plain[0].lines) == trimmed(general[0].lines)
         assert plain[1] == general[1]
 
 
@@ -183,9 +191,6 @@ def test_usual_requests_take_the_plain_lane(raw: bytes) -> None:
         b"Trailer: X",
         b"Max-Forwards: 1",
         b"X-A:b",
-        b"X-A: b ",
-        b"X-A:  b",
-        b"X-A: ",
         b"X A: b",
         b"X-A",
         b": b",

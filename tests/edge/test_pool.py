@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from sidegate.config import UpstreamSettings
+from sidegate.edge.failures import Failure
 from sidegate.edge.field_names import response_names
 from sidegate.edge.heads import ResponseHead
 from sidegate.edge.pool import Pool
@@ -70,7 +71,7 @@ class Request:
         self.told_ns = time.perf_counter_ns()
         self._told.set()
 
-    def on_answer(self, head: ResponseHead, content: bytes, *, ended: bool) -> None:
+    def on_answer(self, head: ResponseHead, content: bytes, ended: bool) -> None:
         assert ended
         self._answered.set()
 
@@ -86,7 +87,7 @@ class Request:
     def on_write_resumed(self) -> None:
         raise AssertionError
 
-    def fail_internally(self) -> None:
+    def give_up(self, _: Failure) -> None:
         raise AssertionError
 
     @property

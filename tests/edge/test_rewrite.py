@@ -42,7 +42,7 @@ def request_lines(
 def response_lines(*fields: tuple[bytes, bytes], connection: Sequence[bytes] = (), added: bytes = b"") -> list[bytes]:
     lines = [b"%b: %b" % field for field in (*fields, *((b"Connection", value) for value in connection))]
     reader = ResponseReader(response_names())
-    reader.expect(head_only=False)
+    reader.expect(False)
     parsed = reader.read_head(b"\r\n".join([b"HTTP/1.1 200 OK", *lines, b"", b""]))
     assert parsed is not None
     head = response_head(parsed, added)

@@ -73,6 +73,8 @@ class RequestHead:
         lowered = name.lower()
         values = self.special.get(lowered)
         if values is not None:
+            if len(values) == 1:
+                return (values[0].decode("utf-8", "surrogateescape"),)
             return [value.decode("utf-8", "surrogateescape") for value in values]
         return default if lowered in self._names.recorded else self._index().get(lowered, default)
 

@@ -2,7 +2,7 @@
 
     DECIDING ──► the verdict ──► refused, or failed ──────────────────────► ENDED
        │              └──► admitted: FORWARDING by an Exchange (edge/exchange) ──► ENDED
-       └──► PAGE: one of the sidecar's own ────────────────────────────────────► ENDED
+       └──► PAGE: one of the sidecar's own (edge/own_page) ────────────────────► ENDED
 
 `end` takes effect once for each request: it makes the record, and the connection goes on to the next request.
 """
@@ -10,19 +10,19 @@
 import logging
 import time
 from enum import Enum
-from typing import Protocol
 
 from sidegate.decision.record import Record
-from sidegate.decision.request import BadRequest, RequestFacts, path_part
+from sidegate.decision.request import BadRequest, RequestFacts
 from sidegate.decision.verdict import Answer, Verdict
-from sidegate.edge.exchange import ClientSide, Exchange, admitted
+from sidegate.edge.exchange import Exchange
+from sidegate.edge.exchange_ports import ClientSide, is_admitted
 from sidegate.edge.failures import KEEPS_CONNECTION, Failure
-from sidegate.edge.heads import NO_BODY, PLAIN_TRAITS, RequestHead
+from sidegate.edge.heads import NO_BODY, PLAIN_TRAITS, RequestHead, no_fields
 from sidegate.edge.max_forwards import hops_left, last_hop_answer
-from sidegate.edge.replies import failure_reply, page
+from sidegate.edge.own_page import page_for, show
+from sidegate.edge.replies import failure_reply
 from sidegate.edge.request_id import RequestId
-from sidegate.edge.runtime import OwnPage, Runtime
-from sidegate.edge.upload import Upload
+from sidegate.edge.upload import Upload, UploadState
 
 CLOSE = b"Connection: close\r\n"
 KEEP_ALIVE = b"Connection: keep-alive\r\n"
@@ -33,14 +33,11 @@ _REFUSE = Answer.REFUSE
 logger = logging.getLogger(__name__)
 
 
-class Requester(ClientSide, Protocol):
-    """The connection that a request came on."""
-
-    runtime: Runtime
-    peer: str
-
-    def request_ended(self, *, keep: bool) -> None:
-        """The answer is complete; the connection may be used again if `keep` and the request allow it."""
+def answer_no_request(client: ClientSide, failure: Failure) -> None:
+    """Answer, and record, what is not known to be a request."""
+    client.socket.write(failure_reply(failure, head_only=False, connection=CLOSE))
+    facts = RequestFacts("", "", no_fields, client.socket.peer)
+    client.runtime.observe(Record(facts, failure.status, None, failure.reason, 0.0, 0.0))
 
 
 class RequestStage(Enum):
@@ -56,41 +53,36 @@ _DECIDING, _PAGE, _FORWARDING, _ENDED = RequestStage
 
 
 class PendingRequest:
-    """See the module's text. Times are those of `time.perf_counter`: of the head, and of the verdict."""
+    """See the module's text. Times are those of `time.perf_counter`: of the head, and of the verdict.
 
-    __slots__ = (
-        *("_client", "_decided_s", "arrived_s", "exchange", "facts", "head", "live", "request_id", "stage"),
-        *("upload", "verdict"),
-    )
+    What stands in the class is what most requests never change: it costs them nothing.
+    """
 
-    def __init__(self, client: Requester, head: RequestHead) -> None:
+    stage = _DECIDING
+    verdict: Verdict | None = None
+    request_id: RequestId | None = None
+    exchange: Exchange | None = None
+    upload: Upload | None = None
+    _decided_s = 0.0
+
+    def __init__(self, client: ClientSide, head: RequestHead) -> None:
         self.arrived_s = time.perf_counter()
         self._client = client
         self.head = head
-        self.live = live = client.runtime.live
-        self.facts = RequestFacts(head.method, head.target, head, client.peer)
-        self.stage = _DECIDING
-        self.verdict: Verdict | None = None
-        self._decided_s = 0.0
-        self.request_id: RequestId | None = None
-        self.exchange: Exchange | None = None
-        self.upload: Upload | None = None
+        self.live = client.runtime.live
+        self.facts = RequestFacts(head.method, head.target, head, client.socket.peer)
         if head.framing is not NO_BODY and head.framing != 0:
-            self.upload = Upload(self, live.listen, chunked=not isinstance(head.framing, int))
-
-    # Deciding
+            self.upload = Upload(client.socket, self.live.listen, chunked=not isinstance(head.framing, int))
 
     def start(self) -> None:
         """Decide the request, or make the page it asks for."""
-        head, runtime = self.head, self._client.runtime
         if self.upload is not None and self._body_failure(self.upload):
             return
-        if head.target.startswith(runtime.page_starts) or not head.target.startswith("/"):
-            own_page = runtime.pages.get(path_part(head.target))
-            if own_page is not None and head.method in ("GET", "HEAD"):
-                self.stage = _PAGE
-                _ = runtime.spawn(self._show(own_page))
-                return
+        head, runtime = self.head, self._client.runtime
+        if (head.target.startswith(runtime.page_starts) or head.target[0] != "/") and (own := page_for(head, runtime)):
+            self.stage = _PAGE
+            _ = runtime.spawn(show(self, own, self._client))
+            return
         try:
             applied = self.live.policies.applying(self.facts)
         except BadRequest:
@@ -119,76 +111,59 @@ class PendingRequest:
         if ids is not None:
             self.request_id = ids.of(self.head)
         try:
-            self._follow(verdict)
+            if self.upload is not None and self.upload.broken:
+                self.fail(Failure.BAD_REQUEST)
+            elif is_admitted(verdict):
+                if client.socket.gone:
+                    self.end(CLIENT_LEFT)
+                elif "max-forwards" in self.head.special and hops_left(self.head) == 0:
+                    self._answer_here(verdict)
+                else:
+                    self.stage = _FORWARDING
+                    exchange = self.exchange = Exchange(client, self, verdict)
+                    exchange.forward()
+            elif verdict.answer is _REFUSE:
+                client.socket.write(self.live.refusals.of(verdict, self.head.method == "HEAD", self.last_lines(True)))
+                self.end(429)
+            else:
+                self.fail(Failure.STORE_UNAVAILABLE)
         except Exception:  # the boundary of one request: nothing may leave a client waiting
             logger.exception("a request failed after its decision")
             self.fail_internally()
 
-    def _follow(self, verdict: Verdict) -> None:
-        client = self._client
-        if client.gone:
-            self.end(CLIENT_LEFT)
-        elif self.upload is not None and self.upload.broken:
-            self.fail(Failure.BAD_REQUEST)
-        elif (allowed := admitted(verdict)) is not None:
-            if hops_left(self.head) == 0:
-                self._answer_here(verdict)
-                return
-            self.stage = _FORWARDING
-            exchange = self.exchange = Exchange(client.runtime, client, self, allowed)
-            exchange.forward()
-        elif verdict.answer is _REFUSE:
-            head_only, connection = self.head.method == "HEAD", self.last_lines(keep=True)
-            client.write(self.live.refusals.of(verdict, head_only=head_only, connection=connection))
-            self.end(429)
-        else:
-            self.fail(Failure.STORE_UNAVAILABLE)
-
     def _answer_here(self, verdict: Verdict) -> None:
         """Answer a TRACE or OPTIONS that may pass no more intermediaries, in the application's place."""
         fields = self.live.rate_limit_fields.of(verdict) if verdict.applied else b""
-        self._client.write(last_hop_answer(self.head, fields, self.last_lines(keep=True)))
+        self._client.socket.write(last_hop_answer(self.head, fields, self.last_lines(True)))
         self.end(200)
-
-    async def _show(self, own_page: OwnPage) -> None:
-        try:
-            status, content = await own_page(self.facts)
-        except BadRequest:
-            self.fail(Failure.BAD_REQUEST)
-        except Exception:  # the boundary of one request
-            logger.exception("a page could not be made")
-            self.fail(Failure.INTERNAL)
-        else:
-            if self.stage is _PAGE:
-                connection = self.last_lines(keep=True)
-                self._client.write(page(status, content, head_only=self.head.method == "HEAD", connection=connection))
-                self.stage = _ENDED
-                self._client.request_ended(keep=True)
 
     # What its connection reports
 
-    def body_received(self, data: bytes, *, ended: bool) -> None:
-        """More of the request's body has come."""
-        if self.upload is not None:
-            self.upload.received(data, ended=ended)
-
     def body_broken(self) -> None:
         """The client broke the framing of the body."""
-        if self.upload is not None:
-            self.upload.broken = True
         if self.exchange is not None:
             self.exchange.give_up(Failure.BAD_REQUEST)
+        elif self.upload is not None:
+            self.upload.stop(UploadState.BROKEN)
 
     def client_left(self) -> None:
         """The client's connection is lost."""
         if self.exchange is not None:
             self.exchange.stop()
-        if self.stage is not _PAGE:
-            self.end(CLIENT_LEFT)
-        self.stage = _ENDED
+        self.end(CLIENT_LEFT)
+
+    def client_paused(self) -> None:
+        """The client does not take the answer."""
+        if self.exchange is not None and self.exchange.connection is not None:
+            self.exchange.connection.pause_reading()
+
+    def client_resumed(self) -> None:
+        """The client takes more of the answer."""
+        if self.exchange is not None and self.exchange.connection is not None:
+            self.exchange.connection.resume_reading()
 
     def client_stalled(self) -> None:
-        """The client does not read the answer."""
+        """The client has not taken the answer in time."""
         if self.exchange is not None:
             self.exchange.give_up(Failure.WRITE_TIMEOUT)
 
@@ -199,70 +174,43 @@ class PendingRequest:
         else:
             self.fail(Failure.INTERNAL)
 
-    def pause_reading(self) -> None:
-        """See upload.Uploader."""
-        self._client.pause_reading()
-
-    def resume_reading(self) -> None:
-        """See upload.Uploader."""
-        self._client.resume_reading()
-
-    def upload_failed(self, failure: Failure) -> None:
-        """See upload.Uploader."""
-        if self.exchange is not None:
-            self.exchange.give_up(failure)
-
-    def upload_ended(self) -> None:
-        """See upload.Uploader."""
-        if self.exchange is not None:
-            self.exchange.upload_ended()
-
     # The end
 
     def fail(self, failure: Failure) -> None:
         """Answer a request that is not forwarded."""
-        if self.stage is _ENDED:
-            return
-        keep = failure in KEEPS_CONNECTION
-        connection = self.last_lines(keep=keep)
-        self._client.write(failure_reply(failure, head_only=self.head.method == "HEAD", connection=connection))
-        self.end(failure.status, failure.reason, keep=keep)
+        if self.stage is not _ENDED:
+            keep = failure in KEEPS_CONNECTION
+            connection = self.last_lines(keep)
+            self._client.socket.write(
+                failure_reply(failure, head_only=self.head.method == "HEAD", connection=connection)
+            )
+            self.end(failure.status, failure.reason, keep)
 
-    def end(self, status: int, error: str = "", *, keep: bool = True) -> None:
-        """Record the request, and let its connection go on; `keep` as in Requester.request_ended."""
-        if self.stage is _ENDED:
-            return
-        self.stage = _ENDED
-        client, now_s, arrived_s = self._client, time.perf_counter(), self.arrived_s
-        decision_s = (self._decided_s or now_s) - arrived_s
-        request_id = "" if self.request_id is None else self.request_id.value
-        client.runtime.observe(
-            Record(self.facts, status, self.verdict, error, decision_s, now_s - arrived_s, request_id)
-        )
-        client.request_ended(keep=keep)
+    def end(self, status: int, error: str = "", keep: bool = True) -> None:
+        """Record the request, and let its connection go on; `keep` as in ClientSide.request_ended.
 
-    @property
-    def peer(self) -> str:
-        """The address of the client's connection."""
-        return self.facts.peer
+        A page of the sidecar's own leaves a record only where making it failed.
+        """
+        stage, self.stage = self.stage, _ENDED
+        if stage is _ENDED:
+            return
+        client = self._client
+        if stage is not _PAGE or error:
+            now_s, arrived_s, request_id = time.perf_counter(), self.arrived_s, self.request_id
+            decision_s = (self._decided_s or now_s) - arrived_s
+            name = "" if request_id is None else request_id.value
+            client.runtime.observe(Record(self.facts, status, self.verdict, error, decision_s, now_s - arrived_s, name))
+        client.request_ended(keep)
 
     @property
     def id_line(self) -> bytes:
         """The line of its id, to either side; empty where it has none."""
         return self.request_id.line if self.request_id is not None else b""
 
-    @property
-    def body_is_read(self) -> bool:
-        """Whether nothing more of the request can come."""
-        return self.upload is None or self.upload.ended
-
-    def last_lines(self, *, keep: bool) -> bytes:
+    def last_lines(self, keep: bool) -> bytes:
         """The last lines of its answer: its id, and whether the client may send another request on the connection."""
-        line, traits = self.id_line, self.head.traits
-        if self._client.closing or not keep or not self.body_is_read:
+        traits, upload = self.head.traits, self.upload
+        line = b"" if self.request_id is None else self.request_id.line
+        if self._client.closing or not keep or not traits.persistent or (upload is not None and not upload.ended):
             return line + CLOSE
-        if traits is PLAIN_TRAITS:
-            return line
-        if not traits.persistent:
-            return line + CLOSE
-        return line + KEEP_ALIVE if traits.minor == 0 else line
+        return line + KEEP_ALIVE if traits is not PLAIN_TRAITS and not traits.minor else line

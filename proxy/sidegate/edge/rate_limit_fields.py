@@ -17,6 +17,7 @@ class RateLimitFields:
     def __init__(self, *, standard: bool, legacy: bool) -> None:
         self._standard = standard
         self._legacy = legacy
+        self._both = standard and legacy
         # Templates of a policy under a limit: one entry per limit of the configuration, by identity, which is cheaper
         # than by value. The policy and the limit are kept so that no other object can get their identity.
         self._templates: dict[int, _Templates] = {}
@@ -24,13 +25,11 @@ class RateLimitFields:
     def of(self, verdict: Verdict) -> bytes:
         """Whole lines, in order; empty where no bucket's level is known (no policy, or the store failed)."""
         applied = verdict.applied
-        if len(applied) == 1 and self._standard and self._legacy:
-            policy, charge = applied[0]
-            return self._of_one(policy, charge, verdict.levels[0])
-        return self.plainly(verdict)
-
-    def _of_one(self, policy: Policy, charge: Charge | None, level: Level | None) -> bytes:
-        """`plainly`, for the one policy of most answers: a single template."""
+        if len(applied) != 1 or not self._both:
+            return self.plainly(verdict)
+        # `plainly`, for the one policy of most answers: a single template.
+        policy, charge = applied[0]
+        level = verdict.levels[0]
         if level is None or charge is None or policy.shadow:
             return b""
         tokens, age_us, enough = level

@@ -33,13 +33,21 @@ class RefusalReplies:
     def __init__(self, rate_limit_fields: RateLimitFields) -> None:
         self._rate_limit_fields = rate_limit_fields
 
-    def of(self, verdict: Verdict, *, head_only: bool, connection: bytes) -> bytes:
+    def of(self, verdict: Verdict, head_only: bool, connection: bytes) -> bytes:
         """The answer. `connection` holds its last lines, or is empty."""
-        head, body = _refusal_parts(verdict.refusing)
+        applied = verdict.applied
+        if len(applied) == 1 and (charge := applied[0].charge) is not None and (level := verdict.levels[0]) is not None:
+            # `verdict.refusing` and `retry_after_s` for the one policy of most refusals.
+            refusing: tuple[str, ...] = (applied[0].policy.name,)
+            wait_us = charge.limit.wait_us(charge.cost - level.tokens, level.age_us)
+            retry_s = max(1, -(-wait_us // 1_000_000))
+        else:
+            refusing, retry_s = verdict.refusing, retry_after_s(verdict)
+        head, body = _refusal_parts(refusing)
         return b"%b%bRetry-After: %d\r\n%b%b\r\n%b" % (
             head,
             self._rate_limit_fields.of(verdict),
-            retry_after_s(verdict),
+            retry_s,
             date_line(),
             connection,
             b"" if head_only else body,

@@ -61,7 +61,7 @@ class ResponseReader:
         self.head_only = False
         self.state = _ENDED
 
-    def expect(self, *, head_only: bool) -> None:
+    def expect(self, head_only: bool) -> None:
         """An answer comes next; `head_only` for one to HEAD. The last one was whole and in order."""
         self.head_only = head_only
         self.begun = False
@@ -97,12 +97,12 @@ class ResponseReader:
         """Note bytes that have come behind the answer: nobody gets them, and the connection ends."""
         self._held = self._held or data[:1]
 
-    def end_of_input(self) -> None:
-        """The connection has ended. That completes a body without length, and breaks any other with BadMessage."""
-        if self.state is _HEAD:
-            raise BadMessage("the application closed the connection without an answer")
-        if self.state is _BODY and not isinstance(self._body, EndlessBody):
-            raise BadMessage("the application closed the connection within its answer")
+    def end_of_input(self, error: BaseException | None) -> None:
+        """The connection has ended, by `error` or in order. Order completes a body without length; all else raises
+        BadMessage.
+        """
+        if error is not None or self.state is _HEAD or not isinstance(self._body, EndlessBody):
+            raise BadMessage(str(error or "the application closed the connection before its answer had ended"))
         self._strict = False
         self.state = _ENDED
 
@@ -157,45 +157,46 @@ class ResponseReader:
             parsed = ResponseEngine().parse(_SPACE_BEFORE_COLON.sub(_without_space, raw))
         except EngineError as error:
             raise BadMessage(str(error)) from error
-        return self._rewritten(parsed, minor=int(start[1]))
+        return _head_from(parsed, self._names, minor=int(start[1]), head_only=self.head_only)
 
-    def _rewritten(self, parsed: ParsedResponse, *, minor: int) -> ResponseHead:
-        special: dict[str, list[bytes]] = {}
-        for name, value in parsed.fields:
-            if (role := self._names[name]) is not None and role.name:
-                special.setdefault(role.name, []).append(value)
-        listed = b",".join(special.get("connection", ()))
-        removed = removable(self._names, listed)
-        lines = [status_line(parsed.status, parsed.reason)]
-        for name, value in parsed.fields:
-            role = self._names[name]
-            if role.sent_on if role is not None else name.lower() not in removed:
-                lines.append(b"%b: %b" % (name, value))
-        options = {option.strip(b" \t").lower() for option in listed.split(b",")}
-        framing = self._framing(parsed.status, special)
-        return ResponseHead(
-            parsed.status,
-            lines,
-            framing,
-            dated="date" in special,
-            persistent=framing is not UNTIL_CLOSE
-            and b"close" not in options
-            and (minor == 1 or b"keep-alive" in options),
-            websocket=b"upgrade" in options and [v.lower() for v in special.get("upgrade", ())] == [b"websocket"],
-            announced=special["content-length"][0] if "content-length" in special else b"",
-        )
 
-    def _framing(self, status: int, special: dict[str, list[bytes]]) -> BodyLength:
-        lengths, codings = special.get("content-length", []), special.get("transfer-encoding", [])
-        if lengths and (len(lengths) > 1 or not lengths[0].isdigit() or len(lengths[0]) > MOST_LENGTH_DIGITS):
-            raise BadMessage("the answer's Content-Length is invalid")
-        if codings and (lengths or [coding.lower() for coding in codings] != [b"chunked"]):
-            raise BadMessage("the answer's Transfer-Encoding is unknown, or stands beside a Content-Length")
-        if self.head_only or status < 200 or status in _BODYLESS:
-            return NO_BODY
-        if codings:
-            return CHUNKED
-        return int(lengths[0]) if lengths else UNTIL_CLOSE
+def _head_from(parsed: ParsedResponse, names: FieldNames, *, minor: int, head_only: bool) -> ResponseHead:
+    special: dict[str, list[bytes]] = {}
+    for name, value in parsed.fields:
+        if (role := names[name]) is not None:
+            special.setdefault(role.name, []).append(value)
+    listed = b",".join(special.get("connection", ()))
+    removed = removable(names, listed)
+    lines = [status_line(parsed.status, parsed.reason)]
+    for name, value in parsed.fields:
+        role = names[name]
+        if role.sent_on if role is not None else name.lower() not in removed:
+            lines.append(b"%b: %b" % (name, value))
+    options = {option.strip(b" \t").lower() for option in listed.split(b",")}
+    framing = _framing(parsed.status, special, head_only=head_only)
+    close = framing is UNTIL_CLOSE or b"close" in options or (minor == 0 and b"keep-alive" not in options)
+    return ResponseHead(
+        parsed.status,
+        lines,
+        framing,
+        dated="date" in special,
+        persistent=not close,
+        websocket=b"upgrade" in options and [value.lower() for value in special.get("upgrade", ())] == [b"websocket"],
+        announced=special["content-length"][0] if "content-length" in special else b"",
+    )
+
+
+def _framing(status: int, special: dict[str, list[bytes]], *, head_only: bool) -> BodyLength:
+    lengths, codings = special.get("content-length", []), special.get("transfer-encoding", [])
+    if lengths and (len(lengths) > 1 or not lengths[0].isdigit() or len(lengths[0]) > MOST_LENGTH_DIGITS):
+        raise BadMessage("the answer's Content-Length is invalid")
+    if codings and (lengths or [coding.lower() for coding in codings] != [b"chunked"]):
+        raise BadMessage("the answer's Transfer-Encoding is unknown, or stands beside a Content-Length")
+    if head_only or status < 200 or status in _BODYLESS:
+        return NO_BODY
+    if codings:
+        return CHUNKED
+    return int(lengths[0]) if lengths else UNTIL_CLOSE
 
 
 def _without_space(match: "re.Match[bytes]") -> bytes:

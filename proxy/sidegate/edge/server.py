@@ -8,7 +8,7 @@ import socket
 from collections.abc import Iterator
 
 from sidegate.decision.reading import Reading
-from sidegate.edge.client import ClientConnection
+from sidegate.edge.client import ClientConnection, ClientState
 from sidegate.edge.file_limit import raise_file_limit
 from sidegate.edge.runtime import Runtime
 
@@ -74,7 +74,7 @@ class Server:
     @property
     def in_flight(self) -> int:
         """How many requests are being answered. Counted when asked, which no request pays for."""
-        return sum(connection.answering for connection in self.connections)
+        return sum(connection.state is ClientState.REQUEST for connection in self.connections)
 
     @property
     def tunnels(self) -> int:

@@ -1,23 +1,29 @@
 """A request's body on its way to the application: held until there is a connection, then sent as it arrives.
 
+    HOLDING ── a connection ──► FLOWING ◄──► PAUSED (the application takes no more) ── all is sent ──► SENT
+       ├── it ended before it was sent: goes with the head ──────────────────────────────────────────┘
+       └── its framing is invalid ──► BROKEN          any ── given up ──► STOPPED
+
 No task: bytes come in by `received` and leave by the connection's `write`. The client is read no faster than the
-application takes the body: reading pauses while the held bytes are over their bound or the connection is full. The time
-that a client may take is counted by `BodyPatience`, and only while the sidecar waits for the client.
+application takes the body. The time that a client may take is counted by `BodyPatience`, and only while the sidecar
+waits for the client.
 """
 
 import asyncio
 import time
+from enum import Enum
 from typing import Protocol
 
 from sidegate.config import ListenSettings
 from sidegate.edge.body_rate import BodyPatience
 from sidegate.edge.deadline import Deadline
 from sidegate.edge.failures import Failure
-from sidegate.edge.upstream import UpstreamConnection
+from sidegate.edge.heads import BodyLength
 
 # A body that waits for its verdict or for a connection fills at most about this much memory.
 MOST_HELD_BYTES = 128 * 1024
 
+CHUNKED_LINE = b"Transfer-Encoding: chunked\r\n"
 LAST_CHUNK = b"0\r\n\r\n"
 
 
@@ -26,45 +32,70 @@ def chunk(data: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(data), data)
 
 
-class Uploader(Protocol):
-    """The owner of an upload."""
+class BodySource(Protocol):
+    """The connection that the body comes from."""
 
     def pause_reading(self) -> None:
-        """Read no more from the client."""
+        """Receive no more for now."""
 
     def resume_reading(self) -> None:
-        """Read on."""
+        """Receive more."""
 
-    def upload_failed(self, failure: Failure) -> None:
+
+class UploadSink(Protocol):
+    """The connection that the body goes to."""
+
+    def write(self, data: bytes) -> None:
+        """Send, unless the connection is lost."""
+
+
+class UploadOwner(Protocol):
+    """The exchange whose request has the body."""
+
+    def give_up(self, failure: Failure) -> None:
         """The body cannot be sent any further."""
 
     def upload_ended(self) -> None:
         """The whole body is on its way; the answer is waited for from now on."""
 
 
-class Upload:
-    """One request's body.
+class UploadState(Enum):
+    """See the module's text."""
 
-    `ended`: all of it has come. `taken`: it ended before it was sent, and is sent with its head. `sent`: all of it is
-    on its way. `broken`: its framing is invalid, and no more of it is read.
-    """
+    HOLDING = "held until there is a connection"
+    FLOWING = "sent as it comes"
+    PAUSED = "the application takes no more for now"
+    SENT = "all of it is on its way"
+    BROKEN = "its framing is invalid"
+    STOPPED = "given up"
+
+
+_HOLDING, _FLOWING, _PAUSED, _SENT, _BROKEN, _STOPPED = UploadState
+
+
+class Upload:
+    """One request's body. `ended`: all of it has come."""
 
     __slots__ = (
-        *("_chunked", "_connection", "_deadline", "_held", "_owner", "_patience", "_settings", "_since_s"),
-        *("body_bytes", "broken", "ended", "sent", "taken"),
+        *("_chunked", "_connection", "_deadline", "_held", "_owner", "_patience", "_settings", "_since_s", "_source"),
+        "_whole",
+        *("body_bytes", "ended", "state"),
     )
 
-    def __init__(self, owner: Uploader, settings: ListenSettings, *, chunked: bool) -> None:
-        self._owner = owner
-        self._settings = settings
+    def __init__(self, source: BodySource, settings: ListenSettings, *, chunked: bool) -> None:
+        self._source = source
         self._chunked = chunked
-        self._connection: UpstreamConnection | None = None
+        self._settings = settings
         self._held: list[bytes] = []
-        self._deadline: Deadline | None = None
-        self._patience: BodyPatience | None = None
-        self._since_s = 0.0  # since when the client is waited for; 0: it is not
+        self._since_s = 0.0
         self.body_bytes = 0
-        self.ended = self.taken = self.sent = self.broken = False
+        self.ended = self._whole = False
+        self.state = _HOLDING
+
+    @property
+    def broken(self) -> bool:
+        """Whether its framing is invalid: nothing more of it is read."""
+        return self.state is _BROKEN
 
     @property
     def too_large(self) -> bool:
@@ -76,78 +107,91 @@ class Upload:
         """More of the body, perhaps its end."""
         self.body_bytes += len(data)
         self.ended = ended
-        connection = self._connection
-        if connection is None:
+        if self.state is _HOLDING:
             self._held.append(data)
             if self.body_bytes > MOST_HELD_BYTES and not ended:
-                self._owner.pause_reading()
-        elif self.too_large:
-            self._owner.upload_failed(Failure.BODY_TOO_LARGE)
-        else:
-            self._count_wait(len(data))
-            self._send(connection, data)
+                self._source.pause_reading()
+        elif self.state in (_FLOWING, _PAUSED):
+            if self.too_large:
+                self._owner.give_up(Failure.BODY_TOO_LARGE)
+                return
+            if self.state is _FLOWING:
+                self._count_wait(len(data))
+            self._send(data)
 
-    def take_whole(self) -> bytes:
-        """The whole body, which has ended before it was sent."""
-        self.taken = self.sent = True
-        return self._take_held()
+    @property
+    def sent(self) -> bool:
+        """Whether all of it is on its way."""
+        return self.state is _SENT
 
-    def start(self, connection: UpstreamConnection) -> None:
+    @property
+    def sent_with_head(self) -> bool:
+        """Whether it was whole before it was sent, so that it can be sent again."""
+        return self._whole
+
+    def framing(self, announced: BodyLength) -> tuple[bytes, bytes]:
+        """The framing line of the request, and the whole body where it has ended already; `announced` by the client."""
+        if self.ended:
+            self.state, self._whole = _SENT, True
+            body = self._take_held()
+            return b"Content-Length: %d\r\n" % len(body), body
+        return (b"Content-Length: %d\r\n" % announced if isinstance(announced, int) else CHUNKED_LINE), b""
+
+    def start(self, owner: UploadOwner, connection: UploadSink) -> None:
         """Send what has come, and the rest as it comes."""
+        self._owner = owner
         self._connection = connection
         self._patience = BodyPatience(self._settings.body_timeout_s, self._settings.min_body_bytes_per_s)
         self._deadline = Deadline(asyncio.get_running_loop(), self._timed_out)
-        data = self._take_held()
-        self._owner.resume_reading()
+        self.state = _FLOWING
+        self._source.resume_reading()
         self._wait()
-        self._send(connection, data)
+        self._send(self._take_held())
 
     def pause(self) -> None:
         """The application takes no more for now."""
-        if self._connection is not None and not self.ended:
+        if self.state is _FLOWING:
             self._count_wait(0)
-            self._since_s = 0.0
-            if self._deadline is not None:
-                self._deadline.clear()
-            self._owner.pause_reading()
+            self.state = _PAUSED
+            self._deadline.clear()
+            self._source.pause_reading()
 
     def resume(self) -> None:
         """The application takes more."""
-        if self._connection is not None and not self.ended:
-            self._owner.resume_reading()
+        if self.state is _PAUSED:
+            self.state = _FLOWING
+            self._source.resume_reading()
             self._wait()
 
-    def stop(self) -> None:
+    def stop(self, state: UploadState = UploadState.STOPPED) -> None:
         """Send no more."""
-        self._connection = None
-        self._held.clear()
-        if self._deadline is not None:
+        if self.state in (_FLOWING, _PAUSED):
             self._deadline.close()
+        self.state = state
+        self._held.clear()
 
     def _take_held(self) -> bytes:
         held, self._held = self._held, []
         return b"".join(held)
 
-    def _send(self, connection: UpstreamConnection, data: bytes) -> None:
+    def _send(self, data: bytes) -> None:
+        connection, chunked = self._connection, self._chunked
         if data:
-            connection.write(chunk(data) if self._chunked else data)
+            connection.write(chunk(data) if chunked else data)
         if self.ended:
-            if self._chunked:
+            if chunked:
                 connection.write(LAST_CHUNK)
-            self.sent = True
-            self.stop()
+            self.stop(_SENT)
             self._owner.upload_ended()
 
     def _wait(self) -> None:
         self._since_s = time.perf_counter()
-        if self._deadline is not None and self._patience is not None:
-            self._deadline.set(max(0.0, self._patience.left_s))
+        self._deadline.set(max(0.0, self._patience.left_s))
 
     def _count_wait(self, body_bytes: int) -> None:
         """Take the time since the client was last waited for out of its patience, and wait again."""
-        if self._since_s and self._patience is not None:
-            self._patience.received(body_bytes, time.perf_counter() - self._since_s)
-            self._wait()
+        self._patience.received(body_bytes, time.perf_counter() - self._since_s)
+        self._wait()
 
     def _timed_out(self) -> None:
-        self._owner.upload_failed(Failure.BODY_TIMEOUT)
+        self._owner.give_up(Failure.BODY_TIMEOUT)

@@ -18,12 +18,12 @@ from collections.abc import Callable
 from enum import Enum
 from typing import Any, Protocol
 
+from sidegate.edge.answer_clock import AnswerClock
 from sidegate.edge.arrived import read_arrived
-from sidegate.edge.deadline import Deadline
-from sidegate.edge.failures import BadMessage
+from sidegate.edge.failures import BadMessage, Failure
 from sidegate.edge.heads import ResponseHead
 from sidegate.edge.response_reader import ResponseReader, ResponseState
-from sidegate.edge.upstream_errors import BrokenReply, Stalled, TimedOut, UpstreamError
+from sidegate.edge.upstream_errors import BrokenReply, UpstreamError
 
 # Interim answers (1xx) of one request: more are an attack or a loop. Only the first ones give the application more
 # time, so that a stream of them cannot hold a request for good.
@@ -39,7 +39,7 @@ class ResponseHandler(Protocol):
     def on_interim(self, head: ResponseHead) -> None:
         """An interim answer (1xx) has come."""
 
-    def on_answer(self, head: ResponseHead, content: bytes, *, ended: bool) -> None:
+    def on_answer(self, head: ResponseHead, content: bytes, ended: bool) -> None:
         """The final answer's head has come, with as much of its body."""
 
     def on_answer_data(self, content: bytes, *, ended: bool) -> None:
@@ -48,14 +48,18 @@ class ResponseHandler(Protocol):
     def on_upstream_error(self, error: UpstreamError) -> None:
         """There will be no answer, or no more of it."""
 
-    def on_write_paused(self) -> None:
-        """The application does not take what is sent to it."""
-
-    def on_write_resumed(self) -> None:
-        """The application takes more."""
-
-    def fail_internally(self) -> None:
+    def give_up(self, failure: Failure) -> None:
         """Handling the answer raised; it is logged already."""
+
+
+class PausableUpload(Protocol):
+    """A body that is being sent on the connection."""
+
+    def pause(self) -> None:
+        """The application takes no more for now."""
+
+    def resume(self) -> None:
+        """The application takes more."""
 
 
 class UpstreamState(Enum):
@@ -68,28 +72,26 @@ class UpstreamState(Enum):
     CLOSED = "given up or lost"
 
 
-_IDLE, _WAITING, _ANSWERING = UpstreamState.IDLE, UpstreamState.WAITING, UpstreamState.ANSWERING
-_FINISHED, _CLOSED = UpstreamState.FINISHED, UpstreamState.CLOSED
+_IDLE, _WAITING, _ANSWERING, _FINISHED, _CLOSED = UpstreamState
 _ENDED = ResponseState.ENDED
 
 
 class UpstreamConnection(asyncio.Protocol):
-    """See the module's text. `reused`: it has answered before."""
+    """See the module's text. `reused`: it has answered before. `upload`: the request's body that is being sent."""
 
     transport: asyncio.Transport
+    reused = False
+    upload: PausableUpload | None = None
+    _user: ResponseHandler | None = None
+    _interim = 0
 
     def __init__(
         self, reader: ResponseReader, loop: asyncio.AbstractEventLoop, on_dead: "Callable[[UpstreamConnection], None]"
     ) -> None:
         self.reader = reader
         self.state = _IDLE
-        self.reused = False
-        self._user: ResponseHandler | None = None
-        self._deadline = Deadline(loop, self._timed_out)
+        self._clock = AnswerClock(loop, self._timed_out)
         self._on_dead = on_dead
-        self._timeout_s = self._between_s = 0.0
-        self._interim = 0
-        self._blocked = False  # whether the application does not take what is sent
         self._poll = select.poll()
 
     def connection_made(self, transport: Any) -> None:  # uvloop's is no subclass of asyncio's
@@ -98,28 +100,22 @@ class UpstreamConnection(asyncio.Protocol):
 
     # The request out
 
-    def send(self, user: ResponseHandler, data: bytes, *, head_only: bool, timeout_s: float, between_s: float) -> None:
+    def send(self, user: ResponseHandler, data: bytes, head_only: bool, timeout_s: float, between_s: float) -> None:
         """Send a request. `user` gets its answer, or an error after `timeout_s` without the answer's whole head, or
-        `between_s` without more of its body.
-
-        With a timeout of 0 the answer is not waited for yet: the body is still being sent (see `expect_answer`).
+        `between_s` without more of its body. A timeout of 0: the body is still being sent (see `expect_answer`).
         """
         self._user = user
-        self._between_s = between_s
         self._interim = 0
         self.state = _WAITING
-        self.reader.expect(head_only=head_only)
-        self.expect_answer(timeout_s)
+        self.reader.expect(head_only)
+        self._clock.begin(timeout_s, between_s)
         self.transport.write(data)
 
     def expect_answer(self, timeout_s: float) -> None:
-        """From now on, `timeout_s` without the answer's head is a failure; 0: not yet."""
-        self._timeout_s = timeout_s
+        """The request's body is sent: from now on, `timeout_s` without the answer's head is a failure."""
+        self.upload = None
         if self.state is _WAITING:
-            if timeout_s:
-                self._deadline.set(timeout_s)
-            else:
-                self._deadline.clear()
+            self._clock.expect_head(timeout_s)
 
     def write(self, data: bytes) -> None:
         """Send more of the request's body; nothing where the connection is lost, which `user` learns anyway."""
@@ -127,115 +123,107 @@ class UpstreamConnection(asyncio.Protocol):
             self.transport.write(data)
 
     def pause_writing(self) -> None:
-        self._blocked = True
-        if self.state is _WAITING and not self._timeout_s:
-            self._deadline.set(self._between_s)
-        if self._user is not None:
-            self._user.on_write_paused()
+        if self.upload is not None:
+            self.upload.pause()
+            if self.state is _WAITING:
+                self._clock.expect_more()
 
     def resume_writing(self) -> None:
-        self._blocked = False
-        if self.state is _WAITING and not self._timeout_s:
-            self._deadline.clear()
-        if self._user is not None:
-            self._user.on_write_resumed()
+        if self.upload is not None:
+            if self.state is _WAITING:
+                self._clock.suspend()
+            self.upload.resume()
 
     # The answer in
 
     def data_received(self, data: bytes) -> None:
-        user = self._user
+        user, reader = self._user, self.reader
         if user is None:  # unsolicited
             self.abort()
             return
         try:
             if self.state is _WAITING:
-                head = self.reader.read_head(data)
+                head = reader.read_head(data)
+                if head is not None and head.status < 200:
+                    head = self._after_interim(user, head)
                 if head is not None:
                     self._on_head(user, head)
             elif self.state is _ANSWERING:
-                content = self.reader.read_body(data)
-                ended = self.reader.state is _ENDED
-                if ended:
+                content = reader.read_body(data)
+                if reader.state is _ENDED:
                     self.state = _FINISHED
                 else:
-                    self._deadline.set(self._between_s)
-                user.on_answer_data(content, ended=ended)
+                    self._clock.expect_more()
+                user.on_answer_data(content, ended=reader.state is _ENDED)
             else:
-                self.reader.hold(data)
+                reader.hold(data)
         except BadMessage as error:
             self._broke(BrokenReply(str(error)))
         except Exception:  # the boundary of one request: nothing may leave its client waiting
             logger.exception("an answer could not be passed on")
             self.abort()
-            user.fail_internally()
+            user.give_up(Failure.INTERNAL)
 
-    def _on_head(self, user: ResponseHandler, first: ResponseHead) -> None:
+    def _on_head(self, user: ResponseHandler, head: ResponseHead) -> None:
+        ended = self.reader.state is _ENDED
+        if ended:
+            self.state = _FINISHED
+        else:
+            self.state = _ANSWERING
+            self._clock.expect_more()
+        user.on_answer(head, self.reader.content, ended)
+
+    def _after_interim(self, user: ResponseHandler, first: ResponseHead) -> ResponseHead | None:
+        """Pass on interim answers; returns the final head where it has come with them."""
         head: ResponseHead | None = first
         while head is not None and head.status < 200:
             self._interim += 1
             if self._interim > MOST_INTERIM:
                 raise BadMessage("more interim answers than anybody needs")
             if self._interim <= MOST_EXTENSIONS:
-                self.expect_answer(self._timeout_s)
+                self._clock.extend()
             user.on_interim(head)
             if self._user is not user:  # it switched protocols, or has given up
-                return
+                return None
             head = self.reader.read_head(b"")
-        if head is None:
-            return
-        ended = self.reader.state is _ENDED
-        self.state = _FINISHED if ended else _ANSWERING
-        if not ended:
-            self._deadline.set(self._between_s)
-        user.on_answer(head, self.reader.content, ended=ended)
+        return head
 
     def pause_reading(self) -> None:
         """The client takes the answer slowly, which is not the application's delay."""
         if not self.transport.is_closing():
             self.transport.pause_reading()
             if self.state is _ANSWERING:
-                self._deadline.clear()
+                self._clock.suspend()
 
     def resume_reading(self) -> None:
         """The client takes more."""
         if not self.transport.is_closing():
             self.transport.resume_reading()
             if self.state is _ANSWERING:
-                self._deadline.set(self._between_s)
+                self._clock.expect_more()
 
     # The end
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        user = self._user
-        if user is not None and exc is not None and self.state in (_WAITING, _ANSWERING):
-            arrived = read_arrived(self.transport)
-            if arrived:
-                self.data_received(arrived)
+        if exc is not None and self.state in (_WAITING, _ANSWERING) and (arrived := read_arrived(self.transport)):
+            self.data_received(arrived)
         user, state = self._user, self.state
-        self._deadline.close()
-        self._user = None
-        self.state = _CLOSED
+        self._clock.close()
+        self._user, self.state = None, _CLOSED
         if user is not None and state in (_WAITING, _ANSWERING):
-            self._end_of_input(user, exc)
+            try:
+                self.reader.end_of_input(exc)
+            except BadMessage as error:
+                user.on_upstream_error(BrokenReply(str(error)))
+            else:
+                user.on_answer_data(b"", ended=True)
         self._on_dead(self)
 
-    def _end_of_input(self, user: ResponseHandler, exc: BaseException | None) -> None:
-        try:
-            self.reader.end_of_input()
-            if exc is not None:
-                raise BadMessage(str(exc))
-        except BadMessage as error:
-            user.on_upstream_error(BrokenReply(str(error)))
-        else:
-            user.on_answer_data(b"", ended=True)
-
-    def _timed_out(self) -> None:
-        if self._user is None:
+    def _timed_out(self, error: UpstreamError | None) -> None:
+        if error is None or self._user is None:
             self.abort()
-        elif self.state is _WAITING and self._timeout_s:
-            self._broke(TimedOut(f"no answer within {self._timeout_s:g} s"))
         else:
-            self._broke(Stalled(f"nothing more moved within {self._between_s:g} s"))
+            self._broke(error)
 
     def _broke(self, error: UpstreamError) -> None:
         user = self._user
@@ -245,15 +233,14 @@ class UpstreamConnection(asyncio.Protocol):
 
     def abort(self) -> None:
         """End the connection; its user gets nothing more."""
-        self._user = None
-        self.state = _CLOSED
-        self._deadline.close()
+        self._user, self.state = None, _CLOSED
+        self._clock.close()
         self.transport.abort()
 
     def hand_over(self) -> asyncio.Transport:
         """Give the transport to a tunnel, which is to report its end by `connection_lost`."""
         self._user = None
-        self._deadline.close()
+        self._clock.close()
         return self.transport
 
     # In the pool
@@ -261,15 +248,9 @@ class UpstreamConnection(asyncio.Protocol):
     def idle(self, timeout_s: float) -> None:
         """Wait in the pool for at most `timeout_s`."""
         self._user = None
-        self._blocked = False
         self.reused = True
         self.state = _IDLE
-        self._deadline.set(timeout_s)
-
-    @property
-    def writing_paused(self) -> bool:
-        """Whether the application does not take what is sent to it at present."""
-        return self._blocked
+        self._clock.idle(timeout_s)
 
     @property
     def reusable(self) -> bool:

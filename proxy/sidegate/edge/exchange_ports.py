@@ -1,0 +1,55 @@
+"""What an exchange sees of its client and its request, and the verdict that it takes."""
+
+from typing import NewType, Protocol, TypeGuard
+
+from sidegate.decision.verdict import Answer, Verdict
+from sidegate.edge.client_socket import ClientSocket
+from sidegate.edge.heads import RequestHead
+from sidegate.edge.runtime import LiveRules, Runtime
+from sidegate.edge.upload import Upload
+from sidegate.edge.upstream import UpstreamConnection
+
+# A verdict that lets its request pass. Only `is_admitted` tells one, so that no other request can be forwarded.
+Admitted = NewType("Admitted", Verdict)
+
+_PASS = Answer.PASS
+
+
+def is_admitted(verdict: Verdict) -> TypeGuard[Admitted]:
+    """Whether the verdict is a permission to forward."""
+    return verdict.answer is _PASS
+
+
+class ClientSide(Protocol):
+    """The client's connection."""
+
+    runtime: Runtime
+    socket: ClientSocket
+    closing: bool  # whether the connection ends after the present answer, whatever the client wants
+
+    def break_off(self) -> None:
+        """The answer cannot be completed: end the connection so that it cannot look complete."""
+
+    def open_tunnel(self, head: bytes, connection: UpstreamConnection) -> None:
+        """Send an answer's head that switches protocols, and join the connections."""
+
+    def request_ended(self, keep: bool) -> None:
+        """The answer is complete; the connection may be used again if `keep` and the request allow it."""
+
+
+class ForwardedRequest(Protocol):
+    """The request of an exchange."""
+
+    head: RequestHead
+    live: LiveRules
+    upload: Upload | None
+
+    @property
+    def id_line(self) -> bytes:
+        """The line of its id, or nothing."""
+
+    def last_lines(self, keep: bool) -> bytes:
+        """The last lines of its answer; `keep` says whether the connection can stay."""
+
+    def end(self, status: int, error: str = "", keep: bool = True) -> None:
+        """Record it; takes effect once."""
