@@ -9,6 +9,7 @@ RUN /opt/build/bin/pip install --no-cache-dir --disable-pip-version-check --requ
  && /opt/build/bin/pip --python /opt/sidegate/bin/python install --no-cache-dir --disable-pip-version-check \
       --require-hashes -r requirements/image.txt
 COPY pyproject.toml README.md LICENSE ./
+COPY docs/operations.md docs/
 COPY proxy proxy
 RUN /opt/build/bin/hatchling build --target wheel --directory dist \
  && /opt/build/bin/pip --python /opt/sidegate/bin/python install --no-cache-dir --disable-pip-version-check --no-deps dist/*.whl \

@@ -180,7 +180,7 @@ class App:
             policies=self._policies_page,
             view=self._view,
             overview=self._overview,
-            fleet=FleetView(self._overview, f"{admin.host}:{admin.port}", (), admin.token.get_secret_value()),
+            fleet=FleetView(self._overview, f"{admin.host}:{admin.port}", admin.peers, admin.token.get_secret_value()),
             explainer=Explainer(
                 lambda: self._reloader.settings.model_copy(update={"listen": listen}), self._policies, self._store.look
             ),

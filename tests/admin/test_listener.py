@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 import yaml
@@ -436,3 +437,26 @@ def test_every_runbook_that_the_overview_names_is_a_section_of_the_page() -> Non
     named = set(re.findall(r'"([a-z]+(?:-[a-z]+)+)"\)', source))
     assert len(named) >= 6
     assert named <= set(re.findall(r'id="([^"]+)"', runbook_html()))
+
+
+def test_configured_peers_are_shown_beside_this_sidecar_with_its_token(
+    store_server: StoreServer, recorder: Recorder
+) -> None:
+    def config(*peers: str) -> Config:
+        return configuration(store_server.url, recorder.url, admin={"token": TOKEN, "peers": list(peers)})
+
+    with Sidecar(config()) as second:
+        gone = f"http://127.0.0.1:{free_port()}"
+        with Sidecar(config(f"http://127.0.0.1:{second.admin_port}/", gone)) as first:
+            own, peer, missing = ask(first, "/fleet", Authorization=f"Bearer {TOKEN}")[2]["sidecars"]
+            assert (own["url"], own["overview"]["application"]["state"]) == (None, "up")
+            assert (peer["fault"], peer["overview"]["application"]["state"]) == (None, "up")
+            assert (missing["overview"], missing["fault"]) == (None, "no connection: Connection refused")
+            given = f"/fleet?peers=http://127.0.0.1:{second.admin_port}"
+            _, other = ask(first, given, Authorization=f"Bearer {TOKEN}")[2]["sidecars"]
+            assert other["fault"].startswith("answered 401"), "the token goes to configured peers only"
+
+
+@pytest.mark.parametrize("peers", ["http://192.0.2.1:9901", "http://localhost.evil.example", "file:///etc/passwd"])
+def test_a_query_cannot_make_the_sidecar_send_requests_to_other_machines(one: Sidecar, peers: str) -> None:
+    assert ask(one, f"/fleet?peers={quote(peers)}")[0] == 400

@@ -1,5 +1,6 @@
 """Spans as a collector gets them from a real sidecar."""
 
+import re
 import subprocess
 import sys
 import threading
@@ -96,6 +97,11 @@ def test_requests_and_store_calls_become_spans_that_are_sent_at_the_latest_at_th
         recorder.answer(Act.CLOSE)
         get(sidecar.port, "/b", "X-User-ID: ann", method="PURGE")
         get(sidecar.port, "/c\xff")
+        accept = "application/openmetrics-text"
+        exposition = get(sidecar.admin_port, "/metrics", f"Accept: {accept}", "Connection: close").body.decode()
+        assert len(re.findall(r'duration_seconds_bucket{le="[^"]+"} \S+ # {trace_id="[0-9a-f]{32}"} ', exposition)) >= 1
+        plain_text = get(sidecar.admin_port, "/metrics", "Connection: close").body.decode()
+        assert "trace_id" not in plain_text
     passed, _, refused, broken, invalid = sorted(collector.of_kind(SERVER), key=lambda span: span.end_time_unix_nano)
     about = attributes(passed)
     assert (passed.name, passed.trace_id.hex(), passed.parent_span_id.hex()) == ("GET", TRACE, PARENT)

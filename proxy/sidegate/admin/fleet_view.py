@@ -20,7 +20,7 @@ class FleetView:
     def __init__(self, overview: Overview, name: str, peers: Sequence[str], token: str) -> None:
         self._overview = overview
         self._name = name
-        self._peers = tuple(peers)
+        self._peers = tuple(peer.rstrip("/") for peer in peers)
         self._token = token
 
     async def document(self, given: str, window: str, window_s: int) -> FleetDocument:
@@ -52,6 +52,8 @@ async def _entry(session: aiohttp.ClientSession, url: str, window: str, token: s
                 entry["fault"] = f"answered {reply.status}: {content.get('detail', '')}"
             else:
                 entry["overview"] = content
+    except aiohttp.ClientConnectorError as error:
+        entry["fault"] = f"no connection: {error.os_error.strerror or error}"
     except TimeoutError:
         entry["fault"] = f"no answer within {TIMEOUT_S:g} s"
     except (aiohttp.ClientError, ValueError, AttributeError) as error:

@@ -40,6 +40,10 @@ RequestIdHeader = Annotated[
     str,
     Text("|[A-Za-z0-9-]{1,60}-id", "a field for ids; expected e.g. X-Request-ID, X-Correlation-ID", ignore_case=True),
 ]
+PeerUrl = Annotated[
+    str,
+    Text(rf"https?://{addresses.HOST}{addresses.PORT}/?", "an admin listener; expected e.g. http://10.0.0.7:9901"),
+]
 TracingEndpoint = Annotated[
     str,
     Text(
@@ -108,6 +112,9 @@ class AdminSettings(Section):
     host: Host = Field("127.0.0.1", description="The address of the admin listener.")
     port: Port = Field(9901, description="The port of the admin API, the dashboard, probes and metrics.")
     token: Secret = Field(SecretStr(""), description="The bearer token that callers of the admin listener present.")
+    peers: Many[PeerUrl] = Field(
+        (), description="Admin listeners of other sidecars, shown beside this one; they receive this one's token."
+    )
 
     @model_validator(mode="after")
     def _is_protected(self) -> Self:

@@ -3,9 +3,11 @@
 Sorting the recorded values and looking up the few bounds among them costs a tenth of looking up each value.
 """
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from itertools import accumulate, pairwise
+
+from prometheus_client.samples import Exemplar
 
 # Upper bounds (inclusive), from a decision made in memory to a slow application.
 DURATIONS_S = (
@@ -18,12 +20,13 @@ BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 class Histogram:
     """Counts values per bucket. `note` appends one value; call `settle` often enough to bound the list of values."""
 
-    __slots__ = ("_bounds", "_counts", "_noted", "_total", "note")
+    __slots__ = ("_bounds", "_counts", "_exemplars", "_noted", "_total", "note")
 
     def __init__(self, bounds: Sequence[float]) -> None:
         self._bounds = tuple(bounds)
         self._counts = [0] * (len(bounds) + 1)
         self._total = 0.0
+        self._exemplars: dict[int, Exemplar] = {}
         self._noted: list[float] = []
         self.note = self._noted.append
 
@@ -43,11 +46,19 @@ class Histogram:
         self.settle()
         return self._total
 
-    def cumulative(self) -> list[tuple[str, float]]:
-        """Prometheus buckets: upper bound and number of values up to it; the last bound is `+Inf`."""
+    def exemplify(self, value: float, labels: dict[str, str]) -> None:
+        """Keep a value, which is also noted, as the exemplar of its bucket."""
+        self._exemplars[bisect_left(self._bounds, value)] = Exemplar(labels, value)
+
+    def cumulative(self) -> list[tuple[str, float] | tuple[str, float, Exemplar]]:
+        """Prometheus buckets: upper bound, number of values up to it, exemplar if any; the last bound is `+Inf`."""
         self.settle()
         names = [*(f"{bound:g}" for bound in self._bounds), "+Inf"]
-        return list(zip(names, accumulate(self._counts), strict=True))
+        exemplars = self._exemplars
+        return [
+            (name, count, exemplars[index]) if index in exemplars else (name, count)
+            for index, (name, count) in enumerate(zip(names, accumulate(self._counts), strict=True))
+        ]
 
     def counts(self) -> tuple[int, ...]:
         """Number of values per bucket; the last bucket has no upper bound."""

@@ -1,15 +1,17 @@
 """Aggregates metrics of several worker processes into one exposition. Pure.
 
-A snapshot holds metric families as plain lists, fit for JSON: name, type, help, and samples of name, labels and value.
+A snapshot holds metric families as plain lists, fit for JSON: name, type, help, and samples of name, labels, value and,
+if there is one, exemplar (its labels, value and Unix time).
 """
 
 import operator
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import Metric
 from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
 from prometheus_client.registry import Collector
+from prometheus_client.samples import Exemplar
 
 Snapshot = list[list[object]]
 
@@ -25,7 +27,7 @@ def snapshot(families: Iterable[Metric]) -> Snapshot:
             family.name,
             family.type,
             family.documentation,
-            [[each.name, each.labels, each.value] for each in family.samples],
+            [_sample(each.name, each.labels, each.value, each.exemplar) for each in family.samples],
         ]
         for family in families
     ]
@@ -35,8 +37,8 @@ def families(taken: Snapshot) -> Iterator[Metric]:
     """The families of a snapshot."""
     for name, kind, text, samples in taken:
         family = Metric(str(name), str(text), str(kind))
-        for sample_name, labels, value in samples:  # type: ignore[attr-defined]  # as `snapshot` wrote it
-            family.add_sample(sample_name, labels, value)
+        for sample_name, labels, value, *exemplar in samples:  # type: ignore[attr-defined]  # as `snapshot` wrote it
+            family.add_sample(sample_name, labels, value, exemplar=Exemplar(*exemplar[0]) if exemplar else None)
         yield family
 
 
@@ -44,6 +46,7 @@ def merged(snapshots: Iterable[Snapshot]) -> Snapshot:
     """One snapshot of all: values of equal name and labels are added; some gauges take their minimum or maximum."""
     found: dict[str, Metric] = {}
     values: dict[str, dict[tuple[str, tuple[tuple[str, str], ...]], float]] = {}
+    exemplars: dict[tuple[str, tuple[tuple[str, str], ...]], Exemplar] = {}
     for taken in snapshots:
         for family in families(taken):
             found.setdefault(family.name, family)
@@ -52,15 +55,25 @@ def merged(snapshots: Iterable[Snapshot]) -> Snapshot:
             for sample in family.samples:
                 key = (sample.name, tuple(sorted(sample.labels.items())))
                 known[key] = join(known[key], sample.value) if key in known else sample.value
+                if sample.exemplar is not None:
+                    exemplars[key] = sample.exemplar
     return [
         [
             name,
             family.type,
             family.documentation,
-            [[each, dict(labels), value] for (each, labels), value in values[name].items()],
+            [
+                _sample(each, dict(labels), value, exemplars.get((each, labels)))
+                for (each, labels), value in values[name].items()
+            ],
         ]
         for name, family in found.items()
     ]
+
+
+def _sample(name: str, labels: Mapping[str, str], value: float, exemplar: Exemplar | None) -> list[object]:
+    given = [[exemplar.labels, exemplar.value, exemplar.timestamp]] if exemplar else []
+    return [name, labels, value, *given]
 
 
 def _joining(family: Metric) -> Callable[[float, float], float]:

@@ -127,6 +127,10 @@ class Metrics(Collector):
         if self._unsettled >= MOST_UNSETTLED:
             self._settle()
 
+    def exemplify(self, trace_id: str, total_s: float) -> None:
+        """Name the trace of a request that is counted as well, for OpenMetrics."""
+        self._histograms[_REQUEST].exemplify(total_s, {"trace_id": trace_id})
+
     def totals(self) -> Totals:
         """All counts as they stand now."""
         return Totals(

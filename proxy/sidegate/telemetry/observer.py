@@ -39,7 +39,7 @@ class Observer:
         if tracing_settings.endpoint:
             from sidegate.telemetry.tracing import Tracing  # noqa: PLC0415  (its packages are an extra)
 
-            tracing = Tracing(tracing_settings, policies)
+            tracing = Tracing(tracing_settings, policies, metrics.exemplify)
             self.observe = tracing.requests(self._observe)
             self.observe_store = tracing.store_calls(metrics.count_call)
             self._close = tracing.close

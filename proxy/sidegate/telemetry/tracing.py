@@ -41,9 +41,14 @@ Attributes = dict[str, str | int | float | Sequence[str]]
 
 
 class Tracing:
-    """Creates and sends spans. `policies` returns the active policies. Call `close` at the end."""
+    """Creates and sends spans. `policies` returns the active policies. Call `close` at the end.
 
-    def __init__(self, settings: TracingSettings, policies: Callable[[], PolicySet]) -> None:
+    `on_span` receives the trace id and the duration in seconds of each request that has a span.
+    """
+
+    def __init__(
+        self, settings: TracingSettings, policies: Callable[[], PolicySet], on_span: Callable[[str, float], None]
+    ) -> None:
         service = {
             "service.name": os.environ.get("OTEL_SERVICE_NAME", "sidegate"),
             "service.version": sidegate.__version__,
@@ -59,6 +64,7 @@ class Tracing:
         self._propagator = TraceContextTextMapPropagator()
         self._policies = policies
         self._sample = settings.sample
+        self._on_span = on_span
 
     def requests(self, observe: Observe) -> Observe:
         """A function that calls `observe` and creates a span for each record."""
@@ -97,7 +103,9 @@ class Tracing:
         failed = record.status >= 500  # by the conventions, a 4xx is no error of the server
         if failed or record.error:
             attributes["error.type"] = record.error or str(record.status)
-        self._span(name, SpanKind.SERVER, parent or Context(), attributes, record.total_s, failed=failed)
+        trace_id = self._span(name, SpanKind.SERVER, parent or Context(), attributes, record.total_s, failed=failed)
+        if trace_id:
+            self._on_span(trace_id, record.total_s)
 
     def _note_call(self, call: StoreCall) -> None:
         if self._left_out():
@@ -107,7 +115,7 @@ class Tracing:
             attributes["db.operation.batch.size"] = call.requests
         if call.failure:
             attributes["error.type"] = call.failure
-        self._span("EVALSHA", SpanKind.CLIENT, Context(), attributes, call.took_s, failed=bool(call.failure))
+        _ = self._span("EVALSHA", SpanKind.CLIENT, Context(), attributes, call.took_s, failed=bool(call.failure))
 
     def _about(self, record: Record, method: str) -> Attributes:
         facts, verdict = record.facts, record.verdict
@@ -146,10 +154,13 @@ class Tracing:
 
     def _span(
         self, name: str, kind: SpanKind, parent: Context, attributes: Attributes, took_s: float, *, failed: bool
-    ) -> None:
+    ) -> str:
+        """Send a span. Returns its trace id in hexadecimal digits, or nothing if its parent is not sampled."""
         end_ns = time.time_ns()  # spans have wall-clock times; the duration comes from the record
         start_ns = end_ns - int(took_s * 1e9)
         span = self._tracer.start_span(name, parent, kind, attributes, start_time=start_ns)
         if failed:
             span.set_status(StatusCode.ERROR)
         span.end(end_ns)
+        context = span.get_span_context()
+        return f"{context.trace_id:032x}" if context.trace_flags.sampled else ""

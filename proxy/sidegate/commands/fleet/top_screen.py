@@ -50,10 +50,12 @@ def sidecar_table(overviews: Overviews, room: Room | None) -> Table:
     rows = [_figures(*each) for each in overviews]
     if len(rows) > 1:
         rows.append(_total_row(totals_of_overviews([each for _, each in overviews if each is not None])))
-    names, rates, two, four, limited, five, p50, p99, in_flight, application, store, config = zip(*rows, strict=True)
+    names, rates, two, four, limited, five, p50, p99, app_p99, store_p99, in_flight, app, store, config = zip(
+        *rows, strict=True
+    )
     return fitted_table(
         room,
-        FittedColumn(f"last {FIGURES_S} s", names, cut=max(map(len, names)) > LONGEST_NAME_CHARS),
+        FittedColumn(f"last {FIGURES_S} s", names, cut=max(len(str(each)) for each in names) > LONGEST_NAME_CHARS),
         FittedColumn("req/s", rates, right=True),
         FittedColumn("2xx", two, right=True, spare=1),
         FittedColumn("4xx", four, right=True, spare=4),
@@ -61,8 +63,10 @@ def sidecar_table(overviews: Overviews, room: Room | None) -> Table:
         FittedColumn("5xx", five, right=True),
         FittedColumn("p50", p50, right=True, spare=3),
         FittedColumn("p99", p99, right=True, spare=2),
+        FittedColumn("app p99", app_p99, right=True, spare=7),
+        FittedColumn("store p99", store_p99, right=True, spare=8),
         FittedColumn("in flight", in_flight, right=True, spare=5),
-        FittedColumn("app", application),
+        FittedColumn("app", app),
         FittedColumn("store", store),
         FittedColumn("configuration", config, spare=6),
     )
@@ -79,21 +83,23 @@ def problem_texts(reply: SidecarReply, overview: Mapping[str, Any] | None) -> li
     return [Text(printable(text), "red")]
 
 
-Row = tuple[str, str, str, str, str, str, str, str, str, Text, Text, Text]
+Row = tuple[str | Text, ...]
 
 
 def _figures(reply: SidecarReply, overview: Mapping[str, Any] | None) -> Row:
     if overview is None:
-        return (reply.name, *("-",) * 8, Text("no answer", "red"), Text("-"), Text("-"))
-    total, config = overview["latency_ms"]["total"], overview["config"]
+        return (reply.name, *("-",) * 10, Text("no answer", "red"), Text("-"), Text("-"))
+    latency, config = overview["latency_ms"], overview["config"]
     two, four, limited, five = (_share(overview["responses"][name]) for name in CLASSES)
     config_text = f"{config['hash']} {'' if config['status'] == 'ok' else 'edit refused'}".strip()
     return (
         reply.name,
         f"{overview['requests_per_s']:.1f}",
         *(two, four, limited, five),
-        _ms(total["p50"]),
-        _ms(total["p99"]),
+        _ms(latency["total"]["p50"]),
+        _ms(latency["total"]["p99"]),
+        _ms(latency["application"]["p99"]),
+        _ms(latency["store"]["p99"]),
         str(overview["in_flight"]),
         _word(overview["application"]["state"]),
         _word(overview["store"]["state"]),
@@ -104,7 +110,7 @@ def _figures(reply: SidecarReply, overview: Mapping[str, Any] | None) -> Row:
 def _total_row(totals: FleetTotals) -> Row:
     two, four, limited, five = (_share(totals.shares.get(name)) for name in CLASSES)
     figures = (f"{totals.requests_per_s:.1f}", two, four, limited, five, _ms(totals.p50_ms), _ms(totals.p99_ms))
-    return ("total", *figures, str(totals.in_flight), Text(""), Text(""), Text(""))
+    return ("total", *figures, "", "", str(totals.in_flight), "", "", "")
 
 
 def _policies(
@@ -117,7 +123,7 @@ def _policies(
     names = [f"{each.name}{' (shadow)' if each.shadow else ''}{' (removed)' if each.removed else ''}" for each in shown]
     return fitted_table(
         room,
-        FittedColumn(f"policy, last {POLICIES_S} s", [*names, *more] or ["none"], cut=True),
+        FittedColumn(f"policy, {POLICIES_S} s", [*names, *more] or ["none"], cut=True),
         FittedColumn("limit", [each.limit for each in shown], spare=1),
         FittedColumn("matched", [str(each.matched) for each in shown], right=True),
         FittedColumn("refused", [str(each.refused) for each in shown], right=True),
