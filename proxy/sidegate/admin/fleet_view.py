@@ -1,6 +1,7 @@
 """Overviews of several sidecars side by side, requested from their admin listeners."""
 
 import asyncio
+import os
 from collections.abc import Sequence
 
 import aiohttp
@@ -53,7 +54,7 @@ async def _entry(session: aiohttp.ClientSession, url: str, window: str, token: s
             else:
                 entry["overview"] = content
     except aiohttp.ClientConnectorError as error:
-        entry["fault"] = f"no connection: {error.os_error.strerror or error}"
+        entry["fault"] = f"no connection: {os.strerror(error.errno) if error.errno else error}"
     except TimeoutError:
         entry["fault"] = f"no answer within {TIMEOUT_S:g} s"
     except (aiohttp.ClientError, ValueError, AttributeError) as error:

@@ -1,6 +1,7 @@
 """Commands status, top and buckets against running sidecars: output and exit status."""
 
 import json
+import socket
 from collections.abc import Iterator
 from typing import Any
 
@@ -204,8 +205,17 @@ def test_a_key_is_encoded_as_bucket_text_and_then_for_the_path(key: str, path: s
     assert bucket_path("p", key) == f"/buckets/p/{path}"
 
 
-def test_the_environment_names_the_admin_port() -> None:
-    assert default_urls({"ADMIN_PORT": "1234"}) == ["http://127.0.0.1:1234"]
+def test_without_urls_the_sidecar_on_the_default_port_is_queried_else_the_demonstration() -> None:
+    def urls(*ports: int) -> list[str]:
+        return [f"http://127.0.0.1:{port}" for port in ports]
+
+    unused, other = free_port(), free_port()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        used = listener.getsockname()[1]
+        assert default_urls({"ADMIN_PORT": "1234"}, used, [used]) == urls(1234)
+        assert default_urls({}, used, [used, other]) == urls(used), "as in a container"
+        assert default_urls({}, unused, [used, other]) == urls(used, other), "also the one that is down"
+        assert default_urls({}, unused, [other]) == urls(unused)
 
 
 @pytest.mark.parametrize(

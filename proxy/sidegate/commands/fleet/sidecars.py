@@ -39,14 +39,18 @@ class SidecarReply(NamedTuple):
         return self.url.partition("://")[2]
 
 
-def default_urls(environ: Mapping[str, str]) -> list[str]:
+def default_urls(
+    environ: Mapping[str, str],
+    default_port: int = DEFAULT_PORT,
+    demonstration_ports: Sequence[int] = DEMONSTRATION_PORTS,
+) -> list[str]:
     """The sidecar of ADMIN_PORT if that is set, else one on port 9901, else the demonstration's if any answers."""
     if port := environ.get("ADMIN_PORT"):
         ports: Sequence[int | str] = (port,)
-    elif not _accepts(DEFAULT_PORT) and any(map(_accepts, DEMONSTRATION_PORTS)):
-        ports = DEMONSTRATION_PORTS
+    elif not _accepts(default_port) and any(map(_accepts, demonstration_ports)):
+        ports = demonstration_ports
     else:
-        ports = (DEFAULT_PORT,)
+        ports = (default_port,)
     return [f"http://127.0.0.1:{number}" for number in ports]
 
 
