@@ -16,10 +16,9 @@ from sidegate.decision.request import BadRequest, RequestFacts, authority_of, de
 CREDENTIAL_FIELDS = frozenset({"authorization", "proxy-authorization"})
 
 _CREDENTIALS = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+)(?:[ \t]+(.*))?", re.DOTALL)
-# A cookie that is a key: what some frameworks decode, cut off or strip, and others do not.
-_ODD_IN_COOKIE = re.compile(r'[^\x20-\x7e]|[\\"]')
-# What some servers strip around the name of a cookie.
-_STRIPPED = re.compile(r'^[\x00-\x20"\x7f-\U0010ffff]+|[\x00-\x20"\x7f-\U0010ffff]+$')
+# Character classes of what some servers strip around the name of a parameter or cookie.
+_BLANKS = r"[\s+]"
+_STRIPPED_FROM_COOKIE_NAMES = r'[\x00-\x20"\x7f-\U0010ffff]'
 _PHP_CUT = re.compile(r"[\[\x00].*", re.DOTALL)
 # Bounds the work for one key: parameters of a query, or cookies. Django, PHP and Express stop at 1,000 too.
 MOST_PIECES = 1000
@@ -83,7 +82,7 @@ def query_reader(name: str) -> ValueReader:
     spaces or a semicolon, with brackets, or with characters that PHP maps to `_`; and for more than MOST_PIECES
     parameters.
     """
-    folded = _as_php(name)
+    pieces = _pieces_named(name, separators="&;", before=_BLANKS)
 
     def read(facts: RequestFacts) -> str | None:
         query = query_part(facts.target)
@@ -91,19 +90,16 @@ def query_reader(name: str) -> ValueReader:
             return None
         if query.count("&") + query.count(";") >= MOST_PIECES:
             raise BadRequest(f"the query has more than {MOST_PIECES} parameters, and one of them decides a limit")
-        found: list[str] = []
-        # A piece behind a semicolon keeps it as a mark: only some applications begin a parameter there.
-        for piece in query.replace(";", "&;").split("&"):
-            text, _, value = piece.partition("=")
-            if text != name:
-                if text.isalnum() or _as_php(decode(text.removeprefix(";").replace("+", " "))) != folded:
-                    continue
-                if piece.startswith(";") or decode(text.replace("+", " ")) != name:
-                    raise BadRequest(f"the query parameter {name} is written in a form that not all applications read")
-            found.append(value)
-        if len(found) > 1:
-            raise BadRequest(f"the query parameter {name} occurs {len(found)} times, but decides a limit")
-        return decode(found[0].replace("+", " ")) or None if found else None
+        value = None
+        for piece in pieces.finditer("&" + query):
+            separator, text, found = piece.groups("")
+            # Only some applications begin a parameter at a semicolon.
+            if separator == ";" or (text != name and decode(text.replace("+", " ")) != name):
+                raise BadRequest(f"the query parameter {name} is written in a form that not all applications read")
+            if value is not None:
+                raise BadRequest(f"the query parameter {name} occurs more than once, but decides a limit")
+            value = found
+        return decode(value.replace("+", " ")) or None if value else None
 
     return read
 
@@ -112,35 +108,68 @@ def cookie_reader(name: str) -> ValueReader:
     """Reads a cookie that occurs once under its own name, unquoted and percent-decoded.
 
     `+` and a space are one character, since PHP reads them alike. Raises BadRequest where the cookie occurs more often,
-    or holds a backslash, an inner quote, or a character outside printable ASCII: frameworks read those in several ways;
-    and for more than MOST_PIECES cookies.
+    or behind a comma, or holds a backslash, an inner quote, or a character outside printable ASCII: frameworks read
+    those in several ways; and for more than MOST_PIECES cookies.
     """
-    folded = _as_php(name)
+    pieces = _pieces_named(
+        name, separators=";,", before=_STRIPPED_FROM_COOKIE_NAMES, behind=_STRIPPED_FROM_COOKIE_NAMES
+    )
 
     def read(facts: RequestFacts) -> str | None:
         lines = facts.fields.getall("Cookie", ())
         if sum(line.count(";") for line in lines) >= MOST_PIECES:
             raise BadRequest(f"the request has more than {MOST_PIECES} cookies, and one of them decides a limit")
-        found: list[str] = []
-        for piece in ";".join(lines).split(";"):
-            text, _, value = piece.partition("=")
-            text = text.strip(" \t")
-            if text != name:
-                if (text.isascii() and text.isalnum()) or _as_php(decode(_STRIPPED.sub("", text))) != folded:
-                    continue
+        value = None
+        for piece in pieces.finditer(";" + ";".join(lines)):
+            separator, text, found = piece.groups("")
+            # Servers that follow RFC 2109 end a cookie at a comma too.
+            if separator == "," or text.strip(" \t") != name:
                 raise BadRequest(f"the cookie {name} is written in a form that not all applications read alike")
-            found.append(value)
-        if len(found) > 1:
-            raise BadRequest(f"the cookie {name} occurs {len(found)} times, but decides a limit")
-        return _cookie_value(name, found[0].strip(" \t")) if found else None
+            if value is not None:
+                raise BadRequest(f"the cookie {name} occurs more than once, but decides a limit")
+            value = found
+        return _cookie_value(name, value.strip(" \t")) if value is not None else None
 
     return read
+
+
+def _pieces_named(name: str, *, separators: str, before: str, behind: str = "") -> re.Pattern[str]:
+    """A pattern that finds the pieces whose name some application reads as `name`, whatever else the text holds.
+
+    Its groups are the separator before the piece, the piece's name as written, and its value. One pass over the text
+    finds all of them, so that the work does not depend on the number of other pieces. `before` and `behind` are
+    character classes of what some applications strip around a name.
+    """
+    start = f"(?:{before}++|%20|%0[9A-Da-d])*+"
+    spelled = "".join(map(_spellings, _as_php(name) or name))
+    end = (f"{behind}*+" if behind else "") + rf"(?=[={separators}\[\x00]|%5[Bb]|%00|\Z)"
+    ends_value = separators.replace(",", "")
+    return re.compile(rf"([{separators}])(?={start}{spelled}{end})(?=([^={ends_value}]*)(?:=([^{ends_value}]*))?)")
+
+
+def _spellings(char: str) -> str:
+    """A pattern of what applications read as this character of a name: itself, its escapes, for `_` what PHP maps."""
+    if char == "_":
+        return "(?:[_. +]|%5[Ff]|%2[Ee]|%20)"
+    raw = char.encode("utf-8", "surrogateescape")
+    escapes = "".join(_either_case(f"%{byte:02X}") if byte < 0x80 else _byte(byte) for byte in raw)
+    return f"(?:{re.escape(char)}|{escapes})"
+
+
+def _byte(byte: int) -> str:
+    """A byte of a character outside ASCII, escaped or not: the halves of a character may be written either way."""
+    return f"(?:{_either_case(f'%{byte:02X}')}|{chr(0xDC00 + byte)})"
+
+
+def _either_case(escape: str) -> str:
+    return "".join(f"[{sign}{sign.lower()}]" if sign.isalpha() else sign for sign in escape)
 
 
 def _cookie_value(name: str, value: str) -> str | None:
     if len(value) > 1 and value[0] == value[-1] == '"':
         value = value[1:-1]
-    if _ODD_IN_COOKIE.search(value):
+    # What some frameworks decode, cut off or strip, and others do not.
+    if not (value.isascii() and value.isprintable()) or '"' in value or "\\" in value:
         raise BadRequest(f"the cookie {name} is written in a form that not all applications read alike")
     return decode(value).replace("+", " ") or None
 

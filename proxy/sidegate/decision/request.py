@@ -35,6 +35,7 @@ CACHED_TARGET_CHARS = 512
 
 # Bounds the work of one path: segments, with those behind encoded slashes, and `;parameters`.
 MOST_SEGMENTS = 1000
+MOST_BROKEN_ESCAPES = 100
 
 _BROKEN_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _ABSOLUTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://([^/?#]*)")
@@ -44,7 +45,6 @@ _ESCAPE = re.compile(r"%[0-9A-Fa-f]{2}")
 _PARENT_SEGMENT = re.compile(r"/\.\.(?:[/;]|$)")
 _SLASHES = re.compile(r"/{2,}")
 _PARAMETERS = re.compile(r";[^/]*")
-_DOT_SEGMENTS = re.compile(r"(?:/\.(?=/|$))+")
 # Stands for an encoded slash that is read as itself (private use).
 _KEPT_SLASH = "\ue02f"
 _ESCAPED_KEPT_SLASH = "%EE%80%AF"
@@ -87,16 +87,37 @@ def authority_of(target: str) -> str:
 
 
 def decode(text: str) -> str:
-    """Text percent-decoded once (RFC 3986 §2.1). A broken escape stays as it is. In C, whatever the text holds."""
+    """Text percent-decoded once (RFC 3986 §2.1). A broken escape stays as it is.
+
+    Raises BadRequest for more than MOST_BROKEN_ESCAPES of them, which bounds the work.
+    """
     if "%" not in text:
         return text
-    return _decode_valid(_BROKEN_ESCAPE.sub("%25", text))
+    decoded = _decode_valid(text)
+    if decoded is not None:
+        return decoded
+    text, broken = _BROKEN_ESCAPE.subn("%25", text, MOST_BROKEN_ESCAPES + 1)
+    if broken > MOST_BROKEN_ESCAPES:
+        raise BadRequest(f"a value that decides a limit has more than {MOST_BROKEN_ESCAPES} broken percent-escapes")
+    return _unquote(text)[0]
 
 
-def _decode_valid(text: str) -> str:
-    # Quoted-printable is the same encoding with another sign.
+def _decode_valid(text: str) -> str | None:
+    """Text percent-decoded once; None where an escape is broken."""
+    decoded, complete = _unquote(text)
+    return decoded if complete else None
+
+
+def _unquote(text: str) -> tuple[str, bool]:
+    """Text percent-decoded in C, and whether every escape was valid: only then has each given up two characters.
+
+    Quoted-printable is the same encoding with another sign. It reads `=` before a line end as a soft break, which
+    no text of a request has.
+    """
     raw = text.encode("utf-8", "surrogateescape").replace(b"=", b"=3D").replace(b"%", b"=")
-    return a2b_qp(raw).decode("utf-8", "surrogateescape")
+    decoded = a2b_qp(raw)
+    complete = len(raw) - len(decoded) == 2 * raw.count(b"=") and b"\n" not in raw and b"\r" not in raw
+    return decoded.decode("utf-8", "surrogateescape"), complete
 
 
 def _paths(path: str) -> tuple[str, ...]:
@@ -105,20 +126,26 @@ def _paths(path: str) -> tuple[str, ...]:
     kept = path.replace("%2F", _ESCAPED_KEPT_SLASH).replace("%2f", _ESCAPED_KEPT_SLASH)
     if kept.count("/") + kept.count(";") + kept.count(_ESCAPED_KEPT_SLASH) > MOST_SEGMENTS:
         raise BadRequest(f"the path has more than {MOST_SEGMENTS} segments")
-    if _BROKEN_ESCAPE.search(path):
+    decoded = _decode_valid(path) if "%" in path else path
+    if decoded is None:
         raise BadRequest("the path holds a broken percent-escape")
-    decoded = _decode_valid(path)
     if ambiguity := _ambiguity(decoded):
         raise BadRequest(f"the path can be read in more than one way: it holds {ambiguity}")
     readings = [decoded]
     if kept != path:
-        readings.append(_decode_valid(kept))
+        readings.append(decode(kept))
     if ";" in decoded:
         readings = [_PARAMETERS.sub("", each) for each in readings] + readings
-    readings = [_SLASHES.sub("/", each) for each in readings]
+    readings = [_SLASHES.sub("/", each) if "//" in each else each for each in readings]
     if any("/." in each for each in readings):
-        readings = [_DOT_SEGMENTS.sub("", each) or "/" for each in readings] + readings
+        readings = [*map(_without_dots, readings), *readings]
     return tuple(dict.fromkeys((each.rstrip("/") or "/").replace(_KEPT_SLASH, "%2F") for each in readings))
+
+
+def _without_dots(path: str) -> str:
+    while "/./" in path:  # each pass halves a row of them
+        path = path.replace("/./", "/")
+    return path.removesuffix("/.")
 
 
 _cached_paths = lru_cache(CACHED_TARGETS)(_paths)
@@ -126,7 +153,7 @@ _cached_paths = lru_cache(CACHED_TARGETS)(_paths)
 
 def _ambiguity(decoded: str) -> str:
     """The part of a decoded path that applications read differently; empty where there is none."""
-    if _CONTROL.search(decoded):
+    if not decoded.isprintable() and _CONTROL.search(decoded):
         return "a control character"
     if "\\" in decoded:
         return "a backslash"
