@@ -1,5 +1,6 @@
 """`sidegate explain`: shows the decision for one request, without a running sidecar."""
 
+import re
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -156,6 +157,38 @@ def test_exemption_that_matches_only_one_reading_of_the_path_does_not_apply(writ
     """)
     assert parts(config, "GET", "/api/ping") == {"probe": "exempts", "users": "set_aside"}
     assert parts(config, "GET", "/api%2Fping") == {"probe": "no_match", "users": "applies"}
+
+
+READINGS = """
+policies:
+  - {name: probe, match: {path: /api/ping}, exempt: true}
+  - {name: users, match: {path: "/*/ping"}, key: client_ip, limit: 10/minute}
+  - {name: all, match: {path: /**}, key: client_ip, limit: 10/minute}
+  - {name: rest, key: client_ip, limit: 10/minute}
+"""
+
+
+def test_explanation_shows_the_readings_of_the_path_that_each_policy_matches(write_config: WriteConfig) -> None:
+    config = write_config(READINGS)
+    text = sidegate("explain", config, "GET", "/api/ping;x").out
+    assert "path     /api/ping or /api/ping;x\n" in text
+    assert re.search(
+        r"^probe +no match +path is /api/ping;x, expected: /api/ping\n"
+        r" +the policy matches the path as /api/ping, but an exemption must match every reading$",
+        text,
+        re.MULTILINE,
+    )
+    assert re.search(r"^users +applies(.*\n){3}", text, re.MULTILINE)
+    assert text.count("the policy matches the path as /api/ping\n") == 1
+    assert text.count("the policy matches the path as /api/ping or /api/ping;x\n") == 1
+    documents = sidegate("explain", config, "GET", "/api/ping;x", "--json").json["policies"]
+    assert {each["name"]: each.get("matched_paths") for each in documents} == {
+        "probe": ["/api/ping"], "users": ["/api/ping"], "all": ["/api/ping", "/api/ping;x"], "rest": None,
+    }  # fmt: skip
+
+
+def test_explanation_of_a_path_with_one_reading_does_not_repeat_it(write_config: WriteConfig) -> None:
+    assert "matches the path" not in sidegate("explain", write_config(READINGS), "GET", "/api/ping").out
 
 
 def test_control_characters_are_escaped(shop: Path) -> None:

@@ -101,6 +101,8 @@ def _policy(item: Consideration, settings: Settings, levels: LevelsByPolicy) -> 
     if item.mismatch is not None:
         document["condition"], document["found"] = item.mismatch.condition, item.mismatch.found or None
         document["wanted"] = wanted(settings, item.policy.name, item.mismatch)
+    if item.matched_paths:
+        document["matched_paths"] = list(item.matched_paths)
     if item.key:
         document["key"] = item.key
     if (charge := item.charge) is not None:

@@ -156,6 +156,7 @@ class ExplainedPolicy(TypedDict):
     condition: NotRequired[str]
     found: NotRequired[str | None]
     wanted: NotRequired[Sequence[str]]
+    matched_paths: NotRequired[Sequence[str]]
     key: NotRequired[str]
     bucket: NotRequired[str]
     cost: NotRequired[int]

@@ -35,7 +35,7 @@ def as_text(explanation: Explanation, settings: Settings, levels: LevelsByPolicy
         policies.add_column(title, no_wrap=title != "why", overflow="fold")
     for item in explanation.considered:
         word, style = _WORDS[item.result]
-        why = "\n".join(_why(item, settings, levels))
+        why = "\n".join([*_why(item, settings, levels), *_reading_lines(item)])
         policies.add_row(item.policy.name + (" (shadow)" if item.policy.shadow else ""), Text(word, style), why)
     return Group(head, "", policies) if explanation.considered and not own_page else Group(head)
 
@@ -80,6 +80,16 @@ def _why(item: Consideration, settings: Settings, levels: LevelsByPolicy) -> Seq
             assert item.mismatch is not None  # noqa: S101  (Consideration guarantees it)
             values = ", ".join(wanted(settings, item.policy.name, item.mismatch)) or "present"
             return [f"{item.mismatch.condition} is {printable(item.mismatch.found) or 'absent'}, expected: {values}"]
+
+
+def _reading_lines(item: Consideration) -> Sequence[str]:
+    """Say which readings of a path with several the policy matches."""
+    if not item.matched_paths:
+        return ()
+    paths = printable(" or ".join(item.matched_paths))
+    if item.result is MatchResult.NO_MATCH and item.mismatch is not None and item.mismatch.condition == "path":
+        return (f"the policy matches the path as {paths}, but an exemption must match every reading",)
+    return (f"the policy matches the path as {paths}",)
 
 
 def _charge_lines(item: Consideration, charge: Charge, level: Level | None) -> list[str]:

@@ -1,6 +1,6 @@
 """Explains which policies apply to one request, and why, from the PolicySet that decides."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 from sidegate.decision.bucket import Charge, Limit, Rate
@@ -22,13 +22,17 @@ class MatchResult(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Consideration:
-    """One policy and its result. NO_MATCH has a `mismatch`, APPLIES a `charge`; `key` is set where one was read."""
+    """One policy and its result. NO_MATCH has a `mismatch`, APPLIES a `charge`; `key` is set where one was read.
+
+    `matched_paths` are the readings of the path that the policy matches, where the path has more than one.
+    """
 
     policy: Policy
     result: MatchResult
     key: str = ""
     charge: Charge | None = None
     mismatch: Mismatch | None = None
+    matched_paths: tuple[str, ...] = ()
 
     @property
     def overridden(self) -> bool:
@@ -66,11 +70,16 @@ def explain(policies: PolicySet, facts: RequestFacts) -> Explanation:
         return Explanation(facts, client, group, paths, ambiguous=str(error))
     exempted = any(policy.exempt and miss is None for policy, miss in zip(policies.policies, misses, strict=True))
     by_name = {entry.policy.name: entry for entry in applied}
-    considered = tuple(
+    considered = [
         _considered(policies, policy, facts, miss, by_name.get(policy.name), exempted)
         for policy, miss in zip(policies.policies, misses, strict=True)
-    )
-    return Explanation(facts, client, group, paths, considered=considered, applied=applied)
+    ]
+    if len(paths) > 1:
+        considered = [
+            replace(item, matched_paths=item.policy.match.matching(paths)) if item.policy.match.paths else item
+            for item in considered
+        ]
+    return Explanation(facts, client, group, paths, considered=tuple(considered), applied=applied)
 
 
 def _considered(

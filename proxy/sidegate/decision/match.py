@@ -58,6 +58,10 @@ class Match:
         found = (any(pattern.fullmatch(path) for pattern in self.paths) for path in readings)
         return all(found) if every else any(found)
 
+    def matching(self, readings: Sequence[str]) -> tuple[str, ...]:
+        """The readings of the path that match."""
+        return tuple(reading for reading in readings if self.takes_path((reading,), every=True))
+
     def takes_method(self, method: str) -> bool:
         """Whether the method matches. GET includes HEAD: applications run the same handler (RFC 9110 §9.3.2)."""
         return not self.methods or method in self.methods or (method == "HEAD" and "GET" in self.methods)
@@ -80,7 +84,8 @@ class Match:
     ) -> Mismatch | None:
         """The first condition that does not hold, for explanations; None where all hold."""
         if not self.takes_path(readings, every=every):
-            return Mismatch("path", " or ".join(readings))
+            matching = self.matching(readings)
+            return Mismatch("path", " or ".join(reading for reading in readings if reading not in matching))
         if not self.takes_method(facts.method):
             return Mismatch("method", facts.method)
         for condition in self.fields:
