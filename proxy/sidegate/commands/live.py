@@ -2,10 +2,12 @@
 
 import asyncio
 from collections.abc import Sequence
+from functools import partial
 
 from sidegate.config import StoreSettings
 from sidegate.decision.policy import PolicyMatch
 from sidegate.decision.verdict import DecisionSource, Verdict
+from sidegate.store.awaiting import answer_of
 from sidegate.store.deny_cache import DenyCache
 from sidegate.store.factory import open_store
 from sidegate.store.limiter import Limiter
@@ -23,15 +25,13 @@ def present_levels(settings: StoreSettings, applied: Sequence[PolicyMatch]) -> V
 async def _look(settings: StoreSettings, applied: Sequence[PolicyMatch]) -> Verdict:
     loop = asyncio.get_running_loop()
     store = open_store(settings, lambda _: None, TIMEOUT_S)
-    found: asyncio.Future[Verdict] = loop.create_future()
     keeping = loop.create_task(store.keep_connected())
     try:
         async with asyncio.timeout(TIMEOUT_S):
             await store.tried.wait()
             if store.failure is not None:
                 raise store.failure
-            Limiter(store, DenyCache()).look(applied, lambda seen: None if found.done() else found.set_result(seen))
-            verdict = await found
+            verdict: Verdict = await answer_of(partial(Limiter(store, DenyCache()).look, applied))
     except TimeoutError:
         raise store.failure or StoreUnavailable("timeout", f"no answer within {TIMEOUT_S:g} s") from None
     finally:

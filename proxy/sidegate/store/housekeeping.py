@@ -9,6 +9,7 @@ import random
 from collections.abc import Callable
 from functools import partial
 
+from sidegate.store.awaiting import answer_of
 from sidegate.store.protocol import Command, Store
 from sidegate.store.replicas import ANNOUNCE_EVERY_S, Replicas
 
@@ -54,7 +55,7 @@ class Watch:
 
     async def _once(self) -> None:
         if self._replicas.fixed is None and self._shares():
-            await self._answer(self._replicas.announce)
+            await answer_of(self._replicas.announce)
         if self._loop.time() >= self._next_look_s:
             self._next_look_s = self._loop.time() + LOOK_EVERY_S
             self._note_keys(await self._command("DBSIZE"))
@@ -62,12 +63,7 @@ class Watch:
 
     async def _command(self, *command: str) -> object:
         words: Command = command
-        return await self._answer(partial(self._store.command, "", words))
-
-    async def _answer(self, ask: Callable[[Callable[[object], None]], None]) -> object:
-        answer: asyncio.Future[object] = self._loop.create_future()
-        ask(lambda reply: None if answer.done() else answer.set_result(reply))
-        return await answer
+        return await answer_of(partial(self._store.command, "", words))
 
     def _note_keys(self, reply: object) -> None:
         if type(reply) is not int:

@@ -1,8 +1,8 @@
 """The store as the rest of the sidecar uses it: opens it, decides through it, describes and inspects it."""
 
-import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 from sidegate.config import StoreSettings
@@ -10,6 +10,7 @@ from sidegate.decision.policy import PolicyMatch
 from sidegate.decision.reading import Reading
 from sidegate.decision.record import ObserveStore
 from sidegate.decision.verdict import Verdict
+from sidegate.store.awaiting import answer_of
 from sidegate.store.deny_cache import DenyCache
 from sidegate.store.factory import open_store
 from sidegate.store.housekeeping import Watch
@@ -55,18 +56,14 @@ class StoreRoom:
 
     async def look(self, applied: Sequence[PolicyMatch]) -> Verdict:
         """The verdict at no cost: levels as they are, nothing charged."""
-        answer: asyncio.Future[Verdict] = asyncio.get_running_loop().create_future()
-        self.limiter.look(applied, lambda verdict: None if answer.done() else answer.set_result(verdict))
-        return await answer
+        return await answer_of(partial(self.limiter.look, applied))
 
     async def ping(self) -> str | None:
         """Send PING. Returns None if the store answers and every breaker is closed, else the reason as a sentence."""
         for node, breaker in self.limiter.breakers.items():
             if not breaker.closed:
                 return f"the breaker{f' of {node}' if node else ''} is open: {breaker.reason}"
-        answer: asyncio.Future[object] = asyncio.get_running_loop().create_future()
-        self.store.ping(lambda reply: None if answer.done() else answer.set_result(reply))
-        reply = await answer
+        reply = await answer_of(self.store.ping)
         return None if reply == b"PONG" else str(reply)
 
     def forget(self, bucket: str) -> bool:

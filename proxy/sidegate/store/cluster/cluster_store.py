@@ -21,6 +21,7 @@ from sidegate.config import StoreSettings
 from sidegate.config.store_url import Address
 from sidegate.decision.bucket import Charge, Level
 from sidegate.decision.record import ObserveStore
+from sidegate.store.awaiting import answer_of
 from sidegate.store.cluster.cluster_node import Member
 from sidegate.store.cluster.reservation import Reservation
 from sidegate.store.cluster.slot_batch import SlotBatch
@@ -240,9 +241,7 @@ class ClusterStore:
         raise failure
 
     async def _slots_of(self, ask: Callable[[Command, OnReply], None], address: Address) -> list[SlotRange]:
-        found: asyncio.Future[object] = self._loop.create_future()
-        ask(("CLUSTER", "SLOTS"), lambda reply: None if found.done() else found.set_result(reply))
-        reply = await found
+        reply = await answer_of(partial(ask, ("CLUSTER", "SLOTS")))
         if isinstance(reply, StoreUnavailable):
             raise reply
         try:
