@@ -8,6 +8,7 @@ from sidegate.admin.explain_page import MASK
 from sidegate.admin.limit_document import limit_document
 from sidegate.admin.response_types import ConfigDocument, ConfigState, PolicyDocument, RecentRequests
 from sidegate.config import Settings, digest
+from sidegate.config.policies import PolicySettings
 from sidegate.decision.explanation import limit_text
 from sidegate.decision.identity import SECRET_FIELDS, hashed
 from sidegate.decision.policy import Policy, PolicySet
@@ -20,11 +21,7 @@ def effective(settings: Settings) -> dict[str, Any]:
     """
     document = settings.model_dump(mode="json", by_alias=True)
     for written, policy in zip(document["policies"], settings.policies, strict=True):
-        header = written["match"]["header"]
-        written["match"]["header"] = {
-            name: MASK if name.lower() in SECRET_FIELDS and value is not True else value
-            for name, value in header.items()
-        }
+        _mask(written["match"])
         parts = policy.key.parts if policy.key else ()
         secret = [any(source.secret for source in alternatives) for alternatives in parts]
         for override, real in zip(written["overrides"], policy.overrides, strict=True):
@@ -33,6 +30,13 @@ def effective(settings: Settings) -> dict[str, Any]:
                 for values in real.key
             ]
     return document
+
+
+def _mask(match: dict[str, Any]) -> None:
+    match["header"] = {
+        name: MASK if name.lower() in SECRET_FIELDS and value is not True else value
+        for name, value in match["header"].items()
+    }
 
 
 def policy_documents(
@@ -47,14 +51,21 @@ def policy_documents(
     `since_start` and `recent` count by policy and outcome.
     """
     documents = [
-        _policy(written, policy, _outcomes(since_start, policy.name), _recent(recent, policy.name, window_s))
-        for written, policy in zip(effective(settings)["policies"], policies.policies, strict=True)
+        _policy(_written(each), policy, _outcomes(since_start, policy.name), _recent(recent, policy.name, window_s))
+        for each, policy in zip(settings.policies, policies.policies, strict=True)
     ]
     known = {policy.name for policy in policies.policies}
     removed = sorted({name for name, _ in recent} - known - {"none"})
     return documents + [
         _removed(name, _outcomes(since_start, name), _recent(recent, name, window_s)) for name in removed
     ]
+
+
+def _written(policy: PolicySettings) -> dict[str, Any]:
+    """Match, key and limit as written. Overrides, which may be thousands, are not dumped: `top` asks each second."""
+    written = policy.model_dump(mode="json", by_alias=True, include={"match", "key", "limit"})
+    _mask(written["match"])
+    return written
 
 
 def _removed(name: str, outcomes: dict[str, int], recent: RecentRequests) -> PolicyDocument:

@@ -50,7 +50,8 @@ def _block(block: str) -> str:
             "".join(f"<td>{_inline(cell.strip())}</td>" for cell in row) for row in rows if set(row[0]) - set("- |")
         ]
         return f"<table>{''.join(f'<tr>{row}</tr>' for row in cells)}</table>"
-    return f"<pre>{_inline(block)}</pre>" if block.strip() else ""
+    unwrapped = re.sub(r"\n(?! *(?:[0-9]+\.|[*-]) ) *", " ", block.strip())  # lines wrap by the page's width
+    return f"<pre>{_inline(unwrapped)}</pre>" if unwrapped else ""
 
 
 def _inline(text: str) -> str:
