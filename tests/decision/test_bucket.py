@@ -161,21 +161,42 @@ def test_a_cost_of_nothing_passes_an_empty_bucket_and_is_not_written() -> None:
     assert stored == {}
 
 
-# -- time never runs backwards for a bucket ---------------------------------------------------------------------------
+# -- the store's clock may step ---------------------------------------------------------------------------------------
 
 
-def test_a_clock_that_steps_back_neither_refills_nor_takes() -> None:
+def test_a_clock_that_steps_back_by_less_than_a_second_neither_refills_nor_takes() -> None:
     check(
         limit(burst=2),
         [
             Step(10 * SECOND, 2, True, 0),
-            Step(5 * SECOND, 1, False, 0, SECOND),
+            Step(9 * SECOND, 1, False, 0, SECOND),
             Step(10 * SECOND, 1, False, 0, SECOND),
             Step(11 * SECOND, 1, True, 0),
-            Step(3 * SECOND, 1, False, 0, SECOND),
+            Step(10 * SECOND, 1, False, 0, SECOND),
             Step(11 * SECOND + 999_999, 1, False, 0, 1),
             Step(12 * SECOND, 1, True, 0),
         ],
+    )
+
+
+@pytest.mark.parametrize("step_s", [2, 20, 300, 3600])
+def test_a_bucket_grows_from_the_first_request_after_a_longer_step_back(step_s: int) -> None:
+    later = 10_000 * SECOND
+    check(
+        limit(burst=2),
+        [
+            Step(later, 2, True, 0),
+            Step(later - step_s * SECOND, 1, False, 0, SECOND),
+            Step(later - step_s * SECOND + 999_999, 1, False, 0, 1),
+            Step(later - step_s * SECOND + SECOND, 1, True, 0),
+        ],
+    )
+
+
+def test_a_step_forward_credits_its_length_and_at_most_a_burst() -> None:
+    check(
+        limit(burst=2),
+        [Step(0, 2, True, 0), Step(3600 * SECOND, 2, True, 0), Step(3600 * SECOND, 1, False, 0, SECOND)],
     )
 
 
@@ -363,13 +384,14 @@ def test_no_interval_admits_more_though_the_clock_steps_back(
     steps = st.integers(0, bucket_limit.fill_us)
     asked = [(now - data.draw(steps), cost) for now, cost in asked]
     rate = Fraction(bucket_limit.rate.tokens, bucket_limit.rate.period_us)
-    latest, spent, begun = START, 0, None
-    # A cost of 0 charges nothing and creates no bucket, so no interval begins with it.
-    for now, cost in ((now, cost) for now, cost in admitted(bucket_limit, asked) if cost):
-        latest = max(latest, START + now) if begun is not None else START + now
-        begun = latest if begun is None else begun
-        spent += cost
-        assert spent <= bucket_limit.burst + rate * (latest - begun)
+    # The bound counts every advance of the clock: after a step back that is too long to wait out, the way forward again
+    # grows tokens too.
+    passed_us, spent, before = 0, 0, 0
+    for step in outcomes(bucket_limit, asked):
+        passed_us += max(0, step.now - before) if spent else 0
+        before = step.now
+        spent += step.cost if step.allowed else 0
+        assert spent <= bucket_limit.burst + rate * passed_us
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ import pytest
 from sidegate.decision.policy import OnStoreFailure
 from sidegate.decision.verdict import Answer, DecisionSource, Outcome, Verdict, outcome_of
 from sidegate.store.breaker import FAILURES_TO_OPEN, BreakerState
-from sidegate.store.housekeeping import Watch
+from sidegate.store.housekeeping import Housekeeping
 from sidegate.store.replicas import ENTRY_LIFE_S, Replicas
 
 from tests.conftest import StartStore
@@ -293,7 +293,7 @@ async def test_a_store_that_evicts_and_one_with_very_many_keys_are_warned_of_onc
         server.client.set(f"key-{number}", "")
     async with sidecar(server.url) as proxy:
         replicas = Replicas(proxy.store, "example:", None)
-        watch = Watch(proxy.store, replicas, 15, lambda: True)
+        watch = Housekeeping(proxy.store, replicas, 15, lambda: True)
         task = asyncio.get_running_loop().create_task(watch.run())
         async with asyncio.timeout(PATIENCE_S):
             for looks in (1, 2, 3):
@@ -314,7 +314,7 @@ async def test_a_store_that_may_not_be_looked_into_is_no_fault(own_store_server:
         "limited", enabled=True, nopass=True, keys=["*"], commands=["+ping", "+eval", "+evalsha", "+client"]
     )
     async with sidecar(own_store_server.url, username="limited", password="any") as proxy:
-        watch = Watch(proxy.store, Replicas(proxy.store, "example:", 3), 1, lambda: True)
+        watch = Housekeeping(proxy.store, Replicas(proxy.store, "example:", 3), 1, lambda: True)
         task = asyncio.get_running_loop().create_task(watch.run())
         await asyncio.sleep(0.05)
         assert not task.done()

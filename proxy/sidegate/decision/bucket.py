@@ -8,10 +8,15 @@ that many. The fraction of the token now growing is therefore kept as *time*, no
 A rate is `tokens` per `period_us`, in lowest terms. Settling a bucket at `now` credits the whole tokens grown since
 `since_us` and moves that moment forward by just the time they took, rounded against the caller by less than 1 µs.
 
-A bucket carries the rate under which its present token grows. When a limit is edited, the time before the first
-contact under the new limit is credited at the old rate, and the fraction is carried over: an edit never refills.
+A bucket stores the rate at which its present token grows. After an edit of the limit, the time before the first request
+under the new limit is credited at the old rate, and the fraction is carried over: an edit never refills.
 
-The bound that follows, for any interval of length T: admitted cost <= burst + rate * T.
+The store's clock may step. After a step back of up to TOLERATED_STEP_US, a bucket waits until the clock has caught up,
+so that a swinging clock credits no time twice. A `since_us` further in the future counts as now and credits nothing; it
+is rewritten at the first request, so that the bucket grows from there. A step forward credits its length, at most one
+burst.
+
+The bound, for any interval in which the clock advances by T in all: admitted cost <= burst + rate * T.
 """
 
 from collections.abc import Iterable, MutableMapping, Sequence
@@ -24,6 +29,8 @@ from typing import NamedTuple
 # Largest integer up to which a Lua number (IEEE 754 double) holds every integer.
 EXACT = 2**53
 MAX_BURST = 1_000_000_000
+# A step back of the store's clock that a bucket waits out. Clocks that are kept by NTP slew or step by less.
+TOLERATED_STEP_US = 1_000_000
 # Keeps `elapsed * tokens` of one period, and with it every product below, within EXACT.
 MAX_PERIOD_US = 366 * 86_400_000_000
 
@@ -54,10 +61,10 @@ class Rate:
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """What one bucket may hold and how fast it refills.
+    """Capacity and rate of one bucket.
 
-    `burst` is the capacity, `initial` what a bucket holds that the store does not know yet, both in tokens.
-    `idle_ttl_ms` is how long an idle bucket stays in the store at least; never less than the time to full.
+    `burst` is the capacity, `initial` the filling of a bucket that is not in the store yet, both in tokens.
+    `idle_ttl_ms` is how long an idle bucket stays in the store; at least the time to full.
     """
 
     rate: Rate
@@ -92,10 +99,10 @@ class Bucket(NamedTuple):
 
 
 class Charge(NamedTuple):
-    """One bucket asked for `cost` tokens. A cost of 0 looks and takes nothing. A shadow charge never refuses.
+    """A charge of `cost` tokens on one bucket. A cost of 0 reads the level. A shadow charge never refuses.
 
-    A debit is charged after the event, for what was admitted elsewhere: it takes what there is, up to its cost,
-    whatever becomes of the request's other charges, and never refuses.
+    A debit charges afterwards what was admitted elsewhere: it takes the tokens that are there, up to its cost,
+    independent of the request's other charges, and never refuses.
     """
 
     key: str
@@ -106,10 +113,9 @@ class Charge(NamedTuple):
 
 
 class Level(NamedTuple):
-    """What a bucket holds after a decision: whole `tokens`, and for how long the next has been growing (µs).
+    """The level of a bucket after a decision: whole `tokens`, and how long the next one has been growing (µs).
 
-    `enough` says whether the charge found its cost; a bucket that had enough may still be uncharged, because another
-    bucket of the same request refused.
+    `enough`: whether the bucket had the cost. It may still be uncharged, if another bucket of the request refused.
     """
 
     tokens: int
@@ -125,10 +131,11 @@ def settle(bucket: Bucket | None, limit: Limit, now_us: int) -> Bucket:
     """The bucket as it stands at `now_us` under `limit`. A bucket unknown to the store starts at `limit.initial`."""
     if bucket is None:
         return Bucket(limit.initial, now_us, limit.rate)
-    now_us = max(now_us, bucket.since_us)
+    since_us = now_us if _is_ahead(bucket, now_us) else bucket.since_us
+    now_us = max(now_us, since_us)
     rate = bucket.rate
     room = limit.burst - bucket.tokens
-    grown = (now_us - bucket.since_us) * rate.tokens
+    grown = (now_us - since_us) * rate.tokens
     if grown >= room * rate.period_us:
         return Bucket(limit.burst, now_us, limit.rate)
     tokens, rest = divmod(grown, rate.period_us)
@@ -144,10 +151,10 @@ def decide(
     """Decide `requests` in order at one moment: each is charged on all its buckets or on none.
 
     The reference of one script call: reads and writes `stored` as the script reads and writes the store. A refused
-    request writes nothing, with two exceptions that happen once a bucket: one that starts below the cost is written so
-    that it begins to grow, and one met under a new rate is settled to it. Shadow charges neither refuse nor change what
-    others are charged, and are charged only when the request passes. Debits take what there is in any case. A bucket
-    asked for under two limits (a reload fell between the requests) is settled to the first of them.
+    request writes nothing, with three exceptions, each once: a new bucket below the cost is written so that it begins
+    to grow, and so is one with another rate, or with a `since_us` in the future. Shadow charges neither refuse nor
+    change what others are charged, and are charged only when the request passes. Debits take what there is in any case.
+    A bucket asked for under two limits (a reload fell between the requests) is settled to the first of them.
     """
     held: dict[str, Bucket] = {}
     return [_decide_one(charges, stored, held, now_us) for charges in requests]
@@ -161,25 +168,33 @@ def _decide_one(
             held[charge.key] = settle(stored.get(charge.key), charge.limit, now_us)
     passes = all(charge.shadow or charge.debit or held[charge.key].tokens >= charge.cost for charge in charges)
     levels = []
-    for key, _, cost, _, debit in charges:
+    for charge in charges:
+        key, cost = charge.key, charge.cost
         bucket = held[key]
         enough = bucket.tokens >= cost
-        if debit and cost:
+        if charge.debit and cost:
             bucket = held[key] = stored[key] = bucket._replace(tokens=bucket.tokens - min(bucket.tokens, cost))
         elif passes and enough and cost:
             bucket = held[key] = bucket._replace(tokens=bucket.tokens - cost)
             stored[key] = bucket
-        elif cost and _begins(stored.get(key), bucket.rate, enough=enough):
+        elif cost and _must_be_written(stored.get(key), bucket, now_us, enough=enough):
             stored[key] = bucket
         levels.append(Level(bucket.tokens, max(now_us, bucket.since_us) - bucket.since_us, enough))
     return tuple(levels)
 
 
-def _begins(stored: Bucket | None, rate: Rate, *, enough: bool) -> bool:
-    """Whether a bucket must be written though it was not charged, since it would never begin to grow otherwise."""
-    return not enough if stored is None else stored.rate != rate
+def _must_be_written(stored: Bucket | None, settled: Bucket, now_us: int, *, enough: bool) -> bool:
+    """Whether a bucket must be written without a charge, since it would never begin to grow otherwise."""
+    if stored is None:
+        return not enough
+    return stored.rate != settled.rate or _is_ahead(stored, now_us)
+
+
+def _is_ahead(stored: Bucket, now_us: int) -> bool:
+    """Whether the clock has stepped back too far to wait until it has caught up with the bucket."""
+    return stored.since_us > now_us + TOLERATED_STEP_US
 
 
 def passed(charges: Sequence[Charge], levels: Sequence[Level]) -> bool:
-    """Whether the request passes: every charge but the shadows found its cost."""
+    """Whether the request passes: every charge but shadows and debits had its cost."""
     return all(level.enough or charge.shadow or charge.debit for charge, level in zip(charges, levels, strict=True))

@@ -1,4 +1,4 @@
-"""One request's record, made when it ends: metrics and the log line both come from it, so they never disagree."""
+"""The record of one request, made at its end. Metrics and log line both come from it, so they agree."""
 
 from collections.abc import Callable
 from functools import partial
@@ -33,7 +33,7 @@ Observe = Callable[[Record], None]
 
 
 class StoreCall(NamedTuple):
-    """One call of the store: how many requests it decided, how long its reply took in seconds, why it failed or ""."""
+    """One call of the store: the requests that it decided, its duration in seconds, and why it failed or ""."""
 
     requests: int
     took_s: float

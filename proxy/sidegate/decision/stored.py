@@ -1,15 +1,15 @@
-"""What an operator can see of the buckets that lie in the store, and take out of it."""
+"""Buckets as stored, for the admin API."""
 
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 
 class StoreSilent(Exception):
-    """The store gave no answer to a question that no request waits for. The text says why."""
+    """The store did not answer a query of the admin API. The text gives the reason."""
 
 
 class Stored(NamedTuple):
-    """A bucket as it is stored. `tokens` are those at its last charge; None where it is no bucket."""
+    """A bucket as stored. `tokens` are those at its last charge; None where the key holds no bucket."""
 
     name: str
     tokens: int | None
@@ -17,20 +17,20 @@ class Stored(NamedTuple):
 
 
 class Found(NamedTuple):
-    """Some buckets, and the cursor that finds more; empty at the end."""
+    """One page of buckets, and the cursor of the next page; empty at the end."""
 
     buckets: Sequence[Stored]
     cursor: str
 
 
 class BucketStore(Protocol):
-    """Every method raises StoreSilent where the store does not answer in a person's patience."""
+    """Every method raises StoreSilent if the store does not answer within about two seconds."""
 
     async def find(self, prefix: str, part: str, cursor: str, most: int) -> Found:
-        """Buckets whose names begin with `prefix` and hold `part` after it: some, perhaps none, and where to go on."""
+        """One page of the buckets whose names begin with `prefix` and contain `part` after it."""
 
     async def read(self, name: str) -> Stored | None:
-        """One bucket as it is stored; None where it is not."""
+        """One bucket as stored; None where there is none."""
 
     async def reset(self, name: str) -> bool:
-        """Take a bucket out, so that its next request finds a new one. Returns whether there was one."""
+        """Delete a bucket; its next request starts a new one. Returns whether there was one."""

@@ -1,4 +1,4 @@
-"""What was decided for one request, and by whom: the one value that edge answers from and ops tells of."""
+"""The rate-limit decision for one request, over all matching policies."""
 
 from collections.abc import Callable, Sequence
 from enum import Enum, StrEnum
@@ -10,7 +10,7 @@ from sidegate.decision.policy import OnStoreFailure, PolicyMatch
 
 
 class Answer(Enum):
-    """What the edge does: forward, answer 429, answer 503."""
+    """The action of the edge: forward, answer 429, answer 503."""
 
     PASS = "pass"  # noqa: S105  (a verdict, not a password)
     REFUSE = "refuse"
@@ -18,7 +18,7 @@ class Answer(Enum):
 
 
 class DecisionSource(StrEnum):
-    """Where the decision was made."""
+    """The place that made the decision."""
 
     NO_POLICY = "no_policy"
     STORE = "store"
@@ -29,7 +29,7 @@ class DecisionSource(StrEnum):
 
 
 class Outcome(StrEnum):
-    """What became of one policy on one request; the values are metric labels."""
+    """The outcome of one policy for one request; the values are metric labels."""
 
     ALLOWED = "allowed"
     REFUSED = "refused"
@@ -43,9 +43,9 @@ class Outcome(StrEnum):
 class Verdict(NamedTuple):
     """The decision over all policies that applied.
 
-    `levels` holds one entry per entry of `applied`; None where the bucket's state is not known: its key is blocked,
-    the store failed, or another bucket's refusal was remembered and the store not asked. `reason` says why the store
-    could not decide. Where this proxy's share decided (`LOCAL`), `applied` holds the shares, `levels` their buckets.
+    `levels` has one entry for each of `applied`; None where the bucket's state is unknown: its key is blocked, the
+    store failed, or the deny cache refused for another bucket. `reason` is why the store could not decide. With
+    `LOCAL`, `applied` holds this proxy's shares and `levels` their buckets.
     """
 
     answer: Answer
@@ -69,7 +69,7 @@ class Verdict(NamedTuple):
 
     @property
     def retry_us(self) -> int | None:
-        """Microseconds until the request would pass; None where no time will help (a blocked key)."""
+        """Microseconds until the request would pass; None where it never will (a blocked key)."""
         if len(self.applied) == 1 and not self.applied[0].policy.shadow:
             charge, level = self.applied[0].charge, self.levels[0]
             if charge is None:
@@ -98,9 +98,9 @@ UNLIMITED = Verdict(Answer.PASS, DecisionSource.NO_POLICY)
 
 
 def outcome_of(verdict: Verdict, applied: PolicyMatch, level: Level | None) -> Outcome:
-    """What became of one of the verdict's policies.
+    """The outcome of one of the verdict's policies.
 
-    A policy that had its tokens while another refused is `allowed`: it was not the one that stood in the way.
+    A policy with enough tokens is `allowed`, even if another one refused the request.
     """
     if verdict.decided_by is DecisionSource.STORE_FAILURE:
         return Outcome.STORE_DENIED if _denies(applied) else Outcome.STORE_ALLOWED
@@ -112,14 +112,14 @@ def outcome_of(verdict: Verdict, applied: PolicyMatch, level: Level | None) -> O
 
 
 def decided_locally(applied: Sequence[PolicyMatch]) -> bool:
-    """Whether this proxy's shares decide where the store cannot: a policy is `local`, and none denies."""
+    """Whether this proxy's shares decide when the store cannot: a policy is `local`, and none denies."""
     return not any(map(_denies, applied)) and any(
         entry.policy.on_store_failure is OnStoreFailure.LOCAL for entry in applied
     )
 
 
 def store_failed(applied: Sequence[PolicyMatch], reason: str) -> Verdict:
-    """The verdict where the store cannot decide and no share of this proxy's does: `deny` wins over `allow`."""
+    """The verdict when neither the store nor a share decides: `deny` takes precedence over `allow`."""
     answer = Answer.UNAVAILABLE if any(map(_denies, applied)) else Answer.PASS
     return Verdict(answer, DecisionSource.STORE_FAILURE, applied, (None,) * len(applied), reason)
 

@@ -1,18 +1,17 @@
-"""The circuit breaker before the store: after a few failures nobody is asked to wait for it until a probe was answered.
+"""The circuit breaker of the store: after a few failures, requests take the failure mode until a probe is answered.
 
-    closed    every request is asked about
-    open      none is; they take the failure mode at once
-    probing   as open, but one question of our own is under way
+    closed    every request calls the store
+    open      no request does; all take the failure mode
+    probing   as open, while one probe is under way
 
-Theory of operation. Failures count only in a row, and only one in COUNTED_APART_S: when a connection breaks, all that
-was under way fails at one moment and for one reason, and a connection that is replaced within milliseconds is no
-outage. While open, probes follow one another with pauses that double up to LONGEST_PAUSE_S; each is drawn between half
-and all of it, so that many sidecars come back spread out. The longest pause bounds how late a store that answers again
-is noticed.
+Theory of operation. Only failures in a row count, and only one in COUNTED_APART_S: when a connection breaks, all calls
+in flight fail at once for one reason, and a connection that is replaced within milliseconds is no outage. While open,
+probes follow each other with pauses that double up to LONGEST_PAUSE_S; each pause is drawn between half and all of
+that, so that many sidecars do not probe at once. The longest pause bounds the delay until a store that is back is used.
 
-What counts as a failure of the store is the caller's to say: neither one unreadable bucket nor an overload of our own.
+The caller decides which failures count: neither an unreadable bucket nor this process's own overload does.
 
-Pure: `now_s` is the loop's clock, in seconds; `chance` gives a number from 0 to 1.
+Pure: `now_s` is time.monotonic, in seconds; `chance` returns a number from 0 to 1.
 """
 
 import random
@@ -26,7 +25,7 @@ LONGEST_PAUSE_S = 1.0
 
 
 class BreakerState(Enum):
-    """The value is what the metric says."""
+    """The values are those of the metric."""
 
     CLOSED = 0
     OPEN = 1
@@ -37,7 +36,7 @@ _CLOSED = BreakerState.CLOSED
 
 
 class Breaker:
-    """See the module's text. `reason` says what opened it, `since_s` when its state last changed from or to closed."""
+    """The breaker. `reason` is why it opened; `since_s` is when it last opened or closed."""
 
     def __init__(self, chance: Callable[[], float] = random.random) -> None:
         self._chance = chance
@@ -50,11 +49,11 @@ class Breaker:
 
     @property
     def closed(self) -> bool:
-        """Whether the store may be asked."""
+        """Whether calls may be sent."""
         return self.state is _CLOSED
 
     def failed(self, reason: str, asked_s: float, now_s: float) -> bool:
-        """Note a question, sent at `asked_s`, that the store failed. Returns whether the breaker opens with it."""
+        """Record that a call sent at `asked_s` failed. Returns whether the breaker opens."""
         if not self.closed or asked_s < self._counted_s + COUNTED_APART_S:
             return False
         self._failures += 1
@@ -66,28 +65,28 @@ class Breaker:
         return True
 
     def answered(self) -> None:
-        """Note an answer: what failed before it was no outage."""
+        """Record an answer: the failures before it were no outage."""
         if self._failures and self.closed:
             self._failures = 0
 
     def pause_s(self) -> float:
-        """How long to wait before the next probe."""
+        """The pause before the next probe."""
         return self._pause_s * (0.5 + 0.5 * self._chance())
 
     def probe(self) -> bool:
-        """Begin a probe. Returns False, and begins none, where one is under way or none is needed."""
+        """Begin a probe. Returns False where one is under way or none is needed."""
         if self.state is not BreakerState.OPEN:
             return False
         self.state = BreakerState.PROBING
         return True
 
     def probe_failed(self, reason: str) -> None:
-        """The probe was not answered, or with an error."""
+        """Record that the probe failed."""
         self.state, self.reason = BreakerState.OPEN, reason
         self._pause_s = min(LONGEST_PAUSE_S, 2 * self._pause_s)
 
     def probe_answered(self, now_s: float) -> float:
-        """The store works again: close. Returns for how long, in seconds, the breaker was open."""
+        """Close the breaker. Returns how long it was open, in seconds."""
         open_s, self.since_s = now_s - self.since_s, now_s
         self.state, self._failures, self._counted_s = BreakerState.CLOSED, 0, float("-inf")
         return open_s

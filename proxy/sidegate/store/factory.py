@@ -1,11 +1,11 @@
-"""From the configuration to a store that can be asked."""
+"""Creates the store that the settings name."""
 
 from sidegate.config import StoreSettings
 from sidegate.config.store_url import StoreKind
 from sidegate.decision.record import ObserveStore
 from sidegate.store.cluster.cluster_store import ClusterStore
 from sidegate.store.protocol import Store
-from sidegate.store.redis.connector import Dialer
+from sidegate.store.redis.connector import Connector
 from sidegate.store.redis.node import OnChange
 from sidegate.store.redis.single_store import RedisStore
 
@@ -16,8 +16,8 @@ def open_store(
     timeout_s: float | None = None,
     observe: ObserveStore | None = None,
 ) -> Store:
-    """The store that the settings name; it connects once its `keep_connected` runs. `observe` is told of every call."""
-    dialer = Dialer(settings, timeout_s or settings.timeout_s)
+    """The store; it connects once its `keep_connected` runs. `observe` receives a record of every call."""
+    connector = Connector(settings, timeout_s or settings.timeout_s)
     if settings.url.kind is StoreKind.CLUSTER:
-        return ClusterStore(dialer, on_change, observe)
-    return RedisStore(dialer, on_change, observe)
+        return ClusterStore(connector, on_change, observe)
+    return RedisStore(connector, on_change, observe)

@@ -1,6 +1,6 @@
-"""What is done at the store beside deciding: announcing this proxy, and looking whether the store is fit for its work.
+"""Periodic work on the store: announcing this proxy, counting keys, checking the eviction policy.
 
-Nothing here is in the way of a request. Each step is bounded by `store.timeout` like any question.
+Requests never wait for it. Each step is bounded by `store.timeout`.
 """
 
 import asyncio
@@ -13,14 +13,14 @@ from sidegate.store.awaiting import answer_of
 from sidegate.store.protocol import Command, Store
 from sidegate.store.replicas import ANNOUNCE_EVERY_S, Replicas
 
-# How often the store's keys are counted (DBSIZE costs the store nothing to speak of).
+# How often the store's keys are counted. DBSIZE takes constant time.
 LOOK_EVERY_S = 60.0
 
 logger = logging.getLogger(__name__)
 
 
-class Watch:
-    """Runs beside the limiter. `shares` says whether any policy needs the number of proxies."""
+class Housekeeping:
+    """The periodic task. `shares` returns whether any policy needs the number of proxies."""
 
     def __init__(self, store: Store, replicas: Replicas, warn_at_buckets: int, shares: Callable[[], bool]) -> None:
         self._store = store
@@ -32,11 +32,11 @@ class Watch:
         self._warned_at = 0
         self._policy_seen = ""
         self.warn_at_buckets = warn_at_buckets
-        # Keys in the store's database at the last look.
+        # Keys in the store's database at the last count.
         self.keys = 0
 
     def connected(self) -> None:
-        """A connection was made: announce at once, and look who it is that answers."""
+        """Record a new connection: announce at once, and check the server."""
         self._next_look_s = 0.0
         self._connected.set()
 
@@ -77,7 +77,7 @@ class Watch:
             logger.warning("store_many_buckets", extra={"fields": fields})
 
     def _note_memory(self, reply: object) -> None:
-        """Warn once of a store that may forget buckets. A user of the store who may not see this is told nothing."""
+        """Warn once of a store that may evict buckets. Without the right to read INFO there is no warning."""
         if not isinstance(reply, bytes):
             return
         facts = dict(line.split(":", 1) for line in reply.decode("utf-8", "replace").splitlines() if ":" in line)

@@ -1,19 +1,18 @@
-"""The outage story on one page: how a request's policies become a verdict, whatever the store does.
+"""Decides requests: deny cache, breaker, store, and the failure mode when the store gives no valid answer.
 
     blocked key       refused at once, by the configuration
-    deny cache        refused at once, where a bucket surely still lacks tokens
-    breaker open      no question: what follows under "no good answer", at once; in a Cluster for the slots of one node
+    deny cache        refused at once, while a bucket is known to lack tokens
+    breaker open      no call: the failure mode at once; in a Cluster, for the slots of one node
     the store         one script call for all requests of this turn of the event loop
-    no good answer    each policy's `on_store_failure`: deny → 503; local → this proxy's share of the limit decides;
+    failure mode      each policy's `on_store_failure`: deny → 503; local → this proxy's share of the limit decides;
                       allow → pass. One `deny` denies; then every `local` must find its tokens
-    afterwards        what was admitted locally is charged to the shared buckets, down to empty and not below
+    afterwards        requests admitted locally are charged to the shared buckets, down to empty and not below
 
-No good answer means: not connected (known at once), no reply within `store.timeout`, an error reply, a reply that the
-script cannot have given, a bucket that cannot be read, or more undecided requests than MOST_UNDECIDED. A charge whose
-fate is unknown is never sent again: it may have cost the caller a token, and never gives one.
+The failure mode applies when the store is not connected (known at once), sends no reply within `store.timeout`, sends
+an error or a reply that the script cannot produce, when a bucket cannot be read, and beyond MOST_UNDECIDED undecided
+requests. A charge with an unknown result is never sent again: it may cost the caller a token, and never gives one.
 
-A caller that leaves while its batch is in flight disturbs nobody: its callback is called as any other and finds that
-there is no one to answer.
+If a client leaves while its batch is in flight, its callback is called as usual and finds the connection closed.
 """
 
 import time
@@ -26,11 +25,11 @@ from sidegate.decision.verdict import UNLIMITED, Answer, DecisionSource, Verdict
 from sidegate.store.breaker import Breaker
 from sidegate.store.deny_cache import DenyCache
 from sidegate.store.local_store import LocalStore
-from sidegate.store.probe import guard_before
+from sidegate.store.probe import breaker_for
 from sidegate.store.protocol import Levels, Store, StoreUnavailable
 from sidegate.store.settlement import Settlement
 
-# More requests than this waiting for the store at once are not asked about: memory stays bounded whatever arrives.
+# Bounds the requests that wait for the store at once, and with them the memory.
 MOST_UNDECIDED = 16_384
 
 _PASS, _REFUSE = Answer.PASS, Answer.REFUSE
@@ -38,9 +37,9 @@ _STORE, _DENY_CACHE = DecisionSource.STORE, DecisionSource.DENY_CACHE
 
 
 class Limiter:
-    """Decides requests through the store. `decide` fulfils the promise of `decision.verdict.Decide`.
+    """Decides requests through the store. `decide` implements `decision.verdict.Decide`.
 
-    `proxies` says how many share each limit where the store cannot; `key_prefix` is that of all keys in the store.
+    `proxies` returns how many proxies share each limit under `local`; `key_prefix` begins all keys in the store.
     """
 
     def __init__(
@@ -51,19 +50,19 @@ class Limiter:
         self._proxies = proxies
         self.local = LocalStore()
         self._settlement = Settlement(store, self.local)
-        self.guard = guard_before(store, key_prefix, self._settlement.resume)
-        # Where each node has a breaker of its own, ours is never told of a failure.
+        self.guard = breaker_for(store, key_prefix, self._settlement.resume)
+        # A Cluster has a breaker for each node; then the one of `guard` stays closed.
         self._of_nodes = store.own_breakers(self._settlement.resume)
         self._undecided = 0
 
     @property
     def undecided(self) -> int:
-        """Requests whose verdict the store has not given yet."""
+        """Requests that wait for a verdict."""
         return self._undecided
 
     @property
     def breakers(self) -> Mapping[str, Breaker]:
-        """For metrics and health: by node, or under no name the one before the whole store."""
+        """Breakers by node, for metrics and health; with one server, under the empty name."""
         return {"": self.guard.breaker} if self._of_nodes is None else self._of_nodes()
 
     def decide(self, applied: Sequence[PolicyMatch], then: Callable[[Verdict], None]) -> None:
@@ -78,7 +77,7 @@ class Limiter:
             self._ask(applied, [entry.charge for entry in applied if entry.charge is not None], then)
 
     def look(self, applied: Sequence[PolicyMatch], then: Callable[[Verdict], None]) -> None:
-        """The same question at no cost: buckets stay as they are."""
+        """Read the levels without charging: buckets do not change."""
         free = [entry._replace(charge=entry.charge._replace(cost=0)) if entry.charge else entry for entry in applied]
         charges = [entry.charge for entry in free if entry.charge is not None]
         if charges:
@@ -87,7 +86,7 @@ class Limiter:
             then(Verdict(Answer.PASS, DecisionSource.OVERRIDE, free, (None,) * len(free)))
 
     def _known(self, applied: Sequence[PolicyMatch]) -> Verdict | None:
-        """The verdict where it needs no question: a blocked key, or a bucket that surely lacks tokens."""
+        """The verdict that needs no call: a blocked key, or a bucket known to lack tokens."""
         cache = self._deny_cache
         if len(applied) == 1 and (charge := applied[0].charge) is not None:
             lacking = None if applied[0].policy.shadow else cache.lacking(charge, time.monotonic())
@@ -104,7 +103,7 @@ class Limiter:
         return None if levels is None else judged((_REFUSE, _DENY_CACHE, applied, levels, ""))
 
     def _ask(self, applied: Sequence[PolicyMatch], charges: Sequence[Charge], then: Callable[[Verdict], None]) -> None:
-        if not charges:  # shadows of blocked keys only: nothing to ask
+        if not charges:  # only shadow policies with blocked keys
             then(Verdict(Answer.PASS, DecisionSource.OVERRIDE, applied, (None,) * len(applied)))
         elif not self.guard.closed:
             then(self._without_store(applied, "breaker_open"))
@@ -153,7 +152,7 @@ class Limiter:
                 answer = Answer.REFUSE
             if level.tokens < charge.cost:
                 self._deny_cache.remember(charge, level, asked_s)
-        if unreadable and answer is Answer.PASS:  # what one bucket refuses needs no word of another
+        if unreadable and answer is Answer.PASS:  # a refusal by one bucket stands without the others
             return self._without_store(applied, "unreadable_bucket")
         return Verdict(answer, DecisionSource.STORE, applied, known)
 

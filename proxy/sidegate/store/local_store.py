@@ -1,13 +1,13 @@
-"""This proxy's share of each limit, in memory: what `on_failure: local` enforces while the store does not answer.
+"""This proxy's share of each limit, in memory, for `on_failure: local` while the store does not answer.
 
 A share is limit, burst and initial divided by the number of live proxies, rounded down, so that all shares together
 never exceed the limit. The one exception: a share's burst is never less than the policy's largest cost, one token for
 most, since it would otherwise admit nothing for ever; with fewer tokens than proxies the shares may hold one each.
 
-Whatever is admitted here is owed to the shared bucket and charged to it when the store is back (`debts`). The buckets
-themselves stay, so that an outage that comes and goes refills nothing.
+Requests admitted here are charged to the shared buckets when the store is back (`debts`). The local buckets stay, so
+that repeated outages refill nothing.
 
-Bounded: the bucket that was not asked for the longest gives way to a new one, and what it owed with it.
+Bounded: the bucket that was used least recently is dropped for a new one, and its debt with it.
 
 Pure: `now_us` is the caller's monotonic clock. The arithmetic is that of decision/bucket.
 """
@@ -25,7 +25,7 @@ MOST_BUCKETS = 65_536
 
 
 class LocalStore:
-    """The local buckets, and what they owe."""
+    """The local buckets and their debts."""
 
     def __init__(self, most_buckets: int = MOST_BUCKETS) -> None:
         self._most_buckets = most_buckets
@@ -37,16 +37,16 @@ class LocalStore:
 
     @property
     def owes(self) -> bool:
-        """Whether anything is yet to be charged to the shared buckets."""
+        """Whether there are debts to charge to the shared buckets."""
         return bool(self._owed)
 
     def decide(
         self, applied: Sequence[PolicyMatch], proxies: int, now_us: int
     ) -> tuple[list[PolicyMatch], list[Level | None], bool]:
-        """Decide a request on its policies that are `local`, all or none of them: the rest has no say here.
+        """Decide a request on its `local` policies, all or none; other policies have no effect here.
 
-        Returns the policies with the shares that they were held to, what their buckets hold (None for the rest), and
-        whether the request passes.
+        Returns the policies with their shares, the levels of their buckets (None for other policies), and whether the
+        request passes.
         """
         shares = [_shared_out(entry, proxies) for entry in applied]
         charges = [entry.charge for entry in shares if entry.charge is not None and is_local(entry.policy)]
@@ -68,19 +68,19 @@ class LocalStore:
         return shares, levels, passes
 
     def forget(self, key: str) -> bool:
-        """Drop a bucket and what it owes (it was reset). Returns whether there was one."""
+        """Drop a bucket and its debt, after a reset. Returns whether there was one."""
         self._owed.pop(key, None)
         return self._buckets.pop(key, None) is not None
 
     def debts(self, most: int) -> list[Charge]:
-        """Take up to `most` debts, as charges to make on the shared buckets. They count as paid from now on."""
+        """Remove up to `most` debts and return them as charges on the shared buckets."""
         taken = list(islice(self._owed.values(), most))
         for charge in taken:
             del self._owed[charge.key]
         return taken
 
     def owe_again(self, debts: Sequence[Charge]) -> None:
-        """Take back debts that surely were not charged."""
+        """Put back debts that are known not to have been charged."""
         for charge in debts:
             if charge.key in self._buckets:
                 self._owe(charge)
@@ -105,13 +105,13 @@ class LocalStore:
 
 
 def is_local(policy: Policy) -> bool:
-    """Whether the policy has its share enforced here."""
+    """Whether the policy's share is enforced here."""
     return policy.on_store_failure is OnStoreFailure.LOCAL
 
 
 @lru_cache(65_536)
 def share_of(limit: Limit, proxies: int, largest_cost: int) -> Limit:
-    """One proxy's share of a limit. The same object for the same arguments, as long as it is remembered."""
+    """One proxy's share of a limit. The same object for the same arguments, while it is cached."""
     rate = Fraction(limit.rate.tokens, limit.rate.period_us * proxies)
     burst = max(limit.burst // proxies, min(largest_cost, limit.burst))
     initial = min(burst, max(limit.initial // proxies, min(1, limit.initial)))

@@ -1,7 +1,7 @@
-"""Stands before the store, or before each node of a Cluster: says whether it may be asked, and probes it where not.
+"""Runs a breaker for the store, or for each node of a Cluster: timer, probes, log lines.
 
-The breaker decides; this shell keeps its timer, sends its probes and logs its changes. A probe is a write, as the
-requests' own questions are: a store that is full or has become a replica still answers what only reads.
+The breaker decides; this shell acts. A probe writes, as charges do: a store that is full, or has become a replica,
+still answers reads.
 """
 
 import asyncio
@@ -13,18 +13,18 @@ from sidegate.decision.bucket import Charge, Limit, Rate
 from sidegate.store.breaker import LONGEST_PAUSE_S, Breaker, BreakerState
 from sidegate.store.protocol import Levels, OnLevels, Store, StoreUnavailable
 
-# Failures that say nothing of the store: data errors of single keys, and what this proxy brought on itself.
+# Failures that are not the store's: data errors of single keys, and connections that this proxy closed.
 NOT_THE_STORES = frozenset({"wrongtype", "crossslot", "closed"})
 
-# A bucket of one token that is gone a minute later.
+# A bucket of one token that expires a minute later.
 _PROBE = Limit(Rate(1, 1_000_000), 1, 1, 60_000)
 
 logger = logging.getLogger(__name__)
 
 
-class Guard:
-    """One breaker at work. `failure` says why nothing can be sent at present, `send` sends a probe, `on_closed` is
-    called when questions may be asked again; `node` says in the log whose breaker it is, where it is one of several.
+class BreakerProbe:
+    """One breaker with its timer. `failure` returns why nothing can be sent at present; `send` sends a probe;
+    `on_closed` is called when the breaker closes; `node` names the node in log lines.
     """
 
     def __init__(
@@ -50,20 +50,20 @@ class Guard:
 
     @property
     def reason(self) -> str:
-        """Why the store was last given up, as one word."""
+        """The reason of the last opening, as one word."""
         return self.breaker.reason
 
     @property
     def closed(self) -> bool:
-        """Whether the store may be asked."""
+        """Whether calls may be sent."""
         return self.breaker.closed
 
     def answered(self) -> None:
-        """The store answered a question."""
+        """Record that the store answered a call."""
         self.breaker.answered()
 
     def failed(self, failure: StoreUnavailable, asked_s: float) -> None:
-        """The store failed a question that was sent at `asked_s`."""
+        """Record that a call sent at `asked_s` failed."""
         if failure.reason in NOT_THE_STORES:
             return
         if self.breaker.failed(failure.reason, asked_s, time.monotonic()):
@@ -71,9 +71,9 @@ class Guard:
             self._pause()
 
     def connected(self) -> None:
-        """A connection was made: a probe that is due need not wait any longer. One that is not keeps its pause.
+        """Record a new connection: a probe that is due is sent at once, any other keeps its pause.
 
-        A store that accepts connections and then hangs would otherwise be probed, and reconnected to, without a pause.
+        Otherwise a store that accepts connections and then hangs would be probed without a pause.
         """
         if self.state is BreakerState.OPEN:
             self._later(max(0.0, self._due_s - time.monotonic()))
@@ -95,7 +95,7 @@ class Guard:
 
     def _probe(self) -> None:
         self._timer = None
-        if self._failure() is not None:  # nothing can be sent; `connected` comes first
+        if self._failure() is not None:  # nothing can be sent before `connected` is called
             self._later(LONGEST_PAUSE_S)
         elif self.breaker.probe():
             self._send(self._probed)
@@ -115,14 +115,14 @@ class Guard:
 
 
 def probe_charge(key: str) -> Charge:
-    """What a probe charges, under a name that is no bucket's: those have a colon behind the policy."""
+    """The charge of a probe. Its key is no bucket's name: those have a colon behind the policy."""
     return Charge(key, _PROBE, 1, debit=True)
 
 
-def guard_before(store: Store, key_prefix: str, on_closed: Callable[[], None]) -> Guard:
-    """One breaker before a whole store."""
+def breaker_for(store: Store, key_prefix: str, on_closed: Callable[[], None]) -> BreakerProbe:
+    """The breaker of a store that has one server."""
 
     def send(then: OnLevels) -> None:
         store.ask((probe_charge(f"{key_prefix}probe"),), then)
 
-    return Guard(lambda: store.failure, send, on_closed)
+    return BreakerProbe(lambda: store.failure, send, on_closed)

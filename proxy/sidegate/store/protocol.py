@@ -1,7 +1,6 @@
-"""What the limiter may ask of a store, whatever it is made of: one server, a Sentinel's master, a Cluster.
+"""The interface between limiter and store: one server, the master behind Sentinels, or a Cluster.
 
-The limiter knows neither batches nor connections. Questions of one turn of the event loop travel together; each gets
-its answer on its own.
+Batches and connections are hidden. Calls of one turn of the event loop are sent together; each has its own callback.
 """
 
 import asyncio
@@ -14,66 +13,66 @@ from sidegate.store.breaker import Breaker
 
 
 class StoreUnavailable(Exception):
-    """The store gave no answer. `reason` is one word for logs and metrics; the text says more."""
+    """The store gave no valid answer. `reason` is one word for logs and metrics; the text has details."""
 
     def __init__(self, reason: str, text: str = "") -> None:
         super().__init__(text or reason)
         self.reason = reason
 
 
-# One level a charge, in their order; None for a bucket that cannot be read.
+# One level for each charge, in order; None for a bucket that cannot be read.
 Levels = Sequence[Level | None]
 
-# Receives the levels, or why there are none, and when the question was sent (time.monotonic). An error that the store
-# answered is StoreUnavailable too: its reason is the error's first word in small letters (`oom`, `readonly`).
+# Receives the levels or the failure, and the time of sending (time.monotonic). An error reply is StoreUnavailable too:
+# its reason is the first word of the error in lower case (`oom`, `readonly`).
 OnLevels = Callable[[Levels | StoreUnavailable, float], None]
 
-# A command as its words, and what receives its reply: what hiredis made of it, a ReplyError, or StoreUnavailable.
+# A command as its words, and the callback for its reply: the parsed reply, a ReplyError, or StoreUnavailable.
 Command = tuple[str | int, ...]
 OnReply = Callable[[object], None]
 
 
-# The breakers of a store's nodes as they are now, by the node's address.
+# Returns the breakers of a store's nodes, by the node's address.
 Breakers = Callable[[], Mapping[str, Breaker]]
 
 
 class Store(Protocol):
     """One store. Every callback is called exactly once, within `store.timeout`, possibly before the call returns.
 
-    Nothing is ever sent a second time unless the store said that it did not run. While there is no connection,
-    questions fail at once. A store of several nodes may fail some questions and answer others.
+    A call is sent again only if the store replied that it did not run. Without a connection, calls fail at once. A
+    store of several nodes may fail some calls and answer others.
     """
 
-    # Whether the first attempt to connect has ended, either way.
+    # Set when the first attempt to connect has ended, with or without success.
     tried: asyncio.Event
 
     @property
     def failure(self) -> StoreUnavailable | None:
-        """Why nothing can be asked at present; None while it can."""
+        """Why the store cannot be called at present; None while it can."""
 
     async def keep_connected(self) -> None:
         """Connect, and connect again whenever a connection is lost. Runs until cancelled."""
 
     def use(self, settings: StoreSettings) -> None:
-        """Go over to connections opened with these credentials, where they are others; old ones are kept till then.
+        """Replace the connections where the credentials have changed; the old ones serve until then.
 
-        It stays the same store: its URL is not looked at again.
+        The URL is not applied: it needs a restart.
         """
 
     def own_breakers(self, on_closed: Callable[[], None]) -> Breakers | None:
-        """The breakers that it works itself, one a node, calling `on_closed` whenever one closes.
+        """The breakers of a store that has one for each node; it calls `on_closed` whenever one closes.
 
-        None where it has none: then whoever asks it works one before the whole of it.
+        None for one server: then the limiter has the breaker.
         """
 
     def ask(self, charges: Sequence[Charge], then: OnLevels) -> None:
-        """Charge all buckets or none of them: a charge that lacks tokens and is no shadow's stands in the way of all.
+        """Charge all buckets or none: a charge without enough tokens refuses all, unless it is a shadow charge.
 
-        `charges` is not empty. What `then` raises is logged and reaches no other question.
+        `charges` is not empty. An exception from `then` is logged and does not affect other calls.
         """
 
     def command(self, key: str, command: Command, on_reply: OnReply) -> None:
         """Send one command, to the node that has `key`."""
 
     def ping(self, on_reply: OnReply) -> None:
-        """Ask for a sign of life."""
+        """Send PING; `on_reply` receives b"PONG" or the failure."""

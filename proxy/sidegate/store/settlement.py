@@ -1,8 +1,8 @@
-"""Charges to the shared buckets what was admitted locally, once the store answers again.
+"""Charges local debts to the shared buckets once the store answers again.
 
-In portions, one after the other, so that a long outage's debts are no burst of load. As with every charge, one whose
-fate is unknown is not sent again: it may have been paid. Where a portion fails, as it does while one node of a Cluster
-is away, the next one waits: answers of other nodes, which begin it, may be many.
+Debts are sent in portions, one after the other, to spread the load after a long outage. A debt with an unknown result
+is not sent again: it may have been charged. After a portion that failed, as while one node of a Cluster is down, the
+next one waits for PAUSE_S: answers of other nodes would otherwise start it over and over.
 """
 
 import time
@@ -12,13 +12,13 @@ from sidegate.decision.bucket import Charge
 from sidegate.store.local_store import LocalStore
 from sidegate.store.protocol import Levels, Store, StoreUnavailable
 
-# One script call's worth.
+# Debts of one script call.
 PORTION = 256
 
-# After a portion that failed, unless a breaker closes.
+# The pause after a portion that failed; a breaker that closes ends it.
 PAUSE_S = 1.0
 
-# After these nobody knows whether the charge was made; all other failures are known to have charged nothing.
+# Failures after which it is unknown whether the charge was made; after all others nothing was charged.
 FATE_UNKNOWN = frozenset({"timeout", "connection_lost", "protocol", "closed"})
 
 
@@ -33,12 +33,12 @@ class Settlement:
         self._not_before_s = 0.0
 
     def resume(self) -> None:
-        """A breaker has closed: pay what is owed without a pause."""
+        """Pay the debts without a pause, since a breaker has closed."""
         self._not_before_s = 0.0
         self.begin()
 
     def begin(self) -> None:
-        """Pay what is owed, unless that is being done already or failed just now."""
+        """Pay the debts, unless a portion is under way or failed within PAUSE_S."""
         if self._under_way or time.monotonic() < self._not_before_s:
             return
         debts = self._local.debts(PORTION)

@@ -1,4 +1,4 @@
-"""The store as the rest of the sidecar uses it: opens it, decides through it, describes and inspects it."""
+"""The store for the rest of the sidecar: opens it, decides through it, describes and inspects it."""
 
 import logging
 from collections.abc import Callable, Coroutine, Iterator, Sequence
@@ -13,7 +13,7 @@ from sidegate.decision.verdict import Verdict
 from sidegate.store.awaiting import answer_of
 from sidegate.store.deny_cache import DenyCache
 from sidegate.store.factory import open_store
-from sidegate.store.housekeeping import Watch
+from sidegate.store.housekeeping import Housekeeping
 from sidegate.store.limiter import Limiter
 from sidegate.store.protocol import StoreUnavailable
 from sidegate.store.redis.inspect import Buckets
@@ -38,13 +38,13 @@ class StoreRoom:
         self.limiter = Limiter(
             self.store, self._deny_cache, proxies=lambda: self._replicas.count, key_prefix=settings.key_prefix
         )
-        self._watch = Watch(self.store, self._replicas, settings.warn_at_buckets, shares_limits)
+        self._housekeeping = Housekeeping(self.store, self._replicas, settings.warn_at_buckets, shares_limits)
         self.buckets = Buckets(settings)
 
     def tasks(self) -> Iterator[Coroutine[Any, Any, None]]:
         """What runs beside the requests, until cancelled."""
         yield self.store.keep_connected()
-        yield self._watch.run()
+        yield self._housekeeping.run()
 
     def use(self, settings: StoreSettings) -> None:
         """Continue with the settings of an edited configuration."""
@@ -52,7 +52,7 @@ class StoreRoom:
         self.buckets.use(settings)
         self._deny_cache.clear()
         self._replicas.fixed = self._fixed_replicas(settings)
-        self._watch.warn_at_buckets = settings.warn_at_buckets
+        self._housekeeping.warn_at_buckets = settings.warn_at_buckets
 
     async def look(self, applied: Sequence[PolicyMatch]) -> Verdict:
         """The verdict at no cost: levels as they are, nothing charged."""
@@ -104,7 +104,7 @@ class StoreRoom:
             lambda: {node: each.state.value for node, each in limiter.breakers.items() if node},
             label="node",
         )
-        yield Reading("store_keys", "Keys in the store at the last count.", lambda: self._watch.keys)
+        yield Reading("store_keys", "Keys in the store at the last count.", lambda: self._housekeeping.keys)
         yield Reading("store_proxies", "Proxies that share each limit under `local`.", lambda: self._replicas.count)
         yield Reading("local_buckets", "Buckets of this proxy's own share.", lambda: len(limiter.local))
 
@@ -112,7 +112,7 @@ class StoreRoom:
         if failure is None:
             logger.info("store_connected")
             self.limiter.guard.connected()
-            self._watch.connected()
+            self._housekeeping.connected()
         else:
             logger.warning("store_unavailable", extra={"fields": {"reason": failure.reason, "detail": str(failure)}})
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from multidict import CIMultiDict
 from sidegate.commands.simulate.logged_request import LoggedFields, LoggedRequest
 from sidegate.commands.simulate.replay import Replay
-from sidegate.config import compile_policies, parse
+from sidegate.config import ConfigError, compile_policies, parse
 from sidegate.decision.bucket import Bucket, Charge, Level, Limit, passed, settle
 from sidegate.decision.policy import PolicyMatch, PolicySet
 from sidegate.decision.request import RequestFacts
@@ -84,7 +84,18 @@ def policies(draw: st.DrawFn, name: str) -> dict[str, Any]:
 
 @st.composite
 def documents(draw: st.DrawFn) -> list[dict[str, Any]]:
-    return [draw(policies(name)) for name in NAMES[: draw(st.integers(1, 3))]]
+    drawn = [draw(policies(name)) for name in NAMES[: draw(st.integers(1, 3))]]
+    # A limit on exactly what an exemption matches can never apply, which is a fault of the configuration.
+    exempt = [policy for policy in drawn if policy.get("exempt")]
+    return exempt + [policy for policy in drawn if not policy.get("exempt") and not _lies_below(policy, exempt)]
+
+
+def _lies_below(policy: dict[str, Any], exempt: list[dict[str, Any]]) -> bool:
+    try:
+        parse(yaml.safe_dump({"policies": [*exempt, policy]}), "c.yaml", {})
+    except ConfigError:
+        return True
+    return False
 
 
 class Step(NamedTuple):

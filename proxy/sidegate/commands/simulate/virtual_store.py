@@ -3,8 +3,8 @@
 A bucket expires `ttl_ms` after its last write, and then starts at `initial` again. If `initial` equals `burst`, a full
 bucket is equivalent to an absent one and need not be kept: memory then holds only buckets that are refilling.
 
-The time is the time of each request and may step back, because logs are written in the order of completion; the
-arithmetic never moves a bucket's time backwards.
+The clock is the latest time of a request so far. Logs are written in the order of completion, so a line may be older
+than the one before it; it is then decided at the time of that one, since a store's clock does not run backwards.
 """
 
 from collections.abc import Iterable, Sequence
@@ -16,8 +16,6 @@ from sidegate.decision.bucket import Bucket, Charge, Level, Limit, settle
 MOST_BUCKETS = 250_000
 # Finding buckets that are equivalent to new ones takes a pass over all; below this number it is not worth it.
 _FIRST_SWEEP = 10_000
-# A bucket is kept so long after it is equivalent to a new one, for lines that are out of order.
-_LATENESS_US = 60_000_000
 
 
 class _ReplayedBucket:
@@ -46,7 +44,7 @@ class VirtualStore:
         self._stored: dict[str, _ReplayedBucket] = {}
         self._most = most_buckets
         self._sweep_at = min(_FIRST_SWEEP, most_buckets)
-        self._last_us = 0
+        self._clock_us = 0
         self.forgotten = 0
 
     def __len__(self) -> int:
@@ -58,6 +56,7 @@ class VirtualStore:
         Equivalent to `decision.bucket.decide`, but faster: it relies on a bucket occurring once in a request, and
         always with the same limit.
         """
+        now_us = self._clock_us = max(now_us, self._clock_us)
         stored, passes = self._stored, True
         held: list[tuple[_ReplayedBucket | None, Bucket]] = []
         for charge in charges:
@@ -77,10 +76,9 @@ class VirtualStore:
                 self._write(charge, entry, bucket, now_us)
             elif not enough and entry is None:
                 self._write(charge, entry, bucket, now_us)
-            levels.append(Level(bucket.tokens, max(0, now_us - bucket.since_us), enough))
+            levels.append(Level(bucket.tokens, now_us - bucket.since_us, enough))
         if len(stored) > self._sweep_at:
-            self._sweep(min(now_us, self._last_us) - _LATENESS_US)
-        self._last_us = now_us
+            self._sweep(now_us)
         return levels, passes
 
     def _write(self, charge: Charge, entry: _ReplayedBucket | None, bucket: Bucket, now_us: int) -> None:
@@ -88,7 +86,7 @@ class VirtualStore:
             self._stored[charge.key] = _ReplayedBucket(charge.limit, bucket, now_us)
         else:
             entry.bucket = bucket
-            entry.written_us = max(now_us, entry.written_us)
+            entry.written_us = now_us
 
     def _sweep(self, before_us: int) -> None:
         """Drop buckets equivalent to new ones, and if that is not enough, a tenth of the rest."""

@@ -1,15 +1,14 @@
-"""One request whose buckets lie in several slots of a Cluster, where no script can decide on all of them at once.
+"""One request with buckets in several slots of a Cluster, which no single script call can decide.
 
-Every slot's buckets are charged on their own, all at the same time: reserved. Where all pass, the reservation is the
-charge. Where one refuses or fails, what the others took is given back at once, on the connections that it was taken on,
-so that it is back before any later question of this proxy is looked at. A bucket is never given more than was taken
-from it, less what grew meanwhile: see give_back.lua.
+The buckets of each slot are charged separately and at the same time: reserved. If all pass, the reservation is the
+charge. If one refuses or fails, the charges of the other slots are given back at once, on the same connections, so that
+they are back before any later call of this proxy. A bucket is never given more than was taken from it, less its growth
+meanwhile: see give_back.lua.
 
-So a Cluster never admits more than one server would. It may admit less, for as long as a reservation stands (one round
-trip): another request may find the tokens gone that are given back a moment later. What was taken by a call whose
-answer was lost stays spent.
+A Cluster therefore never admits more than one server would. It may admit less while a reservation stands (one round
+trip): other requests do not see the reserved tokens. Tokens of a call whose reply was lost stay spent.
 
-Pure: it neither sends nor waits. See docs/adr/0007 for what else was considered.
+Pure: no I/O and no waiting. docs/adr/0007 has the alternatives.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -18,12 +17,12 @@ from functools import partial
 from sidegate.decision.bucket import Charge, Level
 from sidegate.store.protocol import Levels, OnLevels, StoreUnavailable
 
-# Gives back what was charged in one slot, and left these levels.
+# Gives back the charges of one slot, which left these levels.
 GiveBack = Callable[[int, Sequence[Charge], Sequence[Level]], None]
 
 
 class Reservation:
-    """A request under way in several slots; `positions` says where in `charges` each slot's are."""
+    """A request under way in several slots; `positions` maps each slot to its positions in `charges`."""
 
     __slots__ = (
         "_asked_s",
@@ -51,14 +50,14 @@ class Reservation:
         self._outstanding = len(positions)
 
     def parts(self) -> list[tuple[int, list[Charge], OnLevels]]:
-        """What to ask in each slot, and who is to be told."""
+        """The charges of each slot, and the callback for its levels."""
         return [
-            (slot, [self._charges[position] for position in positions], partial(self._heard, slot))
+            (slot, [self._charges[position] for position in positions], partial(self._answered, slot))
             for slot, positions in self._positions.items()
         ]
 
-    def _heard(self, slot: int, answer: Levels | StoreUnavailable, asked_s: float) -> None:
-        # The earliest: whoever counts growth from then counts enough.
+    def _answered(self, slot: int, answer: Levels | StoreUnavailable, asked_s: float) -> None:
+        # The earliest time: growth counted from it is never too little.
         self._asked_s = min(self._asked_s or asked_s, asked_s)
         positions = self._positions[slot]
         if isinstance(answer, StoreUnavailable):
@@ -81,12 +80,12 @@ class Reservation:
             level is not None and not level.enough and not charge.shadow
             for charge, level in zip(self._charges, self._levels, strict=True)
         )
-        # What one bucket refuses needs no word of another.
+        # A refusal by one bucket stands without the others.
         self._then(self._levels if self._failure is None or refused else self._failure, self._asked_s)
 
     def _undo(self, slot: int, positions: Sequence[int]) -> None:
         left = [level for position in positions if (level := self._levels[position]) is not None]
-        for position, level in zip(positions, left, strict=True):  # what was taken left a level
+        for position, level in zip(positions, left, strict=True):  # every charge that was taken has a level
             self._levels[position] = level._replace(tokens=level.tokens + self._charges[position].cost)
         if positions:
             self._give_back(slot, [self._charges[position] for position in positions], left)

@@ -1,4 +1,4 @@
-"""What is asked of one slot in one turn: usually one call; several where the slot is moving between nodes."""
+"""The calls for one slot in one turn: usually one; several while the slot moves between nodes."""
 
 import time
 from collections.abc import Sequence
@@ -7,48 +7,48 @@ from typing import Protocol
 from sidegate.config.store_url import Address
 from sidegate.decision.bucket import Charge
 from sidegate.decision.record import ObserveStore, StoreCall
-from sidegate.store.cluster.cluster_node import Member
+from sidegate.store.cluster.cluster_node import ClusterNode
 from sidegate.store.cluster.slots import read_redirect
 from sidegate.store.protocol import OnLevels, StoreUnavailable
 from sidegate.store.redis.batch import Batch
 from sidegate.store.redis.script import ScriptCall, fail
 
-# A call sent on more often than this meets nodes that disagree.
+# Bounds the redirections of one call, for nodes that disagree.
 MOST_HOPS = 5
-# Between two tries of a call that touches two buckets of a slot under way from one node to another.
+# The pause between two tries of a call with several buckets of a slot that is in migration.
 TRY_AGAIN_S = 0.005
 
 
-class Cluster(Protocol):
-    """What a batch must know of its Cluster, and tell it."""
+class SlotRouter(Protocol):
+    """The part of a Cluster store that a batch uses."""
 
     timeout_s: float
     observe: ObserveStore | None
 
-    def serving(self, slot: int) -> Member | StoreUnavailable:
-        """Who has a slot, or why it is not to be asked about."""
+    def serving(self, slot: int) -> ClusterNode | StoreUnavailable:
+        """The node that serves a slot, or why there is none."""
 
-    def member_at(self, address: Address) -> Member:
-        """The node at an address; kept connected from now on."""
+    def member_at(self, address: Address) -> ClusterNode:
+        """The node at an address; it stays connected."""
 
-    def moved(self, slot: int, member: Member) -> None:
-        """A node said that another one has a slot."""
+    def moved(self, slot: int, member: ClusterNode) -> None:
+        """Record that a slot has moved to another node."""
 
     def doubt(self) -> None:
-        """Learn the map of slots anew."""
+        """Reload the map of slots."""
 
 
 class SlotBatch:
-    """Add to it, send it once; from then on `call` is what may be given back."""
+    """The requests of one slot; sent once. `call` is then the call whose charges can be given back."""
 
-    def __init__(self, cluster: Cluster, slot: int) -> None:
+    def __init__(self, cluster: SlotRouter, slot: int) -> None:
         self._cluster = cluster
         self._slot = slot
         self._batch: Batch[OnLevels] = Batch()
         self._requests: list[tuple[Sequence[Charge], OnLevels]] = []
-        self._member: Member | None = None
+        self._member: ClusterNode | None = None
         self._error = ""
-        # Whether the node's clock is asked along with it, for what may have to be given back.
+        # Whether to read the node's clock too, for charges that may be given back.
         self.timed = False
         self.call: ScriptCall | None = None
 
@@ -58,7 +58,7 @@ class SlotBatch:
         return self._batch.add(charges, then)
 
     def send(self) -> None:
-        """Ask for everything that was added."""
+        """Send all requests that were added."""
         if not self._requests:
             return
         member = self._cluster.serving(self._slot)
@@ -66,15 +66,15 @@ class SlotBatch:
             fail(self._batch, member, time.monotonic())
             return
         self._member = member
-        self.call = ScriptCall(self._batch, member.node, self._cluster.timeout_s, self._redirect, self._heard)
+        self.call = ScriptCall(self._batch, member.node, self._cluster.timeout_s, self._redirect, self._observed)
         self.call.timed = self.timed
         self.call.send()
 
-    def _heard(self, told: StoreCall) -> None:
+    def _observed(self, call: StoreCall) -> None:
         if self._member is not None:
-            self._member.heard(told, self._error, self._requests[0][0][0].key)
+            self._member.record(call, self._error, self._requests[0][0][0].key)
         if self._cluster.observe is not None:
-            self._cluster.observe(told)
+            self._cluster.observe(call)
 
     def _redirect(self, call: ScriptCall, text: str) -> bool:
         cluster = self._cluster
@@ -97,11 +97,11 @@ class SlotBatch:
         return False
 
     def _try_again(self, call: ScriptCall) -> None:
-        """Buckets of a slot under way are at two nodes: ask for each request alone, as most know one bucket only."""
+        """The buckets of a slot in migration are on two nodes: send each request alone; most have one bucket."""
         if len(self._requests) == 1:
             call.send_again_in(TRY_AGAIN_S)
             return
-        self.call = None  # what is taken now cannot be given back
+        self.call = None  # charges of separate calls cannot be given back
         for charges, then in self._requests:
             alone = SlotBatch(self._cluster, self._slot)
             alone.add(charges, then)

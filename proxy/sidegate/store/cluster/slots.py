@@ -1,6 +1,6 @@
-"""Where a Cluster's keys are: 16,384 slots, each served by one node at a time.
+"""The slots of a Cluster: 16,384, each served by one node at a time.
 
-Pure: reads what a node said, and neither asks nor waits.
+Pure: parses replies of nodes, without I/O.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ SLOTS = 16_384
 
 
 class BadSlots(Exception):
-    """What a node said is not a map of slots."""
+    """The reply of a node is not a map of slots."""
 
 
 class SlotRange(NamedTuple):
@@ -27,7 +27,7 @@ class SlotRange(NamedTuple):
 
 
 class Redirect(NamedTuple):
-    """A node's word that another one serves a slot: for good (MOVED), or for this question only (ASK)."""
+    """A redirection to another node: for all calls of a slot (MOVED), or for this call only (ASK)."""
 
     slot: int
     address: Address
@@ -56,7 +56,7 @@ def read_slots(reply: Any, asked: Address) -> list[SlotRange]:
 
 
 def read_redirect(text: str, asked: Address) -> Redirect | None:
-    """What an error reply of the node at `asked` says about where to ask; None where it is no redirection."""
+    """The redirection in an error reply of the node at `asked`; None where there is none."""
     word, _, rest = text.partition(" ")
     if word not in ("MOVED", "ASK"):
         return None
@@ -72,5 +72,5 @@ def _range(entry: Any, asked: Address) -> SlotRange:
     host, port = master[:2]
     if not 0 <= first <= last < SLOTS:
         raise ValueError(f"slots {first} to {last}")
-    # A node that does not know its own address says nothing: it is where it was asked.
+    # A node that does not know its own address sends an empty host: its address is the one used for the query.
     return SlotRange(first, last, Address(host.decode() if host else asked.host, int(port)))

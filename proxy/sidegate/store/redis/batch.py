@@ -1,6 +1,6 @@
-"""One script call for all requests of one turn of the event loop: its arguments, and its reply taken apart again.
+"""One script call for all requests of one turn of the event loop: builds its arguments and parses its reply.
 
-Pure: it neither sends nor waits. See bucket.lua for the two JSON arguments and the reply.
+Pure: no I/O and no waiting. See bucket.lua for the two JSON arguments and the reply.
 """
 
 import itertools
@@ -12,29 +12,29 @@ import orjson
 
 from sidegate.decision.bucket import Charge, Level, Limit, leveled
 
-# A script call occupies the store alone while it runs; a longer queue is sent as several calls. 256 requests of one
-# bucket take it about half a millisecond.
+# A script call blocks the store while it runs; a longer queue is sent as several calls. 256 requests of one bucket take
+# about half a millisecond.
 LARGEST_BATCH = 256
 
 Waiter = TypeVar("Waiter")
 
-# Each call carries a number that comes back with its reply: one that arrives in another's place is seen to be wrong
-# even where the two are alike in shape. Only something between us and the store could mix replies up.
+# The number of a call, which its reply repeats: a reply in the place of another one is detected even if both have the
+# same shape. Only a proxy between this process and the store could mix them up.
 _tags = itertools.count(1)
 
 
 class BadReply(Exception):
-    """The store answered something that the script cannot have returned."""
+    """The script cannot have sent this reply."""
 
 
 class Batch(Generic[Waiter]):
-    """Requests decided together, in the order they were added; a waiter is whatever the caller knows a request by."""
+    """Requests decided together, in the order of adding; a waiter is the caller's handle of a request."""
 
     __slots__ = ("_asked", "_charges", "_keys", "_limits", "_tag", "_texts", "_waiting")
 
     def __init__(self) -> None:
         self._keys: dict[str, int] = {}
-        # By identity, which is cheaper than by value; the limit is kept so that its identity stays its own.
+        # By identity, which is cheaper than by value; the limit is kept so that its id is not reused.
         self._limits: dict[int, tuple[int, Limit]] = {}
         self._texts: list[str] = []
         self._asked: list[int] = []
@@ -49,18 +49,18 @@ class Batch(Generic[Waiter]):
         """Add one request; returns how many there are now."""
         keys, limits, asked = self._keys, self._limits, self._asked
         asked.append(len(charges))
-        for key, limit, cost, shadow, debit in charges:
-            number = keys.get(key)
+        for charge in charges:
+            number = keys.get(charge.key)
             if number is None:
-                number = keys[key] = len(keys) + 1
-            known = limits.get(id(limit)) or self._new_limit(limit)
-            asked += (number, known[0], cost, 2 if debit else 1 if shadow else 0)
+                number = keys[charge.key] = len(keys) + 1
+            known = limits.get(id(charge.limit)) or self._new_limit(charge.limit)
+            asked += (number, known[0], charge.cost, 2 if charge.debit else 1 if charge.shadow else 0)
         self._waiting.append((len(charges), waiter))
         self._charges += len(charges)
         return len(self._waiting)
 
     def arguments(self) -> tuple[str | int, ...]:
-        """What follows the script in EVALSHA and EVAL: number of keys, keys, limits, requests, tag."""
+        """The arguments after the script in EVALSHA and EVAL: number of keys, keys, limits, requests, tag."""
         keys = self._keys
         return (len(keys), *keys, f"[{','.join(self._texts)}]", orjson.dumps(self._asked).decode(), self._tag)
 
@@ -73,7 +73,7 @@ class Batch(Generic[Waiter]):
         if not isinstance(reply, list) or len(reply) != numbers or set(map(type, reply)) != {int}:
             raise BadReply(f"the script's reply is not {numbers} integers")
         if reply[-1] != self._tag:
-            raise BadReply("the script's reply is another call's")
+            raise BadReply("the reply is that of another call")
         pairs: list[tuple[Waiter, tuple[Level | None, ...]]] = []
         position = 0
         for count, waiter in self._waiting:
@@ -83,7 +83,7 @@ class Batch(Generic[Waiter]):
         return pairs
 
     def waiters(self) -> list[Waiter]:
-        """Everyone who waits for this batch, in order."""
+        """The waiters of this batch, in order."""
         return [waiter for _, waiter in self._waiting]
 
     def _new_limit(self, limit: Limit) -> tuple[int, Limit]:

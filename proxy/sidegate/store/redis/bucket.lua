@@ -4,19 +4,22 @@
 --   KEYS     the distinct buckets, each a hash: tokens (whole), since (µs, when it held exactly these), rate ("n/period_us")
 --   ARGV[1]  limits, flat JSON: rate, n, period_us, burst, initial, ttl_ms for each
 --   ARGV[2]  requests, flat JSON: number of charges, then key, limit, cost, kind for each charge: 0 must find its cost for
---            the request to pass, 1 is a shadow, 2 a debit, which takes what there is and is charged in any case
---   ARGV[3]  a number that ends the reply, so that nobody takes it for another call's
+--            the request to pass, 1 is a shadow, 2 a debit, which takes the tokens that are there
+--   ARGV[3]  a number that ends the reply and identifies the call
 --   reply    two integers a charge: whole tokens left, or -1 - tokens where they did not suffice; and for how many µs the
 --            next token has been growing, or -1 where the bucket cannot be read
 --
--- The clock is the store's own and never runs backwards for a bucket. All buckets are read before any is written, so that
--- an error (a foreign key, no memory, a replica) charges nobody. A refusal writes nothing, but once for a bucket that
--- starts below the cost (or it would never begin to grow) and once for one met under a new rate.
+-- The clock is the store's own. After a step back of up to TOLERATED_STEP_US, a bucket waits until the clock has caught up,
+-- so that a swinging clock credits no time twice; a `since` further in the future counts as now. All buckets are read
+-- before any is written, so that an error (a foreign key, no memory, a replica) charges nothing. A refusal writes nothing,
+-- except once for a new bucket below the cost, for one with another rate, and for one with a `since` too far in the future:
+-- these would never begin to grow otherwise.
 
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
 local limits, asked = cjson.decode(ARGV[1]), cjson.decode(ARGV[2])
 local FIELDS = 6
+local TOLERATED_STEP_US = 1000000
 
 local tokens, since, under, changed = {}, {}, {}, {}
 local unknown, stale, broken = {}, {}, {}
@@ -45,6 +48,9 @@ local function settle(key, at)
     broken[key] = true
     return
   end
+  if from > now + TOLERATED_STEP_US then
+    from, stale[key] = now, true
+  end
   local moment = math.max(now, from)
   local grown, room = (moment - from) * n, burst - held
   if grown >= room * period then
@@ -53,7 +59,7 @@ local function settle(key, at)
   end
   local rest = math.fmod(grown, period)
   tokens[key] = held + (grown - rest) / period
-  if stale[key] then
+  if stored[3] ~= rate then
     rest = math.max(0, math.floor(rest / period * limits[at + 3]) - 1)
   end
   since[key] = moment - math.floor(rest / limits[at + 2])
@@ -93,7 +99,7 @@ while asked[cursor] do
   cursor = last + 1
 end
 
--- A bucket asked for under two limits at once (a reload) is written under the one that it was settled to.
+-- A bucket charged under two limits at once (a reload) is written under the one that it was settled to.
 for key in pairs(changed) do
   local at = under[key]
   redis.call('HSET', KEYS[key], 'tokens', string.format('%.0f', tokens[key]),

@@ -1,11 +1,11 @@
-"""One multiplexed connection to a Redis or Valkey node: many questions in flight, answers matched in order.
+"""One multiplexed connection to a Redis or Valkey node: many commands in flight, replies matched in order.
 
-redis-py opens it (address, TLS, authentication, database) and hands the transport over; from then on this protocol
-packs with hiredis, writes at once, and gives each reply to whoever asked in that place. RESP2 only, so that nothing
-arrives unasked. Whatever puts the order in doubt (a deadline passed, a broken reply, a reply nobody asked for) ends the
-connection: a late answer can then never reach another waiter.
+redis-py opens it (address, TLS, authentication, database) and hands the transport over. This protocol then packs
+commands with hiredis, writes at once, and passes each reply to the callback in its place. RESP2 only, which has no
+unsolicited messages. Whatever puts the order in doubt (a missed deadline, a broken reply, an unexpected reply)
+ends the connection: a late reply can never reach another callback.
 
-Deadlines cost nothing per question: they all have the same length, so the oldest question's deadline is the next one to
+Deadlines cost nothing per command: they all have the same length, so the oldest command's deadline is the next one to
 pass, and one timer that re-arms itself watches that one.
 """
 
@@ -22,27 +22,27 @@ from redis.exceptions import NoPermissionError
 from sidegate.store.protocol import Command, OnReply, StoreUnavailable
 from sidegate.store.redis.batch import BadReply
 
-# Opening may need a TLS handshake and several round trips; no request waits for it.
+# Opening may take a TLS handshake and several round trips; no request waits for it.
 OPENING_TIMEOUT_S = 1.0
 
 ReplyError = hiredis.ReplyError
 
-# `False` would be hiredis's word for an incomplete reply, and is also what it makes of a RESP3 false.
+# hiredis returns False for an incomplete reply by default, and also for a RESP3 false.
 _INCOMPLETE = object()
 
-_pack = cast(Callable[[Command], bytes], hiredis.pack_command)  # its stub admits tuples of one item only
+_pack = cast(Callable[[Command], bytes], hiredis.pack_command)  # its stub accepts tuples of one item only
 
 
 async def open_connection(pool: ConnectionPool, timeout_s: float, *, any_role: bool = False) -> "MultiplexedConnection":
     """Open a connection with redis-py and take over its transport. Raises StoreUnavailable.
 
-    Also where the server is a replica, unless `any_role` is wanted.
+    Raises it for a replica too, unless `any_role`.
     """
     link = cast(Any, pool).make_connection()  # untyped in redis-py
     try:
         async with asyncio.timeout(OPENING_TIMEOUT_S):
             await link.connect()
-            # An older server lets anybody in and refuses what is asked next: one question tells.
+            # An older server accepts wrong credentials and refuses the next command: one PING shows it.
             await link.send_command("PING")
             await link.read_response()
             if not any_role:
@@ -71,10 +71,10 @@ async def _require_master(link: Any) -> None:
 
 
 class MultiplexedConnection(asyncio.Protocol):
-    """See the module's text. Not reusable: once lost, it fails every question at once."""
+    """The connection. Not reusable: once lost, every command fails at once."""
 
     def __init__(self, writer: asyncio.StreamWriter, timeout_s: float) -> None:
-        self._writer = writer  # kept alive: a forgotten stream writer closes its transport
+        self._writer = writer  # kept alive: a garbage-collected stream writer closes its transport
         self._transport = writer.transport
         self._timeout_s = timeout_s
         self._loop = asyncio.get_running_loop()
@@ -87,7 +87,7 @@ class MultiplexedConnection(asyncio.Protocol):
 
     @classmethod
     def adopting(cls, link: Any, timeout_s: float) -> "MultiplexedConnection":
-        """Take the transport of a connected redis-py connection, which has nothing left to close afterwards."""
+        """Take the transport from a connected redis-py connection, which then has nothing to close."""
         connection = cls(link._writer, timeout_s)
         link._reader = link._writer = None
         connection._transport.set_protocol(connection)
@@ -105,11 +105,11 @@ class MultiplexedConnection(asyncio.Protocol):
             self._timer = self._loop.call_at(now + self._timeout_s, self._check_deadline)
 
     def close(self, failure: StoreUnavailable | None = None) -> None:
-        """End the connection on our own account; what waits on it fails."""
+        """Close the connection; commands in flight fail."""
         self._fail(failure or StoreUnavailable("closed", "the connection was closed by this proxy"))
 
     def retire(self) -> None:
-        """End the connection once what waits on it is answered; nobody asks it anything more."""
+        """Close the connection once all commands in flight are answered; no further ones are sent."""
         self._retiring = True
         if not self._waiting:
             self.close()
@@ -119,7 +119,7 @@ class MultiplexedConnection(asyncio.Protocol):
             self._reader.feed(data)
             while (reply := self._reader.gets()) is not _INCOMPLETE:
                 if not self._waiting:
-                    raise BadReply("a reply that nobody asked for")
+                    raise BadReply("a reply without a command")
                 self._waiting.popleft()[1](reply)
             if self._retiring and not self._waiting:
                 self.close()
@@ -137,8 +137,7 @@ class MultiplexedConnection(asyncio.Protocol):
         if due > self._loop.time():
             self._timer = self._loop.call_at(due, self._check_deadline)
         elif grace:
-            # The reply may lie unread in the socket because this process was late, not the store: read once, then
-            # judge.
+            # The reply may be unread in the socket because this process was late, not the store: read once more first.
             self._timer = self._loop.call_later(0.001, self._check_deadline, False)
         else:
             self._fail(StoreUnavailable("timeout", f"no reply within {self._timeout_s * 1000:g} ms"))

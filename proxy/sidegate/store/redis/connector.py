@@ -1,4 +1,4 @@
-"""Connections opened by redis-py as the settings say: TLS, credentials, database; wherever the server is now."""
+"""Opens connections with redis-py: TLS, credentials, database, and the present master behind Sentinels."""
 
 from typing import Any
 
@@ -12,28 +12,28 @@ from sidegate.config.store_url import Address, StoreKind
 from sidegate.store.protocol import StoreUnavailable
 from sidegate.store.redis.connection import MultiplexedConnection, open_connection
 
-# A Sentinel that does not answer costs this much before the next one is asked.
+# The wait for one Sentinel before the next one is queried.
 SENTINEL_TIMEOUT_S = 0.2
 
 
-class Dialer:
-    """Opens connections to the store, each by the settings of the moment."""
+class Connector:
+    """Opens connections to the store with the settings in force."""
 
     def __init__(self, settings: StoreSettings, timeout_s: float) -> None:
         self.settings = settings
         self.timeout_s = timeout_s
-        # The master that was connected to last.
-        self.dialled: Address | None = None
+        # The master of the last connection.
+        self.connected_to: Address | None = None
         self._sentinels: Sentinel | None = None
         self._sentinels_of = settings
 
     def use(self, settings: StoreSettings) -> bool:
-        """Open the next connections with these credentials; returns whether they are others."""
+        """Open the next connections with these credentials; returns whether they have changed."""
         before, self.settings = self.settings, settings.model_copy(update={"url": self.settings.url})
         return any(getattr(before, name) != getattr(settings, name) for name in CREDENTIALS)
 
     async def close(self) -> None:
-        """Give up what is kept between two questions to the Sentinels."""
+        """Close the connections to the Sentinels."""
         sentinels, self._sentinels = self._sentinels, None
         if sentinels is not None:
             await sentinels.aclose()
@@ -43,16 +43,16 @@ class Dialer:
         url = self.settings.url
         if url.kind is StoreKind.SOCKET:
             return await self._open({"connection_class": UnixDomainSocketConnection, "path": url.path})
-        self.dialled = await self.master() if url.kind is StoreKind.SENTINEL else url.addresses[0]
-        return await self.open_at(self.dialled)
+        self.connected_to = await self.master() if url.kind is StoreKind.SENTINEL else url.addresses[0]
+        return await self.open_at(self.connected_to)
 
     async def open_at(self, address: Address, *, any_role: bool = False) -> MultiplexedConnection:
-        """A connection to one server of the store: a master, if nothing else is said. Raises StoreUnavailable."""
+        """A connection to one server; it must be a master unless `any_role`. Raises StoreUnavailable."""
         options = {**transport(self.settings), "host": address.host, "port": address.port}
         return await self._open(options, any_role=any_role)
 
     async def master(self) -> Address:
-        """Where the Sentinels say that the master is. Raises StoreUnavailable."""
+        """The master's address according to the Sentinels. Raises StoreUnavailable."""
         if self._sentinels is None or self._sentinels_of is not self.settings:
             await self.close()
             self._sentinels, self._sentinels_of = sentinel(self.settings), self.settings
@@ -70,7 +70,7 @@ class Dialer:
 
 
 def sentinel(settings: StoreSettings) -> Sentinel:
-    """The Sentinels of a store, asked one after the other. They have credentials of their own."""
+    """The Sentinels of a store, queried one after the other. They have their own credentials."""
     options: dict[str, Any] = {
         "socket_timeout": SENTINEL_TIMEOUT_S,
         "socket_connect_timeout": SENTINEL_TIMEOUT_S,
@@ -84,20 +84,20 @@ def sentinel(settings: StoreSettings) -> Sentinel:
 
 
 def credentials(settings: StoreSettings) -> dict[str, str]:
-    """User name and password as redis-py takes them; absent where there are none."""
+    """User name and password as arguments for redis-py; absent where there are none."""
     username, password = settings.credentials
     return {name: text for name, text in (("username", username), ("password", password)) if text}
 
 
 def transport(settings: StoreSettings) -> dict[str, Any]:
-    """TCP or TLS, as a connection pool of redis-py takes it."""
+    """TCP or TLS, as arguments for a connection pool of redis-py."""
     if not settings.url.tls:
         return {"connection_class": Connection}
     return {"connection_class": SSLConnection, **_certificates(settings)}
 
 
 def ssl(settings: StoreSettings) -> dict[str, Any]:
-    """TCP or TLS, as a client of redis-py takes it."""
+    """TCP or TLS, as arguments for a client of redis-py."""
     return {"ssl": True, **_certificates(settings)} if settings.url.tls else {}
 
 

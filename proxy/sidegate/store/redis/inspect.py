@@ -1,4 +1,4 @@
-"""The buckets as they lie in the store: found step by step, looked at, taken out."""
+"""Lists, reads and resets buckets in the store, for the admin API."""
 
 import asyncio
 import re
@@ -13,17 +13,16 @@ from sidegate.config import CREDENTIALS, StoreSettings
 from sidegate.decision.stored import Found, Stored, StoreSilent
 from sidegate.store.redis.inspect_client import MOST_CONNECTIONS, client, close
 
-# One step of SCAN looks at so many names, which holds the store up for 0.1 to 0.2 ms (measured with a million buckets;
-# 1,000 names take 0.4 to 2 ms); one answer takes at most so many steps. A store of a million buckets is thus gone
-# through in a hundred answers.
+# Names of one SCAN step, which blocks the store for 0.1 to 0.2 ms (measured with a million buckets; 1,000 names take
+# 0.4 to 2 ms), and steps of one answer: a hundred answers go through a million buckets.
 NAMES_A_STEP = 200
 STEPS = 50
-# Buckets are read in portions, between which this process answers its requests: one takes 1.5 ms of CPU.
+# Buckets are read in portions of 1.5 ms of CPU; between them this process handles requests.
 READ_AT_ONCE = 100
 
 
 class Buckets:
-    """Looks into one store: fulfils `decision.stored.BucketStore`, within two seconds."""
+    """Implements `decision.stored.BucketStore` for one store, within two seconds."""
 
     def __init__(self, settings: StoreSettings) -> None:
         self._client: Any = client(settings)  # redis-py's types say bytes or str
@@ -33,16 +32,15 @@ class Buckets:
         self._outdated = False
 
     def use(self, settings: StoreSettings) -> None:
-        """Go on with these credentials, where they are others. It stays the same store: its URL is not looked at."""
+        """Use these credentials from now on. The URL is not applied: it needs a restart."""
         before, self._settings = self._settings, settings.model_copy(update={"url": self._settings.url})
         self._outdated |= any(getattr(before, name) != getattr(settings, name) for name in CREDENTIALS)
 
     async def find(self, prefix: str, part: str, cursor: str, most: int) -> Found:
-        """Buckets whose names begin with `prefix` and hold `part` after it: some, perhaps none, and where to go on.
+        """One page of the buckets whose names begin with `prefix` and contain `part` after it, and the next cursor.
 
-        At most STEPS steps; an answer may hold up to a step more than `most`. In a Cluster the masters are gone through
-        one after the other, in the order of their addresses: while slots move, some buckets may be missed or found
-        twice.
+        Takes at most STEPS steps; a page may be empty, or hold up to one step more than `most`. In a Cluster the
+        masters are scanned in the order of their addresses: while slots move, buckets may be missed or found twice.
         """
         pattern = f"{_literal(prefix)}*{_literal(part)}*" if part else f"{_literal(prefix)}*"
         names: list[bytes] = []
@@ -55,13 +53,13 @@ class Buckets:
             return Found(await self._read(names), cursor)
 
     async def read(self, name: str) -> Stored | None:
-        """One bucket as it is stored; None where it is not."""
+        """One bucket as stored; None where there is none."""
         async with self._turn():
             (found,) = await self._read([name.encode()])
         return found if found.ttl_s is not None or found.tokens is not None else None
 
     async def reset(self, name: str) -> bool:
-        """Take a bucket out of the store, so that its next request finds a new one. Returns whether there was one."""
+        """Delete a bucket; its next request starts a new one. Returns whether there was one."""
         async with self._turn():
             return bool(await self._client.delete(name))
 
@@ -70,7 +68,7 @@ class Buckets:
         await close(self._client)
 
     async def _step(self, cursor: str, pattern: str, count: int) -> tuple[list[bytes], str]:
-        """One step of SCAN, and the cursor for the next; that of a Cluster names the node too: `17@10.0.0.1:6379`."""
+        """One SCAN step and the next cursor, which in a Cluster includes the node: `17@10.0.0.1:6379`."""
         position, _, name = cursor.partition("@")
         if not self._is_cluster:
             after, names = await self._client.scan(int(position or 0), match=pattern, count=count)
@@ -78,7 +76,7 @@ class Buckets:
         await self._client.initialize()
         nodes: list[Any] = sorted(self._client.get_primaries(), key=lambda node: node.name)
         node = next((each for each in nodes if each.name >= name), None)
-        if node is None:  # the rest of the nodes has gone since
+        if node is None:  # the remaining nodes have left the Cluster
             return [], ""
         begin = int(position or 0) if node.name == name else 0
         cursors, names = await self._client.scan(begin, match=pattern, count=count, target_nodes=node)
@@ -89,7 +87,7 @@ class Buckets:
 
     @asynccontextmanager
     async def _turn(self) -> AsyncIterator[None]:
-        """A connection's worth of questions, and redis-py's exceptions in our own words."""
+        """Limits concurrent use of the client, and translates redis-py's exceptions."""
         try:
             async with self._turns:
                 if self._outdated:
@@ -99,7 +97,7 @@ class Buckets:
             raise StoreSilent(str(error) or type(error).__name__) from error
 
     async def _renew(self) -> None:
-        """Another client, once every other turn has ended."""
+        """Replace the client once all other uses have ended."""
         self._outdated = False
         async with AsyncExitStack() as others:
             for _ in range(MOST_CONNECTIONS - 1):
@@ -119,7 +117,7 @@ class Buckets:
             for name in names:
                 asked.hget(name, "tokens")
                 asked.pttl(name)
-            # A name of another type answers with an error, which is no reason to hide the others.
+            # A key of another type gives an error; the other buckets are still shown.
             replies = await asked.execute(raise_on_error=False)
         return [
             Stored(name.decode("utf-8", "backslashreplace"), _whole(tokens), ttl_ms / 1000 if ttl_ms >= 0 else None)
@@ -128,7 +126,7 @@ class Buckets:
 
 
 def _literal(text: str) -> str:
-    """The text as a pattern that matches it alone."""
+    """A glob pattern that matches the text literally."""
     return re.sub(r"([*?\[\]\\^-])", r"\\\1", text)
 
 

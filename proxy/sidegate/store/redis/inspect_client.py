@@ -1,6 +1,6 @@
-"""A client of redis-py's own for whatever is not a decision: the admin room's SCAN, HMGET, DEL.
+"""A plain redis-py client for the admin API: SCAN, HMGET, DEL.
 
-Decisions never wait for it: it has connections of its own, at most a few, opened when they are needed.
+It has a few connections of its own, opened on demand, so that decisions never wait for it.
 """
 
 from typing import Any
@@ -17,10 +17,10 @@ from sidegate.store.redis.connector import credentials, sentinel, ssl
 
 MOST_CONNECTIONS = 4
 
-Client = Redis | RedisCluster
+RedisClient = Redis | RedisCluster
 
 
-def client(settings: StoreSettings, timeout_s: float = 2.0) -> Client:
+def client(settings: StoreSettings, timeout_s: float = 2.0) -> RedisClient:
     """A client of the right kind, not connected yet; `await close(client)` when done.
 
     Keys and values are bytes. Where the store is a Cluster, `scan_iter` goes through all nodes, and a command with
@@ -45,8 +45,8 @@ def client(settings: StoreSettings, timeout_s: float = 2.0) -> Client:
     return Redis(host=url.addresses[0].host, port=url.addresses[0].port, **options, **ssl(settings))
 
 
-async def close(client: Client) -> None:
-    """Close its connections, also those to the Sentinels that it has asked."""
+async def close(client: RedisClient) -> None:
+    """Close its connections, also those to the Sentinels."""
     await client.aclose()
     pool = getattr(client, "connection_pool", None)
     if isinstance(pool, SentinelConnectionPool):

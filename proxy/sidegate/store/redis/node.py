@@ -1,8 +1,8 @@
-"""One server of the store: keeps one connection to it open.
+"""One server of the store, with one connection that is kept open.
 
-While there is no connection every question fails at once, which is what bounds an outage: no request waits for a
-connection to be made. Reconnecting is one task with growing, jittered pauses. A connection that is lost as soon as it
-is made counts as an attempt that failed, so that a server that hangs up on everybody is not stormed.
+Without a connection every call fails at once; no request waits for a connection. One task reconnects with growing,
+jittered pauses. A connection that is lost soon after it was made counts as a failed attempt, so that a server that
+closes every connection does not receive a storm of them.
 """
 
 import asyncio
@@ -14,32 +14,32 @@ from sidegate.store.protocol import Command, OnReply, StoreUnavailable
 from sidegate.store.redis.connection import MultiplexedConnection
 
 # Pauses between attempts to connect: doubling, each drawn between half and all of it so that many proxies spread out.
-# The longest bounds how late a returned store is noticed.
+# The longest bounds the delay until a store that is back is used.
 FIRST_PAUSE_S = 0.05
 LONGEST_PAUSE_S = 1.0
-# A connection that lasted this long was a good one: the next attempt after it is made at once.
+# After a connection that lasted this long, the next attempt is made at once.
 STEADY_S = 1.0
 
-# Where a server is that is not told from others by its address.
-SOMEWHERE = Address("", 0)
+# The address of a store that is only one server.
+ANY_ADDRESS = Address("", 0)
 
-# Opens a connection to the server, wherever it is now. Raises StoreUnavailable.
-Dial = Callable[[], Awaitable[MultiplexedConnection]]
+# Opens a connection to the server at its present address. Raises StoreUnavailable.
+Connect = Callable[[], Awaitable[MultiplexedConnection]]
 OnChange = Callable[[StoreUnavailable | None], None]
 
 
 class Node:
-    """One server. `on_change` is told of every change between connected (None) and not (why)."""
+    """One server. `on_change` receives None on every new connection, and the failure on every loss."""
 
     def __init__(
         self,
-        dial: Dial,
+        connect: Connect,
         on_change: OnChange,
         longest_pause_s: float = LONGEST_PAUSE_S,
-        address: Address = SOMEWHERE,
+        address: Address = ANY_ADDRESS,
     ) -> None:
         self.address = address
-        self._dial = dial
+        self._open = connect
         self._on_change = on_change
         self._longest_pause_s = longest_pause_s
         self._loop = asyncio.get_running_loop()
@@ -48,7 +48,7 @@ class Node:
         self._failed_attempts = 0
         self._early: list[Callable[[], None]] = []
         self.failure: StoreUnavailable | None = StoreUnavailable("starting", "not connected yet")
-        self.tried = asyncio.Event()  # whether the first attempt to connect has ended, either way
+        self.tried = asyncio.Event()  # set when the first attempt to connect has ended
 
     def ask(self, command: Command, on_reply: OnReply) -> None:
         """Send one command; `on_reply` is called once, within the timeout, possibly before this returns."""
@@ -59,18 +59,18 @@ class Node:
             connection.ask(command, on_reply)
 
     def once_tried(self, action: Callable[[], None]) -> None:
-        """Do something once the first attempt to connect has ended; at once if it has."""
+        """Run `action` once the first attempt to connect has ended; at once if it has."""
         if self.tried.is_set():
             action()
         else:
             self._early.append(action)
 
     def renew(self) -> None:
-        """Go over to a new connection as soon as one can be had; the old one answers what it was asked."""
+        """Replace the connection as soon as a new one is open; the old one still delivers its replies."""
         self._renewal.set()
 
     def drop(self, failure: StoreUnavailable) -> None:
-        """Give the connection up, since it leads to the wrong server; what waits on it fails."""
+        """Close the connection, since it leads to the wrong server; calls in flight fail."""
         if self._connection is not None:
             self._connection.close(failure)
 
@@ -97,14 +97,14 @@ class Node:
                 await asyncio.sleep(self._pause_s(self._failed_attempts - 1))
             self._renewal.clear()
             try:
-                return await self._dial()
+                return await self._open()
             except StoreUnavailable as error:
                 self._failed_attempts += 1
                 self._changed(error)
                 self._has_tried()
 
     async def _hold(self) -> StoreUnavailable:
-        """Wait until the connection is lost, replacing it where that is wanted."""
+        """Wait until the connection is lost; replace it on request."""
         failed = 0
         while True:
             connection = self._connection
@@ -119,9 +119,9 @@ class Node:
                 return connection.closed.result()
             self._renewal.clear()
             try:
-                self._connection = await self._dial()
+                self._connection = await self._open()
             except StoreUnavailable:
-                # The old connection still works, and must do while the store does not know the new credentials yet.
+                # The old connection still works; it serves until the store accepts the new credentials.
                 await asyncio.wait((connection.closed,), timeout=self._pause_s(failed))
                 failed += 1
                 self._renewal.set()

@@ -1,4 +1,4 @@
-"""One call of the bucket script for one batch, from sending it to giving everybody an answer."""
+"""One call of the bucket script for one batch, from sending to the callbacks of its requests."""
 
 import asyncio
 import logging
@@ -16,16 +16,16 @@ from sidegate.store.redis.node import Node
 SCRIPT = files(__package__).joinpath("bucket.lua").read_text("utf-8")
 SCRIPT_SHA = sha1(SCRIPT.encode(), usedforsecurity=False).hexdigest()
 
-# Whether somebody takes care of a call whose node answered this error.
-Redirect = Callable[["ScriptCall", str], bool]
+# Handles the error reply of a call; returns whether it did.
+OnErrorReply = Callable[["ScriptCall", str], bool]
 
 logger = logging.getLogger(__name__)
 
 
 class ScriptCall:
-    """A batch under way. Sent again only where the store said that it did not run, and then under the first deadline.
+    """A batch under way. Sent again only if the store replied that it did not run, with the first deadline.
 
-    `redirect` is asked about every error reply but NOSCRIPT.
+    `redirect` receives every error reply but NOSCRIPT.
     """
 
     __slots__ = (
@@ -50,7 +50,7 @@ class ScriptCall:
         batch: Batch[OnLevels],
         node: Node,
         timeout_s: float,
-        redirect: "Redirect",
+        redirect: "OnErrorReply",
         observe: ObserveStore | None,
     ) -> None:
         self.batch = batch
@@ -58,10 +58,10 @@ class ScriptCall:
         self.asked_s = time.monotonic()
         self.due_s = self.asked_s + timeout_s
         self.done = False
-        # How often it was sent on, and whether the last time with ASKING.
+        # How often it was redirected, and whether the last time with ASKING.
         self.hops = 0
         self.asking = False
-        # Where wanted (`timed`), a moment of the node's clock just before it charged.
+        # With `timed`: the node's clock just before it charged, in µs.
         self.timed = False
         self.before_us: int | None = None
         self._arguments = batch.arguments()
@@ -71,27 +71,27 @@ class ScriptCall:
         self._timer: asyncio.TimerHandle | None = None
 
     def send(self) -> None:
-        """Ask the node."""
+        """Send the call to the node."""
         if self.timed:
             self.node.ask(("TIME",), self._note_time)
-        if self.asking:  # counts for the next command alone
+        if self.asking:  # applies to the next command only
             self.node.ask(("ASKING",), _ignore)
         self.node.ask(("EVALSHA", SCRIPT_SHA, *self._arguments), self._on_reply)
 
     def send_on(self, node: Node, *, asking: bool = False) -> None:
-        """Ask another node, since the last one said that it did not run the script."""
+        """Send the call to another node, after the last one replied that it did not run the script."""
         self._expire_in_time()
         self.node, self.asking, self.before_us = node, asking, None
         self.hops += 1
         node.once_tried(lambda: None if self.done else self.send())
 
     def send_again_in(self, pause_s: float) -> None:
-        """Ask the same node once more, a moment later."""
+        """Send the call to the same node again after a pause."""
         self._expire_in_time()
         asyncio.get_running_loop().call_later(pause_s, lambda: None if self.done else self.send())
 
-    def send_part(self, part: Batch[OnLevels], redirect: "Redirect") -> "ScriptCall":
-        """Ask for a part of the batch alone, as it would be asked for now; this call says no more."""
+    def send_part(self, part: Batch[OnLevels], redirect: "OnErrorReply") -> "ScriptCall":
+        """Send a part of the batch as a call of its own; this call ends without callbacks."""
         self.done = True
         call = ScriptCall(part, self.node, 0, redirect, self._observe)
         call.asked_s, call.due_s, call.hops, call.asking = self.asked_s, self.due_s, self.hops, self.asking
@@ -101,13 +101,13 @@ class ScriptCall:
         return call
 
     def _expire_in_time(self) -> None:
-        """Keep the first deadline: a connection's own begins anew with each question."""
+        """Keep the first deadline: the connection's own starts again with each command."""
         if self._timer is None:
             loop = asyncio.get_running_loop()
             self._timer = loop.call_later(max(0.0, self.due_s - time.monotonic()), self._expire)
 
     def finish(self, reply: object) -> None:
-        """Give everyone in the batch an answer, once. Raises BadReply where the reply cannot be the script's."""
+        """Call all callbacks of the batch, once. Raises BadReply where the script cannot have sent the reply."""
         if self.done:
             return
         self.done = True
@@ -120,13 +120,13 @@ class ScriptCall:
             pairs = self.batch.deliver(reply)
         except BadReply as error:
             self._fail(StoreUnavailable("protocol", str(error)))
-            raise  # ends the connection: nothing else it says can be trusted
-        self._tell("")
+            raise  # closes the connection: its further replies cannot be trusted
+        self._report("")
         asked_s = self.asked_s
         for then, levels in pairs:
             try:
                 then(levels, asked_s)
-            except Exception:  # the boundary of one request: the others of its batch must get their answers
+            except Exception:  # the boundary of one request: the others of its batch continue
                 logger.exception("a request failed after its decision")
 
     def _on_reply(self, reply: object) -> None:
@@ -151,19 +151,19 @@ class ScriptCall:
             self.before_us = int(reply[0]) * 1_000_000 + int(reply[1])
 
     def _expire(self) -> None:
-        self.finish(StoreUnavailable("timeout", "no reply in time, having been sent on"))
+        self.finish(StoreUnavailable("timeout", "no reply in time after a redirection"))
 
-    def _tell(self, failure: str) -> None:
+    def _report(self, failure: str) -> None:
         if self._observe is not None:
             self._observe(StoreCall(len(self.batch), time.monotonic() - self.asked_s, failure))
 
     def _fail(self, failure: StoreUnavailable) -> None:
-        self._tell(failure.reason)
+        self._report(failure.reason)
         fail(self.batch, failure, self.asked_s)
 
 
 def fail(batch: Batch[OnLevels], failure: StoreUnavailable, asked_s: float) -> None:
-    """Tell everyone in a batch that there is no answer."""
+    """Call all callbacks of a batch with a failure."""
     for then in batch.waiters():
         try:
             then(failure, asked_s)
@@ -172,4 +172,4 @@ def fail(batch: Batch[OnLevels], failure: StoreUnavailable, asked_s: float) -> N
 
 
 def _ignore(reply: object) -> None:
-    """What ASKING answers says nothing that the next reply does not say."""
+    """The reply to ASKING; the next reply has the result."""

@@ -1,11 +1,11 @@
-"""The shared store where it is one server: the one that the URL names, or the one that Sentinels name at present.
+"""The store on one server: the server of the URL, or the present master behind Sentinels.
 
-All questions of one turn of the event loop are one script call.
+All requests of one turn of the event loop are one script call.
 
-A failover shows in three ways, and each leads to the question who the master is now: the connection is lost (Sentinel
-has the old master hang up on its clients when it makes a replica of it), the server answers READONLY, or the Sentinels
-name another server while the old one still answers, as it may on the far side of a broken network. No connection is
-used before its server has said that it is a master.
+A failover is detected in three ways, and each starts a query for the present master: the connection is lost (Sentinel
+makes the old master close its clients' connections when it becomes a replica), the server replies READONLY, or the
+Sentinels name another server while the old one still answers, as across a network partition. No connection is used
+before its server has confirmed that it is a master.
 """
 
 import asyncio
@@ -18,28 +18,28 @@ from sidegate.decision.bucket import Charge
 from sidegate.decision.record import ObserveStore
 from sidegate.store.protocol import Command, OnLevels, OnReply, StoreUnavailable
 from sidegate.store.redis.batch import LARGEST_BATCH, Batch
-from sidegate.store.redis.connector import Dialer
+from sidegate.store.redis.connector import Connector
 from sidegate.store.redis.node import LONGEST_PAUSE_S, Node, OnChange
 from sidegate.store.redis.script import ScriptCall
 
-# How often the Sentinels are asked while a master answers, and the longest pause between two attempts to reach one:
-# with the time to open a connection well under a second, so that a failover is followed within a second of its end.
-ASK_SENTINELS_EVERY_S = 0.5
+# How often the Sentinels are queried while a master answers, and the longest pause between two attempts to connect: a
+# failover is then followed within about a second of its end.
+QUERY_SENTINELS_EVERY_S = 0.5
 
 
 class RedisStore:
-    """Fulfils `seam.Store`. `on_change` is told of every change between connected (None) and not (why), `observe` of
-    every call.
+    """Implements `protocol.Store`. `on_change` receives None on every new connection and the failure on every loss;
+    `observe` receives a record of every call.
     """
 
-    def __init__(self, dialer: Dialer, on_change: OnChange, observe: ObserveStore | None = None) -> None:
-        self._dialer = dialer
-        self._timeout_s = dialer.timeout_s
+    def __init__(self, connector: Connector, on_change: OnChange, observe: ObserveStore | None = None) -> None:
+        self._connector = connector
+        self._timeout_s = connector.timeout_s
         self._observe = observe
-        self._by_sentinel = dialer.settings.url.kind is StoreKind.SENTINEL
+        self._by_sentinel = connector.settings.url.kind is StoreKind.SENTINEL
         self._loop = asyncio.get_running_loop()
         self._batch: Batch[OnLevels] = Batch()
-        self._node = Node(dialer.open, on_change, ASK_SENTINELS_EVERY_S if self._by_sentinel else LONGEST_PAUSE_S)
+        self._node = Node(connector.open, on_change, QUERY_SENTINELS_EVERY_S if self._by_sentinel else LONGEST_PAUSE_S)
         self.tried = self._node.tried
 
     @property
@@ -54,18 +54,18 @@ class RedisStore:
                 if self._by_sentinel:
                     tasks.create_task(self._follow_master())
         finally:
-            await self._dialer.close()
+            await self._connector.close()
 
     def use(self, settings: StoreSettings) -> None:
-        """Go over to a connection opened with these credentials, losing no question."""
-        if self._dialer.use(settings):
+        """Replace the connection where the credentials have changed, without losing a call."""
+        if self._connector.use(settings):
             self._node.renew()
 
     def own_breakers(self, on_closed: Callable[[], None]) -> None:
-        """None: there is one server, and the limiter stands before it."""
+        """None: the limiter has the breaker of the one server."""
 
     def ask(self, charges: Sequence[Charge], then: OnLevels) -> None:
-        """Charge all buckets or none, together with what else is asked in this turn."""
+        """Charge all buckets or none, in one call with the other requests of this turn."""
         waiting = self._batch.add(charges, then)
         if waiting == 1:
             self._loop.call_soon(self._flush)
@@ -82,21 +82,21 @@ class RedisStore:
 
     async def _follow_master(self) -> None:
         while True:
-            await asyncio.sleep(ASK_SENTINELS_EVERY_S)
-            # The Sentinels are not needed as long as their master answers: they may come and go. Where they name
-            # another, the old connection serves until the other says itself that it is a master.
+            await asyncio.sleep(QUERY_SENTINELS_EVERY_S)
+            # The Sentinels are not needed while the master answers. If they name another master, the old connection
+            # serves until the new one has confirmed its role.
             with contextlib.suppress(StoreUnavailable):
-                if self.failure is None and await self._dialer.master() != self._dialer.dialled:
+                if self.failure is None and await self._connector.master() != self._connector.connected_to:
                     self._node.renew()
 
     def _flush(self) -> None:
         batch, self._batch = self._batch, Batch()
-        if len(batch):  # else it was full, and has been sent
+        if len(batch):  # else it was full and has been sent
             ScriptCall(batch, self._node, self._timeout_s, self._redirect, self._observe).send()
 
     def _redirect(self, call: ScriptCall, text: str) -> bool:
         if text.startswith("READONLY"):
-            # The master has become a replica: nothing can be charged here any more. Ask anew who is the master.
+            # The master has become a replica and accepts no charge: query for the present master.
             call.finish(StoreUnavailable("readonly", text))
             self._node.drop(StoreUnavailable("readonly", text))
             return True
