@@ -142,7 +142,7 @@ def _alb(line: str) -> LoggedRequest | None:
 
 
 _READERS: Mapping[LogFormat, Sequence[Callable[[str], LoggedRequest | None]]] = {
-    LogFormat.AUTO: (_envoy, _alb, _haproxy, _combined),
+    LogFormat.AUTO: (_combined, _envoy, _alb, _haproxy),
     LogFormat.COMBINED: (partial(_combined, host_first=False),),
     LogFormat.VHOST: (partial(_combined, host_first=True),),
     LogFormat.ENVOY: (_envoy,),

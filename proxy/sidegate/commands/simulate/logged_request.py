@@ -107,17 +107,19 @@ def request_of(
     form: LogFormat,
 ) -> LoggedRequest:  # fmt: skip
     """Build a request. `moment` is its time in µs and whether its offset from UTC is known, `client` may be a list."""
-    target, host = origin_form(request[1])
-    if host:
-        fields.setdefault("host", (host,))
+    (time_us, zone_known), (method, target) = moment, request
+    if not target.startswith("/"):
+        target, host = origin_form(target)
+        if host:
+            fields.setdefault("host", (host,))
     peer, forwarded_for = client_of(client)
     if forwarded_for:
         fields.setdefault("x-forwarded-for", (forwarded_for,))
     logged = LoggedFields(fields)
-    return LoggedRequest(*moment, RequestFacts(request[0], target, logged, peer), logged, status, form)
+    return LoggedRequest(time_us, zone_known, RequestFacts(method, target, logged, peer), logged, status, form)
 
 
-@lru_cache(4096)
+@lru_cache(16_384)
 def client_of(text: str) -> LoggedClient:
     """Read a logged client: an address, or a list of hops as in X-Forwarded-For.
 
@@ -148,7 +150,7 @@ def _is_public(client: str) -> bool:
     return address is not None and not any(address in network for network in _PRIVATE)
 
 
-@lru_cache(4096)
+@lru_cache(16_384)
 def _address(text: str) -> IPv4Address | IPv6Address | None:
     try:
         return ip_address(text.partition("%")[0])
