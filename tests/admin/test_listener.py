@@ -101,11 +101,11 @@ def test_keys_with_slashes_and_escapes_are_found_by_their_names(one: Sidecar) ->
     assert (bucket["rule"], bucket["tokens"], bucket["limit"]["burst"]) == ("override", 99, 100)
 
 
-def test_a_blocked_key_is_shown_as_one(one: Sidecar) -> None:
+def test_a_blocked_key_is_shown_as_blocked(one: Sidecar) -> None:
     assert ask(one, bucket_path("users", "mallory"))[2]["rule"] == "blocked"
 
 
-def test_a_reset_is_in_force_here_at_once_and_in_other_sidecars_within_a_second(
+def test_a_reset_takes_effect_here_at_once_and_in_other_sidecars_within_a_second(
     pair: tuple[Sidecar, Sidecar], store_server: StoreServer
 ) -> None:
     first, second = pair
@@ -114,7 +114,7 @@ def test_a_reset_is_in_force_here_at_once_and_in_other_sidecars_within_a_second(
     status, _, content = ask(first, bucket_path("users", "bob"), method="DELETE")
     assert (status, content["reset"]) == (200, True)
     assert spend(first, "bob", 1) == [200]
-    eventually(lambda: spend(second, "bob", 1) == [200], "the other sidecar to ask the store again")
+    eventually(lambda: spend(second, "bob", 1) == [200], "the other sidecar to forget the refusal")
     assert ask(first, bucket_path("users", "never-seen"), method="DELETE")[2]["reset"] is False
 
 
@@ -144,9 +144,9 @@ def test_a_reset_during_an_outage_of_the_store_resets_local_buckets(
         assert content["store_error"]
         assert [asked() for _ in range(3)] == [200, 200, 429]
         assert ask(sidecar, bucket_path("strict", "alice"), method="DELETE")[0] == 503
-        told = run_command("buckets", "reset", "local", "alice", "--admin", f"http://127.0.0.1:{sidecar.admin_port}")
-        assert told.returncode == 1
-        assert "not reset in the store; local buckets reset in 1 of 1 sidecars" in told.stdout
+        done = run_command("buckets", "reset", "local", "alice", "--admin", f"http://127.0.0.1:{sidecar.admin_port}")
+        assert done.returncode == 1
+        assert "not reset in the store; local buckets reset in 1 of 1 sidecars" in done.stdout
         assert asked() == 200
 
 

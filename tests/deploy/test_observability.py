@@ -1,4 +1,4 @@
-"""Alerts, dashboard and the Compose profile: valid by Prometheus' own check, and of metrics that a sidecar has."""
+"""Alerts, Grafana dashboard and Compose profile: valid by promtool, and based on metrics that a sidecar exports."""
 
 import json
 import re
@@ -50,7 +50,7 @@ def metrics(shared_store_server: StoreServer) -> frozenset[str]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule["alert"])
-def test_each_alert_is_of_metrics_that_a_sidecar_has(rule: dict[str, Any], metrics: frozenset[str]) -> None:
+def test_each_alert_uses_metrics_that_a_sidecar_exports(rule: dict[str, Any], metrics: frozenset[str]) -> None:
     names = set(_NAME.findall(rule["expr"]))
     assert names or rule["expr"].startswith("up{")
     assert names <= metrics
@@ -58,7 +58,7 @@ def test_each_alert_is_of_metrics_that_a_sidecar_has(rule: dict[str, Any], metri
 
 @pytest.mark.slow
 @pytest.mark.parametrize("panel", PANELS, ids=lambda panel: panel["title"])
-def test_each_panel_is_of_metrics_that_a_sidecar_has(panel: dict[str, Any], metrics: frozenset[str]) -> None:
+def test_each_panel_uses_metrics_that_a_sidecar_exports(panel: dict[str, Any], metrics: frozenset[str]) -> None:
     for target in panel["targets"]:
         names = set(_NAME.findall(target["expr"]))
         assert names
@@ -66,7 +66,7 @@ def test_each_panel_is_of_metrics_that_a_sidecar_has(panel: dict[str, Any], metr
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule["alert"])
-def test_each_alert_says_how_bad_it_is_and_has_its_place_in_the_docs(rule: dict[str, Any]) -> None:
+def test_each_alert_has_a_severity_and_a_row_in_the_docs(rule: dict[str, Any]) -> None:
     assert rule["labels"]["severity"] in {"critical", "warning"}
     assert rule["annotations"]["summary"]
     assert f"| `{rule['alert']}` |" in (ROOT / "docs" / "operations.md").read_text("utf-8")
@@ -74,7 +74,7 @@ def test_each_alert_says_how_bad_it_is_and_has_its_place_in_the_docs(rule: dict[
 
 @pytest.mark.skipif(PROMTOOL is None, reason="no promtool here")
 @pytest.mark.slow
-def test_prometheus_takes_its_configuration_and_the_rules() -> None:
+def test_promtool_accepts_configuration_and_rules() -> None:
     done = subprocess.run(
         [str(PROMTOOL), "check", "config", str(DEPLOY / "prometheus.yml")],
         capture_output=True,
@@ -88,7 +88,7 @@ def test_prometheus_takes_its_configuration_and_the_rules() -> None:
 
 @pytest.mark.skipif(PROMTOOL is None, reason="no promtool here")
 @pytest.mark.slow
-def test_alerts_fire_when_they_should_and_only_then() -> None:
+def test_alerts_fire_and_stay_silent_as_the_stories_say() -> None:
     done = subprocess.run(
         [str(PROMTOOL), "test", "rules", str(Path(__file__).with_name("alerts.test.yml"))],
         capture_output=True,
@@ -101,7 +101,7 @@ def test_alerts_fire_when_they_should_and_only_then() -> None:
 
 @pytest.mark.skipif(PROMTOOL is None, reason="no promtool here")
 @pytest.mark.slow
-def test_every_expression_of_the_dashboard_is_one(tmp_path: Path) -> None:
+def test_every_expression_of_the_dashboard_is_valid(tmp_path: Path) -> None:
     expressions = [target["expr"] for panel in PANELS for target in panel["targets"]]
     filled = [
         re.sub(r"\$(?:instance|job|policy)\b", ".*", each.replace("$__rate_interval", "1m")) for each in expressions
@@ -115,7 +115,7 @@ def test_every_expression_of_the_dashboard_is_one(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_panels_have_numbers_of_their_own_and_do_not_overlap() -> None:
+def test_panels_have_unique_ids_and_do_not_overlap() -> None:
     assert len({panel["id"] for panel in PANELS}) == len(PANELS)
     fields = [
         (x, y)
@@ -127,7 +127,7 @@ def test_panels_have_numbers_of_their_own_and_do_not_overlap() -> None:
     assert max(x for x, _ in fields) < 24
 
 
-def test_the_compose_profile_mounts_what_is_there_and_scrapes_all_sidecars() -> None:
+def test_the_compose_profile_mounts_existing_files_and_scrapes_all_sidecars() -> None:
     services = COMPOSE["services"]
     observed = {name: each for name, each in services.items() if each.get("profiles") == ["observability"]}
     assert set(observed) == {"prometheus", "grafana"}

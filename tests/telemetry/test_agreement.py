@@ -1,4 +1,4 @@
-"""What clients saw, what the logs say, the metrics count and the admin API tells are the same, request for request."""
+"""Clients, logs, metrics and the admin API agree on every request."""
 
 import random
 from collections import Counter
@@ -73,7 +73,7 @@ def in_timeline(sidecar: Sidecar) -> Counter[tuple[str, ...]]:
 
 
 @pytest.mark.slow
-def test_metrics_log_and_admin_api_agree_with_what_clients_saw_over_three_sidecars(
+def test_metrics_log_and_admin_api_agree_with_the_answers_of_three_sidecars(
     store_server: StoreServer, recorder: Recorder
 ) -> None:
     def config() -> Config:
@@ -122,8 +122,8 @@ def test_metrics_log_and_admin_api_agree_with_what_clients_saw_over_three_sideca
             assert under_policies(sidecar) == Counter({key: n for key, n in outcomes.items() if key[1] != "none"})
             eventually(lambda: in_timeline(sidecar) == outcomes, "the last second to be over")  # noqa: B023
             refused = Counter(bucket for line in logged for bucket in line.get("refused_buckets") or ())  # type: ignore[attr-defined]
-            told = ask(sidecar, "/top?limit=256")[2]["refused"]
-            assert {entry["bucket"]: (entry["count"], entry["error"]) for entry in told} == {
+            listed = ask(sidecar, "/top?limit=256")[2]["refused"]
+            assert {entry["bucket"]: (entry["count"], entry["error"]) for entry in listed} == {
                 bucket: (count, 0) for bucket, count in refused.items()
             }
         assert len(recorder.requests) == sum(statuses[200] for statuses in seen)

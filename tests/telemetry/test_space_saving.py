@@ -1,4 +1,4 @@
-"""The most frequent keys are found in bounded memory, and their counts are off by no more than is said."""
+"""The most frequent keys are found in bounded memory, with counts within their stated error."""
 
 from collections import Counter
 
@@ -20,7 +20,7 @@ def test_a_count_is_never_too_low_and_too_high_by_its_error_at_most(keys: list[i
     assert all(real[key] <= summary.missed for key in real if key not in held)
 
 
-def test_a_flood_of_keys_that_come_once_does_not_hide_the_one_that_comes_often() -> None:
+def test_a_flood_of_single_keys_does_not_hide_a_frequent_one() -> None:
     most: RecentKeys[str] = RecentKeys()
     for number in range(5_000):
         most.add(f"once-{number}")
@@ -31,7 +31,7 @@ def test_a_flood_of_keys_that_come_once_does_not_hide_the_one_that_comes_often()
     assert first.times - first.error <= 500 <= first.times
 
 
-def test_what_lies_back_longer_than_the_windows_is_forgotten() -> None:
+def test_keys_older_than_all_windows_are_dropped() -> None:
     most: RecentKeys[str] = RecentKeys()
     most.add("old")
     for _ in range(WINDOWS - 1):
@@ -51,7 +51,7 @@ def test_counts_of_several_windows_are_added() -> None:
 
 
 @given(st.lists(st.lists(st.integers(0, 30), max_size=200), min_size=1, max_size=4), st.integers(1, 8))
-def test_summaries_of_several_are_joined_and_cut_without_a_count_too_low_or_an_error_too_small(
+def test_joined_and_cut_summaries_have_no_count_too_low_and_no_error_too_small(
     parts: list[list[int]], kept: int
 ) -> None:
     summaries = []

@@ -1,4 +1,4 @@
-"""Spans as a collector gets them from a real sidecar."""
+"""Spans of a real sidecar, as a collector receives them."""
 
 import re
 import subprocess
@@ -86,7 +86,7 @@ def collector() -> Iterator[Collector]:
 
 
 @pytest.mark.slow
-def test_requests_and_store_calls_become_spans_that_are_sent_at_the_latest_at_the_stop(
+def test_requests_and_store_calls_become_spans_sent_at_the_latest_at_the_stop(
     store_server: StoreServer, recorder: Recorder, collector: Collector
 ) -> None:
     config = configuration(store_server.url, recorder.url, tracing={"endpoint": collector.endpoint})
@@ -130,7 +130,7 @@ def test_requests_and_store_calls_become_spans_that_are_sent_at_the_latest_at_th
 
 
 @pytest.mark.slow
-def test_of_traces_that_begin_here_only_the_share_asked_for_is_sent(
+def test_of_new_traces_only_the_configured_share_is_sent(
     store_server: StoreServer, recorder: Recorder, collector: Collector
 ) -> None:
     tracing = {"endpoint": collector.endpoint, "sample": 0}
@@ -143,7 +143,7 @@ def test_of_traces_that_begin_here_only_the_share_asked_for_is_sent(
 
 
 @pytest.mark.slow
-def test_a_collector_that_is_not_there_stops_no_request_and_no_stop(
+def test_a_missing_collector_delays_neither_requests_nor_the_stop(
     store_server: StoreServer, recorder: Recorder
 ) -> None:
     tracing = {"endpoint": f"http://127.0.0.1:{free_port()}/v1/traces"}
@@ -156,7 +156,7 @@ def test_a_collector_that_is_not_there_stops_no_request_and_no_stop(
 
 
 @pytest.mark.slow
-def test_a_sidecar_without_the_extra_says_what_it_needs(tmp_path: Path) -> None:
+def test_a_sidecar_without_the_extra_names_it_and_ends(tmp_path: Path) -> None:
     (tmp_path / "opentelemetry").mkdir()
     (tmp_path / "opentelemetry" / "__init__.py").write_text("", "utf-8")
     file = tmp_path / "config.yaml"

@@ -124,7 +124,7 @@ class WorkersView:
 
     def _own_report(self) -> WorkerReport:
         # All processes of one machine share this clock.
-        return {"worker": self._number, "pid": os.getpid(), "told_s": time.monotonic(), "state": self._state()}
+        return {"worker": self._number, "pid": os.getpid(), "reported_s": time.monotonic(), "state": self._state()}
 
 
 def combined(reports: Sequence[WorkerReport], own: WorkerReport) -> WorkerState:
@@ -152,7 +152,7 @@ def _summary(number: int, report: WorkerReport | None) -> dict[str, object]:
     return {
         "worker": number,
         "pid": report["pid"],
-        "heard_s": round(max(0.0, time.monotonic() - report["told_s"]), 1),
+        "heard_s": round(max(0.0, time.monotonic() - report["reported_s"]), 1),
         "store": state["store"],
         "in_flight": state["in_flight"],
         "connections": state["connections"],

@@ -4,12 +4,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from sidegate.commands.spark_bars import spark_bars
+
 # Windows of the figures and of the table of policies; dashboard, `top` and `status` use the same.
 FIGURES_S = 10
 POLICIES_S = 60
 CLASSES = ("2xx", "4xx", "429", "5xx")
-
-_BARS = "▁▂▃▄▅▆▇█"
 
 
 @dataclass(slots=True)
@@ -105,6 +105,4 @@ def sparkline(values: Sequence[int], width: int) -> str:
         return ""
     size = -(-len(values) // width)
     groups = [values[max(0, end - size) : end] for end in range(len(values), 0, -size)][::-1]
-    means = [sum(group) / len(group) for group in groups]
-    most = max(means)
-    return "".join(_BARS[round(mean / most * (len(_BARS) - 1))] if mean else " " for mean in means)
+    return spark_bars([sum(group) / len(group) for group in groups])

@@ -13,14 +13,13 @@ from sidegate.commands.simulate.log_reader import LogReader
 from sidegate.commands.simulate.replay import Replay
 from sidegate.commands.simulate.report_json import time_text
 from sidegate.commands.simulate.tally import PolicyTally, RequestTimeline
+from sidegate.commands.spark_bars import ASCII_BLOCKS, BLOCKS, spark_bars
 from sidegate.decision.explanation import limit_text
 
 _COLUMNS = 40
 # In the table of policies, bars shrink to so many columns, and names are folded at so many.
 _NARROWEST_BARS = 8
 _NARROWEST_NAME = 12
-_BLOCKS = "▁▂▃▄▅▆▇█"
-_ASCII_BLOCKS = "_.:-=+*#"
 
 Replays = Sequence[tuple[str, Replay]]
 
@@ -61,11 +60,9 @@ class Sparkline:
         return Measurement(min(self._narrowest, widest), widest)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        blocks = _ASCII_BLOCKS if options.ascii_only else _BLOCKS
         counts = self.counts(min(_COLUMNS, options.max_width))
-        highest = max(counts, default=0)
-        bars = [blocks[-(-count * len(blocks) // highest) - 1] if count else " " for count in counts]
-        yield Text("".join(bars), self._style, no_wrap=True)
+        bars = spark_bars(counts, ASCII_BLOCKS if options.ascii_only else BLOCKS)
+        yield Text(bars, self._style, no_wrap=True)
 
 
 def _log_line(name: str, reader: LogReader) -> Text:
