@@ -1,4 +1,4 @@
-"""Runs every scenario at length and prints what was seen: `make chaos`. Fails where something that must hold does not."""
+"""`make chaos`: runs every scenario at length and prints a table. Fails where a bound does not hold."""
 
 import argparse
 import asyncio

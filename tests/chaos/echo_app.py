@@ -1,4 +1,4 @@
-"""An application that answers each request with its target, and tells at the end what it has seen. Run as a process.
+"""An application that answers each request with its target and prints a summary at the end. Run as a process.
 
 A target with `/slow/` in it is answered after SLOW_S. With the argument `forgetful` it keeps nothing in mind.
 """

@@ -1,4 +1,4 @@
-"""A TCP proxy before the store that does to replies what networks and broken servers do. It runs on a thread of its own."""
+"""A TCP proxy before the store that injects network and server faults into replies. Runs on its own thread."""
 
 import asyncio
 import random
@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
-# What happens to one piece that the store sends: pieces to pass on, and whether to hang up after them.
+# The fate of one chunk from the store: chunks to pass on, and whether to close the connection after them.
 Fault = Callable[[bytes], tuple[list[bytes], bool]]
 
 
@@ -15,12 +15,12 @@ def passes(data: bytes) -> tuple[list[bytes], bool]:
 
 
 def swallows(_: bytes) -> tuple[list[bytes], bool]:
-    """A black hole: nothing arrives, nobody hangs up."""
+    """A black hole: nothing arrives, and the connection stays open."""
     return [], False
 
 
 def truncates(data: bytes) -> tuple[list[bytes], bool]:
-    """Half a reply, and the rest never."""
+    """Half a reply, and then nothing."""
     return [data[: len(data) // 2]], False
 
 
@@ -35,7 +35,7 @@ def garbles(data: bytes) -> tuple[list[bytes], bool]:
 
 
 class MixesUp:
-    """Holds back a piece now and then and sends it behind the next one."""
+    """Delays some chunks until after the next one."""
 
     def __init__(self, every: int = 5) -> None:
         self._every = every
@@ -54,13 +54,13 @@ class MixesUp:
 
 
 def repeats(data: bytes) -> tuple[list[bytes], bool]:
-    """Everything twice."""
+    """Every chunk twice."""
     return [data, data], False
 
 
 @dataclass(frozen=True, slots=True)
 class Delay:
-    """Each piece arrives so much later, in order."""
+    """Each chunk arrives later, in order."""
 
     mean_s: float
     spread_s: float = 0.0
@@ -70,7 +70,7 @@ class Delay:
 
 
 class FaultProxy:
-    """Passes everything on until `fault` or `delay` is set; connections made before are concerned too."""
+    """Forwards everything until `fault` or `delay` is set, which also affects open connections."""
 
     def __init__(self, target_port: int) -> None:
         self._target_port = target_port
@@ -89,11 +89,11 @@ class FaultProxy:
         return f"redis://127.0.0.1:{self.port}"
 
     def heal(self) -> None:
-        """Pass everything on again. What was mangled stays so: its connections are for their owners to drop."""
+        """Forward everything again. Connections with damaged data stay open until their owners close them."""
         self.fault, self.delay = passes, Delay(0.0)
 
     def reset_all(self) -> None:
-        """Break every connection off, without goodbye."""
+        """Reset every connection."""
         self._loop.call_soon_threadsafe(self._abort)
 
     def stop(self) -> None:

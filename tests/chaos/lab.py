@@ -1,4 +1,4 @@
-"""The lab: a store behind a fault proxy, three sidecars, one echoing application, and what traffic through them shows."""
+"""The lab: a store behind a fault proxy, three sidecars, one echo application, and the results of traffic."""
 
 import asyncio
 import contextlib
@@ -52,7 +52,7 @@ POLICIES = [
     }
     for kind, quota in QUOTAS.items()
 ]
-# 100, and no more within the life of a lab.
+# 100 requests, and no more during one lab.
 EXACT = {"name": "exact", "match": {"path": ["/exact/**"]}, "key": "header:X-User-ID", "limit": "1/day", "burst": 100}
 
 
@@ -73,7 +73,7 @@ class Lab:
         self._marks = [0] * len(sidecars)
 
     async def settled(self) -> None:
-        """Wait until every sidecar has its store and its store has nothing left of the scenario before."""
+        """Wait until every sidecar is connected and the store holds no data of the scenario before."""
         self.proxy.heal()
         self.store.client.flushall()
         await self.healthy()
@@ -94,7 +94,7 @@ class Lab:
         self.ended_s = asyncio.get_running_loop().time()
 
     async def last(self) -> None:
-        """The fault goes on for its span; a brief one only until every breaker is open, and a little longer."""
+        """Wait for the span of the fault; for a brief one, until shortly after every breaker has opened."""
         loop = asyncio.get_running_loop()
         while loop.time() < self.begun_s + self.span_s:
             if self.brief and len(self.first_moments("store_breaker_open")) >= len(self.sidecars):
@@ -112,7 +112,7 @@ class Lab:
         return Counter(get(self.app_port, "/seen").body.decode().split("\n"))
 
     def first_moments(self, event: str) -> list[float]:
-        """When each sidecar that did logged an event first since the fault began, by the loop's clock."""
+        """The time of the first log line of an event since the fault began, for each sidecar that logged it."""
         offset_s = datetime.now(UTC).timestamp() - asyncio.get_running_loop().time()
         found = []
         for sidecar, mark in zip(self.sidecars, self._marks, strict=True):
@@ -124,7 +124,7 @@ class Lab:
 
 @contextlib.contextmanager
 def lab(timeout: str, *store_options: str) -> Iterator[Lab]:
-    """Everything started; everything ended afterwards, and no sidecar may have complained."""
+    """Starts everything and ends it afterwards; fails if a sidecar wrote to stderr."""
     store = StoreServer(*store_options)
     proxy = FaultProxy(store.port)
     try:
@@ -138,7 +138,7 @@ def lab(timeout: str, *store_options: str) -> Iterator[Lab]:
 
 @contextlib.contextmanager
 def application(*arguments: str) -> Iterator[int]:
-    """The echoing application; yields its port."""
+    """The echo application; yields its port."""
     command = [sys.executable, "-m", "tests.chaos.echo_app", *arguments]
     app = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE)
     assert app.stdout is not None
@@ -177,7 +177,7 @@ async def under_load(lab: Lab, rate_per_s: float, calm_s: float, after_s: float,
 
 
 async def until_counted(sidecars: list[Sidecar], proxies: int) -> None:
-    """Wait until every sidecar knows how many share a limit."""
+    """Wait until every sidecar has counted the proxies that share a limit."""
     wanted = f"sidegate_store_proxies {proxies}.0"
     while True:
         pages = [await asyncio.to_thread(get, each.admin_port, "/metrics", "Connection: close") for each in sidecars]

@@ -1,4 +1,4 @@
-"""`local` with the store dead: what three sidecars admit together of evenly spread traffic."""
+"""`local` with a dead store: the total that three sidecars admit of evenly spread traffic."""
 
 import asyncio
 
@@ -14,7 +14,7 @@ async def admitted_without_store(made: Lab, seconds: float = 60.0) -> Outcome:
     made.round += 1
     await until_counted(made.sidecars, 3)
     await asyncio.to_thread(made.store.kill)
-    # Each user's requests go round the sidecars, at more than twice its limit.
+    # Each user's requests rotate over the sidecars, at more than twice its limit.
     keys, prefix = quota.keys, f"alone-{made.round}"
     traffic = Traffic(
         [sidecar.port for sidecar in made.sidecars],

@@ -1,4 +1,4 @@
-"""A flood of identities, each seen once: what it costs the sidecar and the store, and what is left of it afterwards."""
+"""A flood of identities, each used once: its cost for sidecar and store, and what remains afterwards."""
 
 import asyncio
 import time
@@ -22,14 +22,14 @@ def policy(name: str, limit: str, idle_ttl: str) -> dict[str, object]:
     }
 
 
-# A bucket of either is full again, and forgotten, a minute and a second after its one token was taken.
+# A bucket of either policy is full again, and expires, 61 s after its one token was taken.
 POLICIES = [policy("lasting", "1/minute", "60s"), policy("fleeting", "1/s", "1s")]
 CONNECTIONS = 16
-# Requests that one connection has under way at a time.
+# Requests in flight on one connection.
 PIPELINED = 32
-# The deny cache is full after so many, and whatever else grows with its first requests has grown.
+# After so many, the deny cache is full and other caches have reached their size.
 WARM = 70_000
-# What any further flood may add to the sidecar's memory.
+# The most that a further flood may add to the sidecar's memory.
 MOST_GROWTH_BYTES = 32 * 1024 * 1024
 # As docs/operations.md says, and half as much again for the tables of keys, which are doubled as they fill.
 MOST_BUCKET_BYTES = 290
@@ -67,7 +67,7 @@ async def _judged(sidecar: Sidecar, store: StoreServer, users: int, most_s: floa
     if bucket_bytes > MOST_BUCKET_BYTES:
         faults.append(f"{bucket_bytes:.0f} bytes a bucket")
     await _send(sidecar.port, "fleeting", range(2_000))
-    # Found by the store's own search, since nobody asks for them again.
+    # The store's own expiry cycle removes them, since no request reads them again.
     await asyncio.to_thread(eventually, lambda: not any(store.client.scan_iter("*:fleeting:*", 10_000)), "they expire")
     return (
         (

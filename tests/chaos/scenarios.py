@@ -1,4 +1,4 @@
-"""What is done to the store, and what must hold whatever is done."""
+"""The faults of the store, and the invariants that hold in all of them."""
 
 import asyncio
 import contextlib
@@ -16,7 +16,7 @@ from tests.servers import free_port
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """`outage`: requests may meet the failure mode; `opens`: for so long that the breaker opens. `losses` of state."""
+    """`outage`: requests may meet the failure mode; `opens`: long enough for the breaker to open. `losses` of state."""
 
     name: str
     title: str
@@ -26,7 +26,7 @@ class Scenario:
     opens: bool = True
 
 
-# -- what is done -----------------------------------------------------------------------------------------------------
+# -- the faults --------------------------------------------------------------------------------------------------------
 
 
 async def killed(lab: Lab) -> None:
@@ -91,7 +91,7 @@ def too_late(lab: Lab) -> None:
 
 
 def every(part: float, act: Callable[[Lab], object]) -> Inject:
-    """An act that is repeated after each such part of the span."""
+    """An action that is repeated at equal parts of the span."""
 
     async def inject(lab: Lab) -> None:
         lab.begin()
@@ -136,7 +136,7 @@ async def paused(lab: Lab) -> None:
 
 
 async def busy(lab: Lab) -> None:
-    """A script that runs for ever: nothing at first, then BUSY, until it is killed."""
+    """A script that never ends: no reply at first, then BUSY, until it is killed."""
 
     def endless() -> None:
         client = redis.Redis(unix_socket_path=str(lab.store.socket_path))
@@ -153,7 +153,7 @@ async def busy(lab: Lab) -> None:
 
 
 async def locked(lab: Lab) -> None:
-    """A password nobody told the sidecars of."""
+    """A password that the sidecars do not know."""
     client = lab.store.client
     lab.begin()
     client.config_set("requirepass", "new")
@@ -164,7 +164,7 @@ async def locked(lab: Lab) -> None:
 
 
 async def crowded(lab: Lab) -> None:
-    """No room for a connection of theirs, MAXCLIENTS."""
+    """No connection slot for the sidecars (maxclients)."""
     client = lab.store.client
     before = client.config_get("maxclients")["maxclients"] or "10000"
     lab.begin()
@@ -192,7 +192,7 @@ SCENARIOS = [
         "FA12",
         "out of memory: OOM",
         between(lambda c: c.config_set("maxmemory", "1"), lambda c: c.config_set("maxmemory", "0")),
-        opens=False,  # what only reads, a refusal, is answered still
+        opens=False,  # reads, and so refusals, still work
     ),
     Scenario("FB01", "CLIENT PAUSE", paused),
     Scenario("FB02", "an endless script: silence, BUSY", busy),
@@ -207,12 +207,12 @@ SCENARIOS = [
 ]
 
 
-# -- what must hold ---------------------------------------------------------------------------------------------------
+# -- the invariants ---------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """What counts as too slow, in seconds. `quiet_p99_s`: of 99 in 100 requests while the breaker is open."""
+    """The bounds of latency, in seconds. `quiet_p99_s`: of 99 in 100 requests while the breaker is open."""
 
     until_open_s: float
     quiet_p99_s: float
@@ -221,7 +221,7 @@ class Bounds:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """One scenario's outcome. `faults` is empty where all holds."""
+    """The result of one scenario. `faults` is empty if all invariants hold."""
 
     scenario: Scenario
     statuses: Counter[int]
@@ -233,7 +233,7 @@ class Report:
 
 
 async def run(scenario: Scenario, lab: Lab, rate_per_s: float, calm_s: float, after_s: float, bounds: Bounds) -> Report:
-    """Run one scenario and judge it."""
+    """Run one scenario and check its invariants."""
     await lab.settled()
     answers = await under_load(lab, rate_per_s, calm_s, after_s, scenario.inject)
     opened = lab.first_moments("store_breaker_open")
@@ -260,7 +260,7 @@ async def run(scenario: Scenario, lab: Lab, rate_per_s: float, calm_s: float, af
 
 
 def _wrong(scenario: Scenario, lab: Lab, answers: Sequence[Answered]) -> list[str]:
-    """Answers that must never be."""
+    """Answers that must never occur."""
     faults = []
     unknown = Counter(each.status for each in answers if each.status not in (200, 429, 503))
     if unknown:
@@ -285,7 +285,7 @@ def _wrong(scenario: Scenario, lab: Lab, answers: Sequence[Answered]) -> list[st
 
 
 def _admitted(scenario: Scenario, lab: Lab, answers: Sequence[Answered]) -> tuple[str, list[str]]:
-    """Admitted against allowed for the key that came nearest to its bound, of each kind that is held to one."""
+    """Admitted and allowed requests of the key nearest to its bound, for each kind of key with a bound."""
     first_s = min(each.sent_s for each in answers)
     seconds = max(each.sent_s + each.took_s for each in answers) - first_s
     outage_s = seconds - (lab.begun_s - first_s) if scenario.outage else None

@@ -1,4 +1,4 @@
-"""Scenarios with a shape of their own: a late store, one that evicts, callers that vanish, one key that all want."""
+"""Scenarios with their own traffic: a late store, eviction, clients that disconnect, one contested key."""
 
 import asyncio
 import contextlib
@@ -24,7 +24,7 @@ BURST = {"name": "burst", "match": {"path": ["/burst/**"]}, "key": "header:X-Use
 
 
 async def started_without(down_s: float = 10.0) -> Outcome:
-    """A sidecar whose store does not run yet serves by its policies, and enforces once the store answers."""
+    """A sidecar without a running store serves by its failure modes, and enforces limits once the store answers."""
     recorder, port, faults = Recorder(), free_port(), []
     config = configuration(f"redis://127.0.0.1:{port}", recorder.url, policies=[BURST], store={"timeout": "50ms"})
     with Sidecar(config) as sidecar:
@@ -47,7 +47,7 @@ async def started_without(down_s: float = 10.0) -> Outcome:
 
 
 async def shown_evicting() -> Outcome:
-    """A store that evicts is warned of."""
+    """A store with eviction causes a warning."""
     recorder, server = Recorder(), StoreServer("--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru")
     try:
         with Sidecar(configuration(server.url, recorder.url, policies=[BURST])) as sidecar:
@@ -60,7 +60,7 @@ async def shown_evicting() -> Outcome:
 
 
 async def abandoned(made: Lab, clients: int = 10_000) -> Outcome:
-    """Clients that send and reset after 1 to 20 ms make no connections to the store, and disturb nobody."""
+    """Clients that send and reset after 1 to 20 ms open no connections to the store and do not affect others."""
     await made.settled()
     made.round += 1
     before = made.proxy.accepted
@@ -80,7 +80,7 @@ async def abandoned(made: Lab, clients: int = 10_000) -> Outcome:
 
 
 async def exactly_the_burst(made: Lab, rounds: int = 20, requests: int = 1500) -> Outcome:
-    """As many requests at once for one key, over three sidecars: exactly its burst passes, each time."""
+    """Many requests at once for one key over three sidecars: exactly its burst passes, in every round."""
     await made.settled()
     ports = [each.port for each in made.sidecars]
     counts = set()
@@ -92,7 +92,7 @@ async def exactly_the_burst(made: Lab, rounds: int = 20, requests: int = 1500) -
 
 
 async def departed(rate_per_s: float = 300.0, calm_s: float = 2.0) -> Outcome:
-    """One of three sidecars is told to stop under load: it says so, ends what it has begun, and the others go on."""
+    """One of three sidecars receives SIGTERM under load: it drains, and the others go on."""
     with lab("1s") as made:
         await made.settled()
         made.round += 1

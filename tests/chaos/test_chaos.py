@@ -26,7 +26,7 @@ def made() -> Iterator[Lab]:
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: f"{scenario.name} {scenario.title}")
-def test_whatever_the_store_does_callers_get_the_answer_of_their_policy(scenario: Scenario, made: Lab) -> None:
+def test_in_every_store_fault_callers_get_the_answer_of_their_policy(scenario: Scenario, made: Lab) -> None:
     made.span_s = 2.5 if scenario.opens and scenario.outage else 0.6
     report = asyncio.run(run(scenario, made, 90.0, calm_s=0.2, after_s=0.3, bounds=PATIENT))
     assert not report.faults
@@ -42,7 +42,7 @@ def test_a_store_that_evicts_is_warned_of() -> None:
     assert asyncio.run(shown_evicting())[1] == []
 
 
-def test_a_sidecar_that_is_told_to_stop_ends_what_it_has_begun_and_the_others_go_on() -> None:
+def test_a_stopping_sidecar_finishes_its_requests_and_the_others_go_on() -> None:
     assert asyncio.run(departed(rate_per_s=90.0, calm_s=0.5))[1] == []
 
 
@@ -51,7 +51,7 @@ def test_a_flood_of_identities_grows_the_store_as_documented_and_the_sidecar_not
     assert asyncio.run(flooded(users=50_000))[1] == []
 
 
-def test_clients_that_send_and_reset_make_no_storm_on_the_store(made: Lab) -> None:
+def test_clients_that_reset_their_connections_cause_no_storm_on_the_store(made: Lab) -> None:
     assert asyncio.run(abandoned(made, clients=200))[1] == []
 
 

@@ -1,17 +1,17 @@
-"""Steady traffic over several sidecars: requests leave by the clock, whatever becomes of those before them."""
+"""Steady traffic over several sidecars: requests are sent by the clock, independent of earlier answers."""
 
 import asyncio
 import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-# A request that has no answer by then hangs.
+# A request without an answer by then counts as hung.
 HUNG_AFTER_S = 15.0
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """One request to be: its target, whose it is, and of which kind."""
+    """A planned request: its target, its user and its kind."""
 
     kind: str
     user: str
@@ -20,7 +20,7 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """One request's end. `status` 0: no answer. `echoed`: a 200 that carries its own target."""
+    """The result of one request. `status` 0: no answer. `echoed`: a 200 that carries its own target."""
 
     wanted: Wanted
     sidecar: int
@@ -95,7 +95,7 @@ class Traffic:
             line.transport.abort()
 
     async def volley(self, count: int) -> int:
-        """So many requests at once; returns how many passed."""
+        """Send `count` requests at once; returns how many passed."""
         await asyncio.gather(*(self._one(self._choose(number), number % len(self._ports)) for number in range(count)))
         for line in (line for lines in self._idle for line in lines):
             line.transport.abort()

@@ -1,4 +1,4 @@
-"""A store that says what the real one will not say on request. It speaks just enough to be connected to."""
+"""A fake store that sends replies that a real one does not send on request. It implements just enough of a handshake."""
 
 import asyncio
 import contextlib

@@ -1,4 +1,4 @@
-"""A limiter on its store as a sidecar has it, without the rest of the sidecar."""
+"""A limiter with its store, without the rest of a sidecar."""
 
 import asyncio
 import contextlib
@@ -43,7 +43,7 @@ def asking(
 
 
 class Sidecar:
-    """One limiter. `failures` is what it was told of its store, None for every connection made."""
+    """One limiter. `failures` holds the reported failures of its store, None for every new connection."""
 
     def __init__(self, url: str, timeout_s: float, options: dict[str, Any]) -> None:
         self.failures: list[StoreUnavailable | None] = []

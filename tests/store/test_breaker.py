@@ -1,4 +1,4 @@
-"""When the store is asked, and when it is left alone: with a clock and a chance moved by hand."""
+"""The states of the breaker, with a clock and random numbers set by the test."""
 
 from itertools import pairwise
 
@@ -16,7 +16,7 @@ def opened(breaker: Breaker, now_s: float = 0.0) -> float:
     return now_s - COUNTED_APART_S
 
 
-def test_it_opens_after_a_few_failures_in_a_row_and_says_so_once() -> None:
+def test_the_breaker_opens_after_three_failures_in_a_row_and_reports_it_once() -> None:
     breaker = Breaker()
     told = [breaker.failed("timeout", second, second + 0.05) for second in range(FAILURES_TO_OPEN + 2)]
     assert told == [False] * (FAILURES_TO_OPEN - 1) + [True, False, False]
@@ -24,7 +24,7 @@ def test_it_opens_after_a_few_failures_in_a_row_and_says_so_once() -> None:
     assert breaker.reason == "timeout"
 
 
-def test_an_answer_in_between_is_no_outage() -> None:
+def test_an_answer_resets_the_count_of_failures() -> None:
     breaker = Breaker()
     for second in range(50):
         for failure in range(FAILURES_TO_OPEN - 1):
@@ -33,7 +33,7 @@ def test_an_answer_in_between_is_no_outage() -> None:
     assert breaker.closed
 
 
-def test_all_that_was_under_way_when_a_connection_broke_counts_once() -> None:
+def test_failures_of_one_broken_connection_count_once() -> None:
     breaker = Breaker()
     for asked_ms in range(50):
         assert not breaker.failed("connection_lost", asked_ms / 1000, 0.05)
@@ -80,7 +80,7 @@ def test_sidecars_that_lost_a_store_together_come_back_apart() -> None:
     assert len(set(pauses)) > 290
 
 
-def test_an_answered_probe_closes_it_and_tells_for_how_long_it_was_open() -> None:
+def test_an_answered_probe_closes_the_breaker_and_returns_how_long_it_was_open() -> None:
     breaker = Breaker(lambda: 1.0)
     since_s = opened(breaker)
     for _ in range(6):
@@ -93,7 +93,7 @@ def test_an_answered_probe_closes_it_and_tells_for_how_long_it_was_open() -> Non
     assert breaker.pause_s() < 0.1, "the next outage begins with a short pause again"
 
 
-def test_late_news_of_an_outage_that_is_known_changes_nothing() -> None:
+def test_late_failures_of_a_known_outage_change_nothing() -> None:
     breaker = Breaker()
     now_s = opened(breaker)
     breaker.answered()  # asked before it opened

@@ -1,4 +1,4 @@
-"""How a sidecar proves who it is to the store, and sees who the store is; and how both change while it runs."""
+"""Passwords and certificates between sidecar and store, and their change at run time."""
 
 import asyncio
 import contextlib
@@ -83,7 +83,7 @@ async def test_a_store_and_a_sidecar_prove_themselves_by_certificates(
 @pytest.mark.parametrize(
     "wrong", ["the store's authority", "the store's name", "the sidecar's authority", "no certificate"]
 )
-async def test_whoever_cannot_prove_itself_is_not_talked_to(
+async def test_a_peer_without_a_valid_certificate_is_refused(
     store_server: StoreServer, tmp_path: Path, wrong: str
 ) -> None:
     ca, other = trustme.CA(), trustme.CA()
@@ -154,7 +154,7 @@ async def test_another_password_is_taken_over_without_a_failed_request(start_sto
 
 
 @pytest.mark.slow
-async def test_a_password_that_the_store_does_not_know_yet_is_tried_until_it_does(start_store: StartStore) -> None:
+async def test_a_new_password_is_retried_until_the_store_accepts_it(start_store: StartStore) -> None:
     server = start_store()
     grant(server, "on", "~*", "+@all", ">old")
     async with sidecar(server.url, username="rotated", password="old") as proxy:

@@ -1,4 +1,4 @@
-"""Which refusals need no question, by tables with a clock moved by hand, and never one that the store would allow."""
+"""Refusals without a call, with a clock set by the test; the cache never refuses what the store would allow."""
 
 import pytest
 from hypothesis import given
@@ -22,7 +22,7 @@ def lacks(cache: DenyCache, charge: Charge, now_s: float) -> bool:
 # -- what is remembered -----------------------------------------------------------------------------------------------
 
 
-def test_nothing_is_known_of_a_bucket_never_seen() -> None:
+def test_an_unknown_bucket_has_no_entry() -> None:
     assert DenyCache().lacking(Charge("k", TENTHS, 1), 100.0) is None
 
 
@@ -39,7 +39,7 @@ def test_nothing_is_known_of_a_bucket_never_seen() -> None:
         (1, 0, 3, 200_000, None),
     ],
 )
-def test_a_bucket_lacks_tokens_until_they_can_have_grown_since_the_question(
+def test_a_bucket_lacks_tokens_until_they_can_have_grown_since_the_call(
     tokens: int, age_us: int, cost: int, after_us: int, found: tuple[int, int] | None
 ) -> None:
     cache = DenyCache()
@@ -54,7 +54,7 @@ def test_a_bucket_lacks_tokens_until_they_can_have_grown_since_the_question(
         assert found[1] <= level.age_us <= found[1] + 2  # the cache rounds for the caller
 
 
-def test_a_charge_that_a_bucket_can_pay_is_asked_for() -> None:
+def test_a_charge_within_the_level_needs_a_call() -> None:
     cache = DenyCache()
     cache.remember(Charge("k", SLOW, 4), Level(3, 0, False), asked_s=100.0)
     assert lacks(cache, Charge("k", SLOW, 4), 100.5)
@@ -70,7 +70,7 @@ def test_a_refusal_is_remembered_for_a_second_at_most() -> None:
     assert not lacks(cache, charge, 100.0 + MEMORY_S)
 
 
-def test_an_edited_limit_is_asked_for_at_once() -> None:
+def test_an_edited_limit_needs_a_call_at_once() -> None:
     cache = DenyCache()
     charge, level = empty(limit=SLOW)
     cache.remember(charge, level, asked_s=100.0)
@@ -83,7 +83,7 @@ def test_what_grew_before_an_edit_counts_at_the_old_rate() -> None:
     assert not lacks(cache, Charge("k", SLOW, 1), 100.3)
 
 
-def test_a_later_sight_of_a_bucket_replaces_the_earlier() -> None:
+def test_a_later_level_of_a_bucket_replaces_the_earlier() -> None:
     cache = DenyCache()
     charge, level = empty(limit=SLOW)
     cache.remember(charge, level, asked_s=100.0)
@@ -107,7 +107,7 @@ def test_a_bucket_that_was_reset_is_forgotten() -> None:
 # -- how much is remembered -------------------------------------------------------------------------------------------
 
 
-def test_the_oldest_entry_gives_way() -> None:
+def test_the_oldest_entry_is_dropped() -> None:
     cache = DenyCache(most_entries=3)
     for key in "abcd":
         cache.remember(*empty(key, SLOW), asked_s=100.0)
@@ -121,7 +121,7 @@ def test_a_bucket_seen_again_is_no_longer_the_oldest() -> None:
     assert [key for key in "abcd" if lacks(cache, empty(key, SLOW)[0], 100.0)] == ["a", "c", "d"]
 
 
-def test_any_number_of_identities_takes_a_bounded_room() -> None:
+def test_the_cache_is_bounded_for_any_number_of_identities() -> None:
     cache = DenyCache(most_entries=100)
     for number in range(1_000):
         cache.remember(*empty(f"{number}", SLOW), asked_s=100.0)
@@ -178,29 +178,29 @@ def test_what_the_cache_refuses_the_store_would_refuse(
             cache.remember(request[0], levels[0], asked_s)
 
 
-# -- levels told again ------------------------------------------------------------------------------------------------
+# -- levels returned again ------------------------------------------------------------------------------------------------
 
 
-def test_a_level_is_told_again_for_a_moment() -> None:
+def test_the_same_level_is_returned_for_ten_milliseconds() -> None:
     cache = DenyCache()
     charge, level = empty(limit=SLOW)
     cache.remember(charge, level, asked_s=100.0)
-    told = cache.lacking(charge, 100.5)
-    assert cache.lacking(charge, 100.5 + STEADY_S * 0.9) is told
+    returned = cache.lacking(charge, 100.5)
+    assert cache.lacking(charge, 100.5 + STEADY_S * 0.9) is returned
     later = cache.lacking(charge, 100.5 + STEADY_S * 1.1)
     assert later is not None
-    assert told is not None
-    assert later.age_us - told.age_us == pytest.approx(STEADY_S * 1.1e6, abs=2)
+    assert returned is not None
+    assert later.age_us - returned.age_us == pytest.approx(STEADY_S * 1.1e6, abs=2)
 
 
-def test_a_level_told_again_is_not_told_to_a_charge_that_it_can_pay() -> None:
+def test_a_cached_level_is_not_returned_for_a_cost_within_it() -> None:
     cache = DenyCache()
     cache.remember(Charge("k", SLOW, 4), Level(3, 0, False), asked_s=100.0)
     assert lacks(cache, Charge("k", SLOW, 4), 100.5)
     assert not lacks(cache, Charge("k", SLOW, 3), 100.5)
 
 
-def test_a_level_is_not_told_again_once_the_bucket_may_have_grown_enough() -> None:
+def test_a_cached_level_ends_when_the_bucket_may_have_grown_enough() -> None:
     cache = DenyCache()
     charge, level = empty(limit=Limit(Rate(1, 2_000), 5, 5, 1))
     cache.remember(charge, level, asked_s=100.0)

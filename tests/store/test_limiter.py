@@ -1,4 +1,4 @@
-"""What becomes of requests at the store, on a real one, and whatever it does."""
+"""Decisions through a real store, in all of its faults."""
 
 import asyncio
 import logging
@@ -62,7 +62,7 @@ async def test_a_turns_requests_beyond_the_largest_batch_are_sent_as_several(sto
         assert store_server.calls("evalsha") == before + 3
 
 
-async def test_each_request_hears_of_its_own_buckets(store_server: StoreServer) -> None:
+async def test_each_request_receives_the_levels_of_its_own_buckets(store_server: StoreServer) -> None:
     async with sidecar(store_server.url) as proxy:
         asked = [
             proxy.ask(*(asking(f"{number}.{part}", hourly(100 * part + number)) for part in range(1, 1 + number % 3)))
@@ -72,7 +72,7 @@ async def test_each_request_hears_of_its_own_buckets(store_server: StoreServer) 
             assert tokens(verdict) == [100 * part + number - 1 for part in range(1, 1 + number % 3)]
 
 
-async def test_requests_of_several_turns_hear_in_their_order(store_server: StoreServer) -> None:
+async def test_requests_of_several_turns_are_answered_in_order(store_server: StoreServer) -> None:
     async with sidecar(store_server.url) as proxy:
         await proxy.ask(asking("warm"))  # a script that must be sent again is sent behind what is under way
         asked = []
@@ -85,13 +85,15 @@ async def test_requests_of_several_turns_hear_in_their_order(store_server: Store
         assert [tokens(verdict) for verdict in verdicts[1::2]] == [[left] for left in range(20)]
 
 
-async def test_a_request_without_policies_is_never_asked_about(store_server: StoreServer) -> None:
+async def test_a_request_without_policies_makes_no_call(store_server: StoreServer) -> None:
     async with sidecar(store_server.url) as proxy:
         assert await proxy.ask() is UNLIMITED
         assert store_server.calls("evalsha") == 0
 
 
-async def test_a_waiter_that_fails_disturbs_nobody(store_server: StoreServer, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_callback_that_raises_does_not_affect_others(
+    store_server: StoreServer, caplog: pytest.LogCaptureFixture
+) -> None:
     def fail(verdict: Verdict) -> None:
         raise ZeroDivisionError
 
@@ -104,7 +106,7 @@ async def test_a_waiter_that_fails_disturbs_nobody(store_server: StoreServer, ca
     assert [record.levelno for record in caplog.records] == [logging.ERROR]
 
 
-async def test_a_waiter_that_left_disturbs_nobody(store_server: StoreServer) -> None:
+async def test_a_client_that_left_does_not_affect_others(store_server: StoreServer) -> None:
     async with sidecar(store_server.url) as proxy:
         gone: list[Verdict] = []
         proxy.limiter.decide([asking("k")], gone.append)
@@ -113,7 +115,7 @@ async def test_a_waiter_that_left_disturbs_nobody(store_server: StoreServer) -> 
         assert len(gone) == 1
 
 
-async def test_a_waiter_may_ask_again_from_its_callback(store_server: StoreServer) -> None:
+async def test_a_callback_may_start_another_decision(store_server: StoreServer) -> None:
     async with sidecar(store_server.url) as proxy:
         done = asyncio.get_running_loop().create_future()
 
@@ -143,7 +145,7 @@ async def test_a_request_that_one_bucket_refuses_is_charged_on_none(store_server
         assert tokens(verdicts[-1]) == [97, 0]
 
 
-async def test_a_shadow_refuses_nothing_and_is_told_of(store_server: StoreServer) -> None:
+async def test_a_shadow_policy_never_refuses_and_is_reported(store_server: StoreServer) -> None:
     async with sidecar(store_server.url) as proxy:
         verdicts = await all_of(
             [proxy.ask(asking("trial", hourly(1), shadow=True), asking("live", hourly(9))) for _ in range(3)]
@@ -155,7 +157,7 @@ async def test_a_shadow_refuses_nothing_and_is_told_of(store_server: StoreServer
         assert again.answer is Answer.PASS
 
 
-async def test_a_blocked_key_is_refused_without_a_question(store_server: StoreServer) -> None:
+async def test_a_blocked_key_is_refused_without_a_call(store_server: StoreServer) -> None:
     async with sidecar(store_server.url) as proxy:
         verdict = await proxy.ask(asking("free"), asking("blocked", None))
         assert (verdict.answer, verdict.decided_by) == (Answer.REFUSE, DecisionSource.OVERRIDE)
@@ -172,7 +174,7 @@ async def test_a_blocked_key_of_a_shadow_policy_passes(store_server: StoreServer
         assert tokens(beside) == [None, 9]
 
 
-async def test_a_look_says_what_is_left_and_takes_nothing(store_server: StoreServer) -> None:
+async def test_a_look_returns_the_level_and_charges_nothing(store_server: StoreServer) -> None:
     async with sidecar(store_server.url) as proxy:
         await proxy.ask(asking("k", cost=4))
         for _ in range(3):
@@ -184,7 +186,7 @@ async def test_a_look_says_what_is_left_and_takes_nothing(store_server: StoreSer
 # -- the deny cache before the store ----------------------------------------------------------------------------------
 
 
-async def test_a_bucket_known_to_be_empty_is_not_asked_about(store_server: StoreServer) -> None:
+async def test_a_bucket_known_to_be_empty_is_refused_without_a_call(store_server: StoreServer) -> None:
     async with sidecar(store_server.url) as proxy:
         limit = hourly(2)
         first = await all_of([proxy.ask(asking("k", limit)) for _ in range(3)])
@@ -196,7 +198,7 @@ async def test_a_bucket_known_to_be_empty_is_not_asked_about(store_server: Store
         assert all(verdict.retry_us for verdict in then)
 
 
-async def test_the_last_token_spent_is_remembered_too(store_server: StoreServer) -> None:
+async def test_spending_the_last_token_fills_the_deny_cache(store_server: StoreServer) -> None:
     async with sidecar(store_server.url) as proxy:
         limit = hourly(1)
         assert answers([await proxy.ask(asking("k", limit)), await proxy.ask(asking("k", limit))]) == {
@@ -215,7 +217,7 @@ async def test_one_empty_bucket_refuses_for_all_and_charges_none(store_server: S
         assert store_server.client.exists("wide") == 0
 
 
-async def test_a_shadows_empty_bucket_is_asked_about_each_time(store_server: StoreServer) -> None:
+async def test_an_empty_shadow_bucket_is_read_each_time(store_server: StoreServer) -> None:
     async with sidecar(store_server.url) as proxy:
         limit = hourly(1)
         verdicts = [await proxy.ask(asking("trial", limit, shadow=True)) for _ in range(3)]
@@ -225,7 +227,7 @@ async def test_a_shadows_empty_bucket_is_asked_about_each_time(store_server: Sto
 # -- state that is lost -----------------------------------------------------------------------------------------------
 
 
-async def test_a_store_that_lost_the_script_gets_it_again(store_server: StoreServer) -> None:
+async def test_a_store_that_lost_the_script_receives_it_again(store_server: StoreServer) -> None:
     async with sidecar(store_server.url) as proxy:
         for left in (9, 8, 7):
             store_server.client.script_flush()
@@ -250,7 +252,7 @@ async def test_scripts_flushed_under_load_cost_no_error_and_no_token(store_serve
         assert store_server.client.hget("k", "tokens") == b"%d" % (100_000 - 600)
 
 
-async def test_a_store_that_lost_its_buckets_begins_them_anew(store_server: StoreServer) -> None:
+async def test_a_store_that_lost_its_buckets_starts_new_ones(store_server: StoreServer) -> None:
     async with sidecar(store_server.url) as proxy:
         limit = hourly(3)
         verdicts = []
@@ -261,7 +263,7 @@ async def test_a_store_that_lost_its_buckets_begins_them_anew(store_server: Stor
         assert answers(verdicts) == {PASSED: 9, REFUSED: 6}
 
 
-async def test_an_unreadable_bucket_fails_its_own_request_only(store_server: StoreServer) -> None:
+async def test_an_unreadable_bucket_fails_only_its_own_request(store_server: StoreServer) -> None:
     store_server.client.set("poisoned", "a string")
     async with sidecar(store_server.url) as proxy:
         before, poisoned, after = await all_of([proxy.ask(asking(key)) for key in ("k", "poisoned", "k")])
@@ -272,7 +274,7 @@ async def test_an_unreadable_bucket_fails_its_own_request_only(store_server: Sto
         assert proxy.store.failure is None
 
 
-async def test_what_one_bucket_refuses_needs_no_word_of_an_unreadable_one(store_server: StoreServer) -> None:
+async def test_a_refusal_stands_beside_an_unreadable_bucket(store_server: StoreServer) -> None:
     store_server.client.set("poisoned", "a string")
     async with sidecar(store_server.url) as proxy:
         verdict = await proxy.ask(asking("poisoned"), asking("k", hourly(3), cost=4))
@@ -283,7 +285,7 @@ async def test_what_one_bucket_refuses_needs_no_word_of_an_unreadable_one(store_
 # -- a store that does not answer -------------------------------------------------------------------------------------
 
 
-async def test_a_paused_store_holds_nobody_past_the_timeout(own_store_server: StoreServer) -> None:
+async def test_no_request_waits_longer_than_the_timeout_for_a_paused_store(own_store_server: StoreServer) -> None:
     async with sidecar(own_store_server.url, timeout_s=0.05) as proxy:
         own_store_server.pause()
         asked = []
@@ -300,7 +302,7 @@ async def test_a_paused_store_holds_nobody_past_the_timeout(own_store_server: St
 
 
 @pytest.mark.slow
-async def test_late_answers_reach_nobody_else(own_store_server: StoreServer) -> None:
+async def test_a_late_reply_reaches_no_other_request(own_store_server: StoreServer) -> None:
     async with sidecar(own_store_server.url, timeout_s=0.05) as proxy:
         own_store_server.pause()
         lost = await all_of([proxy.ask(asking(f"lost-{number}", hourly(1000))) for number in range(20)])
@@ -336,7 +338,7 @@ async def test_a_store_that_crashed_and_came_back_decides_again(own_store_server
         assert proxy.failures[-1] is None
 
 
-async def test_questions_under_way_when_the_store_crashes_are_answered(own_store_server: StoreServer) -> None:
+async def test_calls_in_flight_when_the_store_crashes_fail_at_once(own_store_server: StoreServer) -> None:
     async with sidecar(own_store_server.url) as proxy:
         own_store_server.pause()
         asked = [proxy.ask(asking("k")) for _ in range(20)]
@@ -366,7 +368,7 @@ async def test_a_store_that_comes_later_is_found() -> None:
 
 
 @pytest.mark.slow
-async def test_no_more_than_a_bounded_number_of_requests_wait(own_store_server: StoreServer) -> None:
+async def test_the_number_of_waiting_requests_is_bounded(own_store_server: StoreServer) -> None:
     async with sidecar(own_store_server.url) as proxy:
         own_store_server.pause()
         bucket = asking("k", hourly(1_000_000))
@@ -386,7 +388,7 @@ async def test_no_more_than_a_bounded_number_of_requests_wait(own_store_server: 
 # -- a store that answers with an error -------------------------------------------------------------------------------
 
 
-async def test_a_store_out_of_memory_charges_nobody_and_recovers(own_store_server: StoreServer) -> None:
+async def test_a_store_out_of_memory_charges_nothing_and_recovers(own_store_server: StoreServer) -> None:
     async with sidecar(own_store_server.url) as proxy:
         await proxy.ask(asking("k"))
         own_store_server.client.config_set("maxmemory", "1")
@@ -398,7 +400,7 @@ async def test_a_store_out_of_memory_charges_nobody_and_recovers(own_store_serve
         assert tokens(await proxy.ask(asking("k"))) == [8]
 
 
-async def test_a_replica_charges_nobody(own_store_server: StoreServer) -> None:
+async def test_a_replica_charges_nothing(own_store_server: StoreServer) -> None:
     async with sidecar(own_store_server.url) as proxy:
         await proxy.ask(asking("k"))
         own_store_server.client.replicaof("127.0.0.1", str(free_port()))
@@ -438,7 +440,7 @@ async def test_a_server_that_became_a_replica_is_left_at_once() -> None:
         assert fake.connections == 2
 
 
-async def test_a_store_that_denies_even_a_script_it_was_given_is_asked_twice_only() -> None:
+async def test_a_store_that_refuses_the_script_after_eval_is_called_only_twice() -> None:
     async with fake_store(b"-NOSCRIPT No matching script.\r\n") as fake, sidecar(fake.url) as proxy:
         failed = await all_of([proxy.ask(asking("k"))])
         assert (answers(failed), reasons(failed)) == ({FAILED: 1}, {"noscript"})
@@ -470,7 +472,7 @@ NONSENSE = {
 
 
 @pytest.mark.parametrize("nonsense", NONSENSE.values(), ids=NONSENSE.keys())
-async def test_a_reply_that_makes_no_sense_ends_the_connection(nonsense: bytes) -> None:
+async def test_an_invalid_reply_closes_the_connection(nonsense: bytes) -> None:
     async with fake_store(nonsense, ONE_LEFT) as fake, sidecar(fake.url, timeout_s=1.0) as proxy:
         asked = [proxy.ask(asking("a"))]
         await asyncio.sleep(0)  # a turn of its own: two questions are under way, and the second gets no answer either
@@ -483,7 +485,7 @@ async def test_a_reply_that_makes_no_sense_ends_the_connection(nonsense: bytes) 
         assert answers([await proxy.ask(asking("k"))]) == {PASSED: 1}
 
 
-async def test_half_a_reply_is_not_waited_for() -> None:
+async def test_half_a_reply_fails_at_the_timeout() -> None:
     async with fake_store(b"*3\r\n:1\r\n", ONE_LEFT) as fake, sidecar(fake.url, timeout_s=0.05) as proxy:
         failed = await all_of([proxy.ask(asking("k"))])
         assert (answers(failed), reasons(failed)) == ({FAILED: 1}, {"timeout"})
@@ -491,13 +493,13 @@ async def test_half_a_reply_is_not_waited_for() -> None:
         assert fake.connections == 2
 
 
-async def test_silence_is_not_waited_for() -> None:
+async def test_a_silent_store_fails_at_the_timeout() -> None:
     async with fake_store(SILENCE) as fake, sidecar(fake.url, timeout_s=0.05) as proxy:
         failed = await all_of([proxy.ask(asking("k"))])
         assert (answers(failed), reasons(failed)) == ({FAILED: 1}, {"timeout"})
 
 
-async def test_a_store_that_hangs_up_is_noticed() -> None:
+async def test_a_closed_connection_is_detected() -> None:
     async with fake_store(HANG_UP, ONE_LEFT) as fake, sidecar(fake.url) as proxy:
         failed = await all_of([proxy.ask(asking("k"))])
         assert (answers(failed), reasons(failed)) == ({FAILED: 1}, {"connection_lost"})
@@ -505,7 +507,7 @@ async def test_a_store_that_hangs_up_is_noticed() -> None:
         assert answers([await proxy.ask(asking("k"))]) == {PASSED: 1}
 
 
-async def test_a_reply_that_nobody_asked_for_ends_the_connection_before_it_reaches_anybody() -> None:
+async def test_an_unexpected_reply_closes_the_connection_before_any_callback() -> None:
     async with fake_store(ONE_LEFT + ONE_LEFT, b"*3\r\n:7\r\n:0\r\n:TAG\r\n") as fake, sidecar(fake.url) as proxy:
         assert answers([await proxy.ask(asking("k"))]) == {PASSED: 1}
         await proxy.until(connected=False)
@@ -528,7 +530,7 @@ async def test_a_reply_that_nobody_asked_for_ends_the_connection_before_it_reach
         ([(DENY, True), (ALLOW, False)], Answer.PASS),
     ],
 )
-async def test_the_strictest_policy_says_what_an_outage_means(
+async def test_the_strictest_policy_determines_the_failure_mode(
     policies: list[tuple[OnStoreFailure, bool]], answer: Answer
 ) -> None:
     async with sidecar(f"redis://127.0.0.1:{free_port()}", connected=False) as proxy:
@@ -584,7 +586,7 @@ async def test_one_sidecar_is_one_connection(own_store_server: StoreServer) -> N
         assert len(own_store_server.client.client_list()) == 2  # this test's own is the other
 
 
-async def test_a_sign_of_life_is_given_and_missed(own_store_server: StoreServer) -> None:
+async def test_ping_reports_an_answer_and_a_missing_one(own_store_server: StoreServer) -> None:
     async with sidecar(own_store_server.url, timeout_s=0.05) as proxy:
 
         async def sign() -> object:

@@ -1,4 +1,4 @@
-"""One proxy's share of each limit, with a clock moved by hand."""
+"""One proxy's share of each limit, with a clock set by the test."""
 
 from collections.abc import Sequence
 
@@ -112,7 +112,7 @@ def test_a_request_is_charged_on_all_its_local_buckets_or_on_none() -> None:
     assert [entry.charge and entry.charge.limit.burst for entry in shares] == [10, 1]
 
 
-def test_policies_that_are_not_local_have_no_say() -> None:
+def test_policies_that_are_not_local_have_no_effect() -> None:
     store = LocalStore()
     trial = asking("trial", Limit(Rate(1, SECOND), 1, 1, 1), shadow=True)
     applied = [asking(), asking("open", on_store_failure=ALLOW), asking("s", shadow=True, on_store_failure=DENY), trial]
@@ -124,7 +124,7 @@ def test_policies_that_are_not_local_have_no_say() -> None:
     assert {charge.key for charge in store.debts(10)} == {"k", "trial"}
 
 
-def test_a_look_takes_nothing_and_owes_nothing() -> None:
+def test_a_look_charges_nothing_and_creates_no_debt() -> None:
     store = LocalStore()
     entry = asking()
     assert entry.charge is not None
@@ -138,7 +138,7 @@ def test_a_look_takes_nothing_and_owes_nothing() -> None:
 # -- what is owed -----------------------------------------------------------------------------------------------------
 
 
-def test_what_was_admitted_is_owed_to_the_shared_bucket_and_what_was_refused_is_not() -> None:
+def test_admitted_requests_create_debts_and_refused_ones_do_not() -> None:
     store = LocalStore()
     for _ in range(12):
         passes(store, asking("k"))
@@ -165,7 +165,7 @@ def test_debts_are_taken_in_portions_and_given_back_where_they_were_not_charged(
     assert {charge.key: charge.cost for charge in store.debts(10)} == {"k0": 2, "k1": 1, "k2": 1, "k3": 1, "k4": 1}
 
 
-def test_a_bucket_that_is_forgotten_begins_anew_and_owes_nothing() -> None:
+def test_a_reset_bucket_starts_anew_without_a_debt() -> None:
     store = LocalStore()
     assert [passes(store, asking()) for _ in range(11)].count(True) == 10
     assert store.forget("k")
@@ -181,7 +181,7 @@ def test_an_outage_that_comes_and_goes_refills_nothing() -> None:
     assert not any(passes(store, asking()) for _ in range(20))
 
 
-def test_nobody_owes_more_than_a_bucket_holds() -> None:
+def test_a_debt_is_at_most_a_burst() -> None:
     store = LocalStore()
     for second in range(200):
         passes(store, asking(), proxies=1, now_us=second * SECOND)
@@ -191,7 +191,7 @@ def test_nobody_owes_more_than_a_bucket_holds() -> None:
 # -- bounds -----------------------------------------------------------------------------------------------------------
 
 
-def test_the_bucket_not_asked_for_the_longest_gives_way() -> None:
+def test_the_least_recently_used_bucket_is_dropped() -> None:
     store = LocalStore(most_buckets=100)
     for _ in range(10):
         passes(store, asking("victim"))

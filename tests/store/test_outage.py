@@ -1,4 +1,4 @@
-"""The breaker at work, the local share and what it owes, on real stores and on one that misbehaves on request."""
+"""Breaker, local shares and debts, on real stores and on a fake one with faults."""
 
 import asyncio
 import logging
@@ -71,13 +71,13 @@ async def test_an_error_in_every_answer_opens_the_breaker_and_an_answer_closes_i
         fake.says = [ONE_LEFT]
         await until_closed(proxy)
         assert answers([await proxy.ask(asking("k"))]) == {(Answer.PASS, DecisionSource.STORE): 1}
-        # A replica is left at once, for whoever is the master by then.
+        # A replica is dropped at once, in favour of the present master.
         assert (fake.connections == 1) == (ERRORS[error] != "readonly")
     events = [record.getMessage() for record in caplog.records if record.getMessage().startswith("store_breaker")]
     assert events == ["store_breaker_open", "store_breaker_closed"]
 
 
-async def test_a_store_that_says_nothing_is_given_up_and_probed_one_question_at_a_time() -> None:
+async def test_a_silent_store_opens_the_breaker_and_is_probed_one_call_at_a_time() -> None:
     async with fake_store(SILENCE) as fake, sidecar(fake.url, timeout_s=0.05) as proxy:
         await until_open(proxy)
         asked, connections = len(fake.asked), fake.connections
@@ -96,7 +96,7 @@ async def test_a_store_that_says_nothing_is_given_up_and_probed_one_question_at_
 
 
 @pytest.mark.slow
-async def test_a_paused_store_opens_the_breaker_and_one_that_goes_on_closes_it(own_store_server: StoreServer) -> None:
+async def test_a_paused_store_opens_the_breaker_and_a_resumed_one_closes_it(own_store_server: StoreServer) -> None:
     async with sidecar(own_store_server.url, timeout_s=0.05) as proxy:
         await proxy.ask(asking("k"))
         own_store_server.pause()
@@ -108,7 +108,7 @@ async def test_a_paused_store_opens_the_breaker_and_one_that_goes_on_closes_it(o
 
 
 @pytest.mark.slow
-async def test_a_store_without_memory_is_not_thought_well_because_it_still_reads(own_store_server: StoreServer) -> None:
+async def test_a_full_store_keeps_the_breaker_open_although_it_answers_reads(own_store_server: StoreServer) -> None:
     async with sidecar(own_store_server.url) as proxy:
         await proxy.ask(asking("k"))
         own_store_server.client.config_set("maxmemory", "1")
@@ -129,7 +129,7 @@ async def test_a_poisoned_key_never_opens_the_breaker(store_server: StoreServer)
         assert proxy.limiter.guard.state is BreakerState.CLOSED
 
 
-async def test_one_broken_connection_is_no_outage(own_store_server: StoreServer) -> None:
+async def test_one_broken_connection_does_not_open_the_breaker(own_store_server: StoreServer) -> None:
     async with sidecar(own_store_server.url) as proxy:
         for _ in range(FAILURES_TO_OPEN + 2):
             asked = [proxy.ask(asking(f"k{number}")) for number in range(100)]
@@ -160,7 +160,7 @@ async def test_a_dead_store_leaves_each_proxy_its_share() -> None:
 
 
 @pytest.mark.slow
-async def test_what_was_admitted_locally_is_charged_when_the_store_is_back(own_store_server: StoreServer) -> None:
+async def test_local_admissions_are_charged_when_the_store_is_back(own_store_server: StoreServer) -> None:
     async with sidecar(own_store_server.url) as proxy:
         limit = hourly(100)
         one, other = asking("one", limit, on_store_failure=LOCAL), asking("other", hourly(3), on_store_failure=LOCAL)
@@ -198,7 +198,7 @@ async def test_a_long_outages_debts_are_paid_in_portions(own_store_server: Store
         assert set(tokens) == {b"9"}
 
 
-async def test_a_debt_whose_fate_is_unknown_is_not_charged_again() -> None:
+async def test_a_debt_with_an_unknown_result_is_not_charged_again() -> None:
     async with fake_store(SILENCE) as fake, sidecar(fake.url, timeout_s=0.05) as proxy:
         limit = hourly(1000)
         verdicts = [await proxy.ask(asking("k", limit, on_store_failure=LOCAL))]
@@ -253,7 +253,7 @@ async def test_proxies_announce_themselves_and_count_each_other(store_server: St
         assert Replicas(one.store, "example:", 7).count == 7
 
 
-async def test_a_proxy_that_is_gone_is_counted_no_more_once_two_looks_say_so(store_server: StoreServer) -> None:
+async def test_a_stopped_proxy_is_dropped_after_two_lower_counts(store_server: StoreServer) -> None:
     async with sidecar(store_server.url) as proxy:
         replicas = Replicas(proxy.store, "example:", None)
         now_ms = store_server.time_us() // 1000
@@ -268,7 +268,7 @@ async def test_a_proxy_that_is_gone_is_counted_no_more_once_two_looks_say_so(sto
         assert replicas.count == 1
 
 
-async def test_a_store_that_lost_everything_makes_no_share_larger_at_once(store_server: StoreServer) -> None:
+async def test_a_store_that_lost_its_data_does_not_enlarge_shares_at_once(store_server: StoreServer) -> None:
     async with sidecar(store_server.url) as proxy:
         one, two, three = (Replicas(proxy.store, "example:", None) for _ in range(3))
         for each in (one, two, three, one, two, three):
@@ -309,7 +309,7 @@ async def test_a_store_that_evicts_and_one_with_very_many_keys_are_warned_of_onc
     assert sorted(warned) == ["store_evicts", "store_many_buckets"]
 
 
-async def test_a_store_that_may_not_be_looked_into_is_no_fault(own_store_server: StoreServer) -> None:
+async def test_a_store_that_denies_info_causes_no_warning(own_store_server: StoreServer) -> None:
     own_store_server.client.acl_setuser(
         "limited", enabled=True, nopass=True, keys=["*"], commands=["+ping", "+eval", "+evalsha", "+client"]
     )

@@ -167,7 +167,7 @@ async def test_a_slot_that_moves_is_followed_under_tls(cluster: ClusterTrio, pap
         assert target.client.hget("moved", "tokens") == b"8"
 
 
-async def test_sentinels_talk_to_nobody_who_cannot_prove_itself(
+async def test_sentinels_refuse_a_client_without_a_valid_certificate(
     sentinel_url: str, papers: Papers, strangers: Papers
 ) -> None:
     for settings in wrong(papers, strangers):
@@ -176,7 +176,7 @@ async def test_sentinels_talk_to_nobody_who_cannot_prove_itself(
             assert (verdict.answer, verdict.reason) == (Answer.UNAVAILABLE, "no_master")
 
 
-async def test_a_cluster_talks_to_nobody_who_cannot_prove_itself(
+async def test_a_cluster_refuses_a_client_without_a_valid_certificate(
     cluster: ClusterTrio, papers: Papers, strangers: Papers
 ) -> None:
     for settings in wrong(papers, strangers):

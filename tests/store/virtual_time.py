@@ -1,4 +1,4 @@
-"""Two stores whose clock a test moves by hand: the shipped script on a real server, and its reference in Python."""
+"""Two stores with a clock set by the test: the shipped script on a real server, and its reference in Python."""
 
 import json
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""A worker's place, and what of a sidecar's bounds is its own."""
+"""The identity of a worker, and its part of the sidecar's bounds."""
 
 import pytest
 from sidegate.config import Settings

@@ -1,4 +1,4 @@
-"""The admin listener of a sidecar of several workers tells of all of them, and waits for none."""
+"""The admin listener covers all workers of a sidecar and waits for none."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""A sidecar of several processes, as its operator and its clients see it."""
+"""A sidecar of several processes, from the view of operators and clients."""
 
 import errno
 import os

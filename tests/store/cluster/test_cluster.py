@@ -1,4 +1,4 @@
-"""A store that is a Cluster: every slot, whatever moves and whoever dies; and never more than one server would admit."""
+"""The store on a Cluster: all slots, migrations, lost nodes; never more admitted than by one server."""
 
 import asyncio
 import json
@@ -71,7 +71,7 @@ def answers(verdicts: list[Verdict]) -> Counter[tuple[Answer, str]]:
 # -- slots ------------------------------------------------------------------------------------------------------------
 
 
-async def test_requests_of_all_slots_are_decided_each_at_its_node(cluster: ClusterTrio) -> None:
+async def test_requests_of_all_slots_are_decided_by_their_nodes(cluster: ClusterTrio) -> None:
     async with sidecar(cluster.url) as proxy:
         verdicts = await all_of([proxy.ask(asking(f"k{number % 100}", hourly(3))) for number in range(500)])
         assert answers(verdicts) == {(Answer.PASS, ""): 300, (Answer.REFUSE, ""): 200}
@@ -79,13 +79,13 @@ async def test_requests_of_all_slots_are_decided_each_at_its_node(cluster: Clust
         assert proxy.failures == [None]
 
 
-async def test_one_node_of_the_cluster_suffices_to_find_the_others(cluster: ClusterTrio) -> None:
+async def test_one_node_of_the_cluster_is_enough_to_find_the_others(cluster: ClusterTrio) -> None:
     async with sidecar(f"redis+cluster://127.0.0.1:{cluster.nodes[1].port}") as proxy:
         verdicts = await all_of([proxy.ask(asking(f"k{number}")) for number in range(60)])
         assert answers(verdicts) == {(Answer.PASS, ""): 60}
 
 
-async def test_a_command_and_a_sign_of_life_reach_the_nodes(cluster: ClusterTrio) -> None:
+async def test_commands_and_pings_reach_the_nodes(cluster: ClusterTrio) -> None:
     async with sidecar(cluster.url) as proxy:
         replies: list[object] = []
         for number in range(10):
@@ -100,7 +100,7 @@ async def test_a_command_and_a_sign_of_life_reach_the_nodes(cluster: ClusterTrio
 # -- buckets of one request in several slots --------------------------------------------------------------------------
 
 
-async def test_what_one_slot_refuses_is_given_back_in_the_others(cluster: ClusterTrio) -> None:
+async def test_a_refusal_in_one_slot_gives_back_the_charges_of_the_others(cluster: ClusterTrio) -> None:
     async with sidecar(cluster.url) as proxy:
         wide, narrow = asking("wide", hourly(100)), asking("narrow", hourly(3), shadow=False)
         verdicts = [await proxy.ask(wide, asking("trial", hourly(50), shadow=True), narrow) for _ in range(3)]
@@ -112,7 +112,7 @@ async def test_what_one_slot_refuses_is_given_back_in_the_others(cluster: Cluste
         assert (held(cluster, "wide"), held(cluster, "trial"), held(cluster, "narrow")) == (97, 47, 0)
 
 
-async def test_an_unreadable_bucket_gives_the_others_back(cluster: ClusterTrio) -> None:
+async def test_an_unreadable_bucket_gives_back_the_charges_of_the_others(cluster: ClusterTrio) -> None:
     cluster.owner(slot_of("poisoned")).client.set("poisoned", "a string")
     async with sidecar(cluster.url) as proxy:
         verdict = await proxy.ask(asking("wide"), asking("poisoned"))
@@ -257,7 +257,7 @@ async def test_a_slot_that_has_moved_is_followed(cluster: ClusterTrio) -> None:
         assert proxy.failures == [None]
 
 
-async def test_a_slot_under_way_is_asked_where_its_buckets_are(cluster: ClusterTrio) -> None:
+async def test_a_slot_in_migration_is_used_on_both_nodes(cluster: ClusterTrio) -> None:
     one, two = in_one_slot()
     slot = slot_of(one)
     async with sidecar(cluster.url) as proxy:
@@ -279,7 +279,7 @@ async def test_a_slot_under_way_is_asked_where_its_buckets_are(cluster: ClusterT
         assert proxy.failures == [None]
 
 
-async def test_two_buckets_of_a_slot_that_are_at_two_nodes_are_waited_for_no_longer_than_the_timeout(
+async def test_two_buckets_of_a_migrating_slot_wait_at_most_the_timeout(
     cluster: ClusterTrio,
 ) -> None:
     one, two = in_one_slot()

@@ -1,4 +1,4 @@
-"""A Cluster's node that fails is left alone, while the others go on: each node has a breaker of its own."""
+"""Each node of a Cluster has its own breaker: a failing node is bypassed while the others go on."""
 
 import asyncio
 import logging
@@ -71,7 +71,7 @@ async def until_decided(proxy: Sidecar, key: str) -> None:
 
 
 @pytest.mark.slow
-async def test_a_node_that_hangs_is_left_alone_while_the_others_go_on(
+async def test_a_hung_node_is_bypassed_while_the_others_go_on(
     cluster: ClusterTrio, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -102,7 +102,7 @@ async def test_a_node_that_hangs_is_left_alone_while_the_others_go_on(
 
 
 @pytest.mark.slow
-async def test_nothing_is_taken_elsewhere_for_a_request_that_needs_a_node_left_alone(cluster: ClusterTrio) -> None:
+async def test_a_request_that_needs_a_bypassed_node_charges_nothing_elsewhere(cluster: ClusterTrio) -> None:
     hung, other, _ = cluster.nodes
     (hung_key, *_), (key, *_) = keys_of(cluster, hung), keys_of(cluster, other)
     async with sidecar(cluster.url, timeout_s=0.2) as proxy:
@@ -119,7 +119,7 @@ async def test_nothing_is_taken_elsewhere_for_a_request_that_needs_a_node_left_a
             hung.resume()
 
 
-async def test_a_node_that_is_full_is_left_alone_until_it_has_room(cluster: ClusterTrio) -> None:
+async def test_a_full_node_is_bypassed_until_it_has_room(cluster: ClusterTrio) -> None:
     full = cluster.nodes[0]
     key, *_ = keys_of(cluster, full)
     async with sidecar(cluster.url) as proxy:
@@ -135,7 +135,7 @@ async def test_a_node_that_is_full_is_left_alone_until_it_has_room(cluster: Clus
         await until_decided(proxy, key)
 
 
-async def test_a_slot_that_nobody_serves_says_nothing_of_its_node(cluster: ClusterTrio) -> None:
+async def test_an_unserved_slot_does_not_count_against_its_node(cluster: ClusterTrio) -> None:
     node = cluster.nodes[0]
     lost, kept = (key for key in keys_of(cluster, node, 2))
     async with sidecar(cluster.url) as proxy:
@@ -153,7 +153,7 @@ async def test_a_slot_that_nobody_serves_says_nothing_of_its_node(cluster: Clust
         await until_decided(proxy, lost)
 
 
-async def test_buckets_of_a_slot_under_way_that_are_at_two_nodes_say_nothing_of_either(cluster: ClusterTrio) -> None:
+async def test_buckets_of_a_migrating_slot_do_not_count_against_its_nodes(cluster: ClusterTrio) -> None:
     seen: dict[int, str] = {}
     key = next(key for number in range(100_000) if seen.setdefault(slot_of(key := f"k{number}"), key) != key)
     one, slot = seen[slot_of(key)], slot_of(key)
@@ -169,7 +169,7 @@ async def test_buckets_of_a_slot_under_way_that_are_at_two_nodes_say_nothing_of_
             cluster.end_move(slot, target)
 
 
-async def test_debts_that_cannot_be_paid_are_not_tried_at_every_answer_of_another_node() -> None:
+async def test_unpayable_debts_are_not_retried_at_every_answer_of_another_node() -> None:
     class Away:
         """Of a Cluster: the node that the debt is owed to is not connected."""
 

@@ -1,4 +1,4 @@
-"""What is given back to a bucket, on a real store: never more than was taken, less what grew meanwhile."""
+"""give_back.lua on a real store: a bucket never gets back more than was taken, less its growth meanwhile."""
 
 import json
 from itertools import combinations
@@ -50,7 +50,7 @@ def just_now(store: StoreServer, tokens: int) -> int:
     return since
 
 
-def test_a_bucket_that_nobody_else_has_charged_is_as_it_was(store_server: StoreServer) -> None:
+def test_a_bucket_without_other_charges_is_restored_exactly(store_server: StoreServer) -> None:
     since = just_now(store_server, 4)
     assert give_back(store_server, stood_us=1_000_000, left=(4, 0)) == 1
     assert found(store_server) == (7, since)
@@ -102,13 +102,13 @@ def test_a_burst_that_became_smaller_takes_nothing_away(store_server: StoreServe
     assert found(store_server)[0] == 8
 
 
-def test_a_bucket_that_is_gone_is_not_made_again(store_server: StoreServer) -> None:
+def test_an_expired_bucket_is_not_created_again(store_server: StoreServer) -> None:
     assert give_back(store_server) == 0
     assert store_server.client.dbsize() == 0
 
 
 @pytest.mark.parametrize("fields", [{"rate": "1/5000000"}, {"tokens": "x"}, {"tokens": "-1"}, {"tokens": "1.5"}])
-def test_a_bucket_of_another_rate_or_a_broken_one_is_left_alone(
+def test_a_bucket_with_another_rate_or_invalid_fields_is_not_changed(
     store_server: StoreServer, fields: dict[str, Any]
 ) -> None:
     bucket(store_server, **fields)
@@ -118,7 +118,7 @@ def test_a_bucket_of_another_rate_or_a_broken_one_is_left_alone(
     assert client.hgetall("k") == before
 
 
-def test_a_key_of_another_type_is_left_alone(store_server: StoreServer) -> None:
+def test_a_key_of_another_type_is_not_changed(store_server: StoreServer) -> None:
     store_server.client.set("k", "a string")
     assert give_back(store_server) == 0
     assert store_server.client.get("k") == b"a string"

@@ -1,4 +1,4 @@
-"""Random configurations, requests and times: the script, its reference and `simulate` decide alike, and as promised."""
+"""Random configurations, requests and times: the script, its reference and `simulate` decide alike."""
 
 from collections import defaultdict
 from collections.abc import Sequence

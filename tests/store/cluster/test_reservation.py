@@ -1,4 +1,4 @@
-"""What a request does whose buckets lie in several slots, whatever the slots answer, in any order."""
+"""A request with buckets in several slots, for all answers of the slots in any order."""
 
 from collections.abc import Sequence
 
@@ -36,26 +36,26 @@ class Asked:
         self.given_back.append((slot, [charge.key for charge in charges]))
 
 
-def test_what_all_slots_grant_is_charged_and_nothing_given_back() -> None:
+def test_a_request_that_all_slots_pass_is_charged_without_a_return() -> None:
     asked = Asked().hear(slot1=PAID, slot3=PAID, slot2=PAID)
     assert asked.given_back == []
     assert asked.answers == [([PAID, PAID, PAID], 8.0)]  # asked when the first of them was
 
 
-def test_nobody_is_told_before_every_slot_has_answered() -> None:
+def test_the_callback_waits_for_every_slot() -> None:
     asked = Asked().hear(slot1=PAID, slot2=LACKING)
     assert (asked.answers, asked.given_back) == ([], [])
 
 
 @pytest.mark.parametrize("order", [(1, 2, 3), (2, 1, 3), (3, 2, 1)])
-def test_what_one_refuses_is_given_back_by_the_others_whatever_the_order(order: tuple[int, ...]) -> None:
+def test_a_refusal_gives_back_the_other_charges_in_any_order_of_replies(order: tuple[int, ...]) -> None:
     said = {1: PAID, 2: LACKING, 3: PAID}
     asked = Asked().hear(**{f"slot{slot}": said[slot] for slot in order})
     assert sorted(asked.given_back) == [(1, ["k1"]), (3, ["k3"])]
     assert asked.answers[0][0] == [Level(9, 0, True), LACKING, Level(9, 0, True)]
 
 
-def test_a_shadow_that_lacks_tokens_stands_in_nobodys_way() -> None:
+def test_a_shadow_charge_without_tokens_refuses_nothing() -> None:
     asked = Asked(2).hear(slot1=PAID, slot2=LACKING, slot3=PAID)
     assert asked.given_back == []
     assert asked.answers[0][0] == [PAID, LACKING, PAID]
@@ -71,7 +71,7 @@ def test_a_slot_that_fails_fails_the_request_and_the_others_get_their_tokens_bac
     assert asked.answers[0][0] is LOST
 
 
-def test_what_one_refuses_needs_no_word_of_a_slot_that_fails() -> None:
+def test_a_refusal_stands_beside_a_failed_slot() -> None:
     asked = Asked().hear(slot1=PAID, slot2=LOST, slot3=LACKING)
     assert asked.given_back == [(1, ["k1"])]
     assert asked.answers[0][0] == [Level(9, 0, True), None, LACKING]

@@ -1,4 +1,4 @@
-"""What the nodes of a Cluster say about slots, and how it is understood."""
+"""Parsing of the slot map and of redirections."""
 
 from typing import Any
 
@@ -21,7 +21,7 @@ def test_a_map_names_the_master_of_every_range() -> None:
 
 
 @pytest.mark.parametrize("host", [b"", None])
-def test_a_node_that_does_not_know_its_address_is_where_it_was_asked(host: bytes | None) -> None:
+def test_a_node_that_does_not_know_its_address_has_that_of_the_query(host: bytes | None) -> None:
     assert read_slots([[0, 1, [host, 7001]]], ASKED) == [SlotRange(0, 1, Address("10.0.0.9", 7001))]
 
 
@@ -33,7 +33,7 @@ def test_a_node_that_does_not_know_its_address_is_where_it_was_asked(host: bytes
     ],
     ids=repr,
 )
-def test_what_is_no_map_is_not_taken_for_one(reply: object) -> None:
+def test_a_reply_that_is_no_map_is_refused(reply: object) -> None:
     with pytest.raises(BadSlots):
         read_slots(reply, ASKED)
 
@@ -54,5 +54,5 @@ def test_what_is_no_map_is_not_taken_for_one(reply: object) -> None:
         ("ERR MOVED 1 127.0.0.1:1", None),
     ],
 )
-def test_a_redirection_is_read_and_nothing_else_taken_for_one(text: str, redirect: Redirect | None) -> None:
+def test_only_a_redirection_is_read_as_one(text: str, redirect: Redirect | None) -> None:
     assert read_redirect(text, ASKED) == redirect

@@ -1,4 +1,4 @@
-"""What one script call asks for many requests, and how its reply is taken apart."""
+"""The arguments of one script call for many requests, and the parsing of its reply."""
 
 import json
 
@@ -22,7 +22,7 @@ def tag_of(batch: Batch[int]) -> int:
     return int(batch.arguments()[-1])
 
 
-# -- what is asked ----------------------------------------------------------------------------------------------------
+# -- the arguments -----------------------------------------------------------------------------------------------------
 
 
 def test_a_batch_names_each_bucket_and_each_limit_once() -> None:
@@ -47,14 +47,14 @@ def test_equal_limits_of_two_configurations_are_both_understood() -> None:
     assert len(json.loads(str(requests))) == 10
 
 
-def test_a_batch_knows_how_many_wait_and_who() -> None:
+def test_a_batch_returns_its_length_and_its_waiters() -> None:
     batch = batch_of([Charge("a", DEMO, 1)], [Charge("b", DEMO, 1), Charge("c", DEMO, 1)])
     assert len(batch) == 2
     assert batch.waiters() == [0, 1]
     assert len(Batch[int]()) == 0
 
 
-def test_keys_and_numbers_of_any_size_are_asked_in_full() -> None:
+def test_keys_and_numbers_of_any_size_are_sent_unchanged() -> None:
     longest = Limit(Rate(999_999_937, 9_007_199), 10**9, 10**9, 366 * 86_400_000)
     _, key, limits, requests, _ = batch_of([Charge("é" * 300, longest, 10**9)]).arguments()
     assert key == "é" * 300
@@ -74,7 +74,7 @@ def test_each_waiter_gets_the_levels_of_its_own_buckets() -> None:
     ]
 
 
-def test_an_unreadable_bucket_has_no_level_and_leaves_the_others_theirs() -> None:
+def test_an_unreadable_bucket_has_no_level_and_does_not_affect_others() -> None:
     batch = batch_of([Charge("a", DEMO, 1)], [Charge("b", DEMO, 1), Charge("c", DEMO, 1)], [Charge("a", DEMO, 1)])
     assert batch.deliver([9, 0, 3, 0, 0, -1, 8, 0, tag_of(batch)]) == [
         (0, (Level(9, 0, True),)),
@@ -109,7 +109,7 @@ TAG = object()
     ],
     ids=lambda reply: repr(reply).replace(repr(TAG), "TAG"),
 )
-def test_a_reply_that_the_script_cannot_have_given_pairs_nobody(reply: object) -> None:
+def test_an_impossible_reply_calls_no_waiter(reply: object) -> None:
     batch = batch_of([Charge("a", DEMO, 1)])
     if isinstance(reply, list):
         reply = [tag_of(batch) if item is TAG else item for item in reply]
@@ -117,7 +117,7 @@ def test_a_reply_that_the_script_cannot_have_given_pairs_nobody(reply: object) -
         batch.deliver(reply)
 
 
-def test_the_reply_to_another_call_pairs_nobody() -> None:
+def test_the_reply_of_another_call_calls_no_waiter() -> None:
     one, other = batch_of([Charge("a", DEMO, 1)]), batch_of([Charge("a", DEMO, 1)])
     with pytest.raises(BadReply):
         one.deliver([9, 0, tag_of(other)])

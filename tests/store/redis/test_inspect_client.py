@@ -1,4 +1,4 @@
-"""The client for what is not a decision: of the right kind for every store."""
+"""The redis-py client of the admin API, for every kind of store."""
 
 import pytest
 from sidegate.config import StoreSettings

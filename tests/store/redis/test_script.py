@@ -142,7 +142,7 @@ def test_volleys_with_pauses_get_no_more_than_burst_and_rate(store: VirtualStore
 
 
 @pytest.mark.slow
-def test_callers_with_clocks_apart_share_one_bucket(store: VirtualStore) -> None:
+def test_callers_with_different_clocks_share_one_bucket(store: VirtualStore) -> None:
     """Traefik and fortify admit up to 5355, APISIX all 10000: they believe the callers' clocks."""
     calls = [(moment * 10_000, 10) for moment in range(501) for _caller in range(2)]
     assert admitted(store, limit(Rate(1, 10_000), 100), calls) == 600
@@ -155,7 +155,7 @@ def test_a_store_clock_that_swings_refills_no_time_twice(store: VirtualStore, ap
     assert admitted(store, limit(Rate(1, 10_000), 100), calls) == 600
 
 
-def test_nothing_about_the_callers_clock_reaches_the_script() -> None:
+def test_the_callers_clock_is_not_sent_to_the_script() -> None:
     def asked() -> tuple[str | int, ...]:
         batch: Batch[None] = Batch()
         batch.add([Charge("caller", limit(Rate(1, 10_000), 100), 1)], None)
@@ -191,7 +191,7 @@ def test_half_tokens_a_second_add_up(store: VirtualStore) -> None:
     assert admitted(store, limit(Rate(3, 2 * SECOND), 3), calls) == 18
 
 
-def test_a_microsecond_counts(store: VirtualStore) -> None:
+def test_a_single_microsecond_of_growth_counts(store: VirtualStore) -> None:
     """Lua's tostring prints 14 digits of the 16 that a moment in microseconds has."""
     odd = 123_457
     one = limit(Rate(1, SECOND), 1)
@@ -217,7 +217,7 @@ def test_a_refusal_by_one_limit_charges_no_other(store: VirtualStore) -> None:
     assert found.bucket.tokens == 97
 
 
-def test_a_debit_takes_what_there_is_and_refuses_nothing(store: VirtualStore) -> None:
+def test_a_debit_takes_the_tokens_that_are_there_and_never_refuses(store: VirtualStore) -> None:
     slow = limit(Rate(1, HOUR), 10)
     spent = [Charge("k", slow, 7, debit=True)]
     assert store.decide([spent, spent, spent], START) == [
@@ -284,7 +284,7 @@ def test_the_clock_is_the_servers_own(store_server: StoreServer) -> None:
         (Rate(1, SECOND), 1, 366 * 86_400_000),
     ],
 )
-def test_a_charged_bucket_expires_when_its_limit_says(
+def test_a_charged_bucket_expires_after_the_ttl_of_its_limit(
     store_server: StoreServer, rate: Rate, burst: int, idle_ttl_ms: int
 ) -> None:
     asked = Limit(rate, burst, burst, idle_ttl_ms)
@@ -300,7 +300,7 @@ def test_a_charged_bucket_expires_when_its_limit_says(
     assert asked.ttl_ms * 1000 >= asked.fill_us
 
 
-def test_a_refusal_and_a_look_write_nothing(store_server: StoreServer) -> None:
+def test_a_refusal_and_a_read_write_nothing(store_server: StoreServer) -> None:
     client = store_server.client
     slow = limit(Rate(1, HOUR), 2)
     run(client, [Charge("k", slow, 2)])
@@ -341,7 +341,7 @@ def test_a_bucket_takes_at_most_200_bytes(store_server: StoreServer) -> None:
 # -- what is not a bucket ---------------------------------------------------------------------------------------------
 
 
-def test_a_key_of_another_kind_fails_its_own_request_only(store_server: StoreServer) -> None:
+def test_a_key_of_another_type_fails_only_its_own_request(store_server: StoreServer) -> None:
     client = store_server.client
     client.set("poisoned", "a string")
     decided = run(
@@ -376,7 +376,7 @@ UNREADABLE = [
 
 
 @pytest.mark.parametrize("garbage", UNREADABLE, ids=str)
-def test_a_bucket_with_garbage_in_it_is_unreadable_and_left_alone(
+def test_a_bucket_with_invalid_fields_is_unreadable_and_not_overwritten(
     store_server: StoreServer, garbage: dict[str, str]
 ) -> None:
     state = {"tokens": "3", "since": str(store_server.time_us()), "rate": "1/6000000"} | garbage
@@ -407,13 +407,13 @@ def test_an_unreadable_shadow_bucket_leaves_the_others_decided(store_server: Sto
 # -- the language -----------------------------------------------------------------------------------------------------
 
 
-def test_the_script_uses_nothing_that_lua_dropped_or_renamed() -> None:
+def test_the_script_uses_only_functions_of_all_lua_versions() -> None:
     code = re.sub(r"--.*", "", SCRIPT)
     assert not re.search(r"table\.(maxn|getn|unpack)|(?<![.\w])unpack\s*\(|loadstring|setfenv|math\.(pow|mod)\b", code)
     assert not re.search(r"//|[&|~]\s*\d|goto\b", code.replace("~=", ""))
     assert "tostring" not in code
 
 
-def test_the_script_names_no_key_that_was_not_declared() -> None:
+def test_the_script_uses_only_declared_keys() -> None:
     calls = re.findall(r"redis\.p?call\('(\w+)'(?:, (\S+?)[,)])?", re.sub(r"--.*", "", SCRIPT))
     assert calls == [("TIME", ""), ("HMGET", "KEYS[key]"), ("HSET", "KEYS[key]"), ("PEXPIRE", "KEYS[key]")]

@@ -1,4 +1,4 @@
-"""A store that Sentinels name: found, followed, and never a replica."""
+"""The store behind Sentinels: the master is found and followed; a replica is never used."""
 
 import asyncio
 import time
@@ -48,21 +48,21 @@ async def test_the_master_is_found_and_charged(sentinels: SentinelTrio) -> None:
         assert sentinels.master.client.hget("k", "tokens") == b"9"
 
 
-async def test_one_sentinel_that_answers_suffices(sentinels: SentinelTrio) -> None:
+async def test_one_reachable_sentinel_is_enough(sentinels: SentinelTrio) -> None:
     last = sentinels.sentinels[-1].port
     url = f"redis+sentinel://127.0.0.1:{free_port()},127.0.0.1:{free_port()},127.0.0.1:{last}/{SERVICE}"
     async with sidecar(url) as proxy:
         assert (await proxy.ask(asking("k"))).answer is Answer.PASS
 
 
-async def test_a_name_that_no_sentinel_knows_is_an_outage_and_said(sentinels: SentinelTrio) -> None:
+async def test_a_service_that_no_sentinel_knows_is_reported_as_an_outage(sentinels: SentinelTrio) -> None:
     async with sidecar(sentinels.url.replace(SERVICE, "another"), connected=False) as proxy:
         verdict = await proxy.ask(asking("k"))
         assert (verdict.answer, verdict.reason) == (Answer.UNAVAILABLE, "no_master")
 
 
 @pytest.mark.slow
-async def test_a_failover_on_request_is_followed_while_the_old_master_still_answers(
+async def test_a_requested_failover_is_followed_while_the_old_master_still_answers(
     own_sentinels: SentinelTrio,
 ) -> None:
     after = own_sentinels.replica
@@ -94,7 +94,7 @@ async def test_a_master_that_crashes_is_followed_to_its_replica(own_sentinels: S
         assert took_s >= DOWN_AFTER_S / 2  # it was the failover that was waited for
 
 
-async def test_a_master_that_the_sentinels_no_longer_name_is_left_while_it_still_answers(
+async def test_a_demoted_master_that_still_answers_is_replaced(
     start_store: StartStore,
 ) -> None:
     old, new = start_store(), start_store()
@@ -113,7 +113,7 @@ async def test_a_master_that_the_sentinels_no_longer_name_is_left_while_it_still
         sentinel.stop()
 
 
-async def test_a_replica_that_a_sentinel_takes_for_the_master_is_not_used(start_store: StartStore) -> None:
+async def test_a_replica_that_a_sentinel_names_as_master_is_not_used(start_store: StartStore) -> None:
     replica = start_store()
     replica.client.set("k", "untouched")
     sentinel = SentinelServer(replica.port)
