@@ -491,7 +491,7 @@ def test_a_host_that_decides_a_limit_cannot_be_swapped_by_an_absolute_target(
 
 @pytest.mark.parametrize(
     "target",
-    ["/tight/%61", "//tight/a", "/./tight/a", "/x/../tight/a", "/tight%2fa", "/tight/a?x", "/tight/a#f", "/%74ight/a"],
+    ["/tight/%61", "//tight/a", "/./tight/a", "/tight/a;x=1", "/tight%2fa", "/tight/a?x", "/tight/a#f", "/%74ight/a"],
 )
 def test_another_spelling_of_a_path_does_not_slip_past_its_limit(
     target: str, sidecar: Sidecar, recorder: Recorder

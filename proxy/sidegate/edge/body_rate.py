@@ -1,5 +1,11 @@
 """How slowly a client may send its body: not slower than a rate, with some seconds to spare."""
 
+import asyncio
+import time
+from collections.abc import Callable
+
+from sidegate.edge.deadline import Deadline
+
 
 class BodyPatience:
     """A bucket of waiting time.
@@ -20,9 +26,39 @@ class BodyPatience:
         self.left_s = grace_s
 
     def received(self, body_bytes: int, waited_s: float) -> None:
-        """So much came after so long a wait."""
+        """Credit `body_bytes` that came after waiting for `waited_s`."""
         if self._least_bytes_per_s:
             self.left_s += body_bytes / self._least_bytes_per_s - waited_s
             self.left_s = min(self.left_s, self._grace_s)
         else:
             self.left_s = self._grace_s
+
+
+class BodyClock:
+    """Counts the time that a client takes for a body, and calls `passed` when it has taken too long."""
+
+    __slots__ = ("_deadline", "_patience", "_since_s")
+
+    def __init__(self, patience: BodyPatience, passed: Callable[[], None]) -> None:
+        self._patience = patience
+        self._deadline = Deadline(asyncio.get_running_loop(), passed)
+        self._since_s = 0.0
+
+    def wait(self) -> None:
+        """The client is waited for from now on."""
+        self._since_s = time.perf_counter()
+        self._deadline.set(max(0.0, self._patience.left_s))
+
+    def received(self, body_bytes: int) -> None:
+        """Some of the body has come; wait for more."""
+        self._patience.received(body_bytes, time.perf_counter() - self._since_s)
+        self.wait()
+
+    def suspend(self) -> None:
+        """The client is not waited for."""
+        self._patience.received(0, time.perf_counter() - self._since_s)
+        self._deadline.clear()
+
+    def close(self) -> None:
+        """The body is of no interest any more."""
+        self._deadline.close()

@@ -168,7 +168,8 @@ class ClientConnection(asyncio.Protocol):
         self.socket.writing_paused = True
         if self._request is not None:
             self._deadline.set(self.runtime.started.write_timeout_s)
-            self._request.client_paused()
+            if (connection := self._request.answering) is not None:
+                connection.pause_reading()
 
     def resume_writing(self) -> None:
         self.socket.writing_paused = False
@@ -176,7 +177,8 @@ class ClientConnection(asyncio.Protocol):
             self._advance()
         else:
             self._deadline.clear()
-            self._request.client_resumed()
+            if (connection := self._request.answering) is not None:
+                connection.resume_reading()
 
     def open_tunnel(self, head: bytes, connection: UpstreamConnection) -> None:
         """See exchange_ports.ClientSide. What the client sent behind its request is the first to pass."""

@@ -17,10 +17,9 @@ from enum import Enum
 
 from sidegate.edge.download import framing_of, send_piece
 from sidegate.edge.exchange_ports import Admitted, ClientSide, ForwardedRequest
-from sidegate.edge.failures import KEEPS_CONNECTION, Failure
+from sidegate.edge.failures import Failure
 from sidegate.edge.heads import NO_BODY, PLAIN_TRAITS, ResponseHead
 from sidegate.edge.max_forwards import hops_left, take_hop
-from sidegate.edge.replies import failure_reply
 from sidegate.edge.rewrite import request_head, response_head
 from sidegate.edge.upstream import UpstreamConnection
 from sidegate.edge.upstream_errors import BrokenReply, UpstreamError
@@ -69,24 +68,12 @@ class Exchange:
         if live.upstream.total_timeout_s is not None:
             loop = asyncio.get_running_loop()
             self._alarm = loop.call_later(live.upstream.total_timeout_s, self.give_up, Failure.TOTAL_TIMEOUT)
-        framing, body = request.id_line, b""
-        if upload is not None:
-            if upload.too_large:
-                self._fail(Failure.BODY_TOO_LARGE)
-                return
-            if not upload.ended and head.traits.expects and head.traits.minor:
-                client.socket.write(CONTINUE)
-            line, body = upload.framing(head.framing)
-            framing += line
-        elif head.traits is not PLAIN_TRAITS:
-            framing += (
-                UPGRADE if head.traits.websocket else b"" if head.framing is NO_BODY else b"Content-Length: 0\r\n"
-            )
-        if "max-forwards" in head.special and (hops := hops_left(head)) is not None:
-            take_hop(head, hops)
-        trusted = live.policies.identity.trusts(client.socket.peer)
-        runtime, peer = client.runtime, client.socket.peer.encode()
-        self._data = request_head(head, runtime.authority, peer, framing, trusted=trusted) + body
+        if upload is not None and upload.too_large:
+            self._fail(Failure.BODY_TOO_LARGE)
+            return
+        if upload is not None and not upload.ended and head.traits.expects and head.traits.minor:
+            client.socket.write(CONTINUE)
+        self._data = _request_bytes(client, request)
         self._acquire(fresh=False)
 
     def _acquire(self, *, fresh: bool) -> None:
@@ -109,27 +96,20 @@ class Exchange:
         connection.send(self, self._data, request.head.method == "HEAD", timeout_s, settings.between_bytes_timeout_s)
         if streamed and upload is not None and self._state is _SENT:
             connection.upload = upload
-            upload.start(self, connection)
-
-    def upload_ended(self) -> None:
-        """See upload.UploadOwner."""
-        if self.connection is not None:
-            self.connection.expect_answer(self._request.live.upstream.response_timeout_s)
+            upload.start(self, connection, settings.response_timeout_s)
 
     # To the client
 
     def on_answer(self, head: ResponseHead, content: bytes, ended: bool) -> None:
         """See upstream.ResponseHandler."""
-        request, client, verdict, connection = self._request, self._client, self._verdict, self.connection
-        assert connection is not None  # noqa: S101  (the answer comes from it)
+        request, client = self._request, self._client
         self._status = head.status
         if ended and head.framing is not NO_BODY:
             line = b"Content-Length: %d\r\n" % len(content)
         else:
             line, self._chunked, closes = framing_of(head, request.head.traits.minor)
             self._keep = not closes
-        fields = request.live.rate_limit_fields.of(verdict) if verdict.applied else b""
-        lines = response_head(head, line + fields + request.last_lines(self._keep))
+        lines = response_head(head, line + self._rate_limit_lines() + request.last_lines(self._keep))
         if ended:
             client.socket.write(lines + content)
             self._finish()
@@ -137,8 +117,8 @@ class Exchange:
             self._state = _ANSWERING
             client.socket.write(lines)
             self.on_answer_data(content, ended=False)
-            if client.socket.writing_paused:
-                connection.pause_reading()
+            if client.socket.writing_paused and self.connection is not None:
+                self.connection.pause_reading()
 
     def on_answer_data(self, content: bytes, *, ended: bool) -> None:
         """See upstream.ResponseHandler."""
@@ -160,10 +140,13 @@ class Exchange:
     def _switch(self, head: ResponseHead) -> None:
         connection, self.connection = self.connection, None
         assert connection is not None  # noqa: S101  (its answer is being passed on)
-        request, verdict = self._request, self._verdict
-        fields = request.live.rate_limit_fields.of(verdict) if verdict.applied else b""
-        self._client.open_tunnel(response_head(head, fields + request.id_line + UPGRADE), connection)
+        ours = self._rate_limit_lines() + self._request.id_line + UPGRADE
+        self._client.open_tunnel(response_head(head, ours), connection)
         self._end(head.status)
+
+    def _rate_limit_lines(self) -> bytes:
+        verdict = self._verdict
+        return self._request.live.rate_limit_fields.of(verdict) if verdict.applied else b""
 
     def _finish(self) -> None:
         connection, self.connection = self.connection, None
@@ -175,10 +158,7 @@ class Exchange:
                 connection.abort()
             else:
                 grant = self._client.runtime.pool.release(connection)
-        self._state = _ENDED
-        if self._alarm is not None:
-            self._alarm.cancel()
-        self._request.end(self._status, "", self._keep)
+        self._end(self._status)
         if grant is not None:
             grant.deliver()
 
@@ -187,10 +167,8 @@ class Exchange:
     def on_upstream_error(self, error: UpstreamError) -> None:
         """Try once more where that is safe, else answer for the application; see upstream.ResponseHandler."""
         connection, self.connection = self.connection, None
-        stale = connection is not None and connection.reused and not connection.reader.begun
         upload = self._request.upload
-        repeatable = self._request.head.method in IDEMPOTENT and (upload is None or upload.sent_with_head)
-        if stale and repeatable and isinstance(error, BrokenReply) and not self._retried:
+        if not self._retried and isinstance(error, BrokenReply) and _may_repeat(self._request, connection):
             self._retried = True
             self._state = _CONNECTING
             self._acquire(fresh=True)
@@ -223,13 +201,36 @@ class Exchange:
             self._client.break_off()
             self._end(self._status, failure.reason)
             return
-        self._keep = failure in KEEPS_CONNECTION
-        connection, head_only = self._request.last_lines(self._keep), self._request.head.method == "HEAD"
-        self._client.socket.write(failure_reply(failure, head_only=head_only, connection=connection))
-        self._end(failure.status, failure.reason)
+        self._state = _ENDED
+        if self._alarm is not None:
+            self._alarm.cancel()
+        self._request.fail(failure)
 
     def _end(self, status: int, error: str = "") -> None:
         self._state = _ENDED
         if self._alarm is not None:
             self._alarm.cancel()
         self._request.end(status, error, self._keep)
+
+
+def _may_repeat(request: ForwardedRequest, connection: UpstreamConnection | None) -> bool:
+    """Whether a request that failed on this connection may be sent again."""
+    if connection is None or not connection.reused or connection.reader.begun:
+        return False
+    return request.head.method in IDEMPOTENT and (request.upload is None or request.upload.sent_with_head)
+
+
+def _request_bytes(client: ClientSide, request: ForwardedRequest) -> bytes:
+    """The head that goes to the application, and the body where it is whole already."""
+    head, framing, body = request.head, request.id_line, b""
+    if request.upload is not None:
+        line, body = request.upload.framing(head.framing)
+        framing += line
+    elif head.traits is not PLAIN_TRAITS:
+        empty = b"" if head.framing is NO_BODY else b"Content-Length: 0\r\n"
+        framing += UPGRADE if head.traits.websocket else empty
+    if "max-forwards" in head.special and (hops := hops_left(head)) is not None:
+        take_hop(head, hops)
+    runtime, peer = client.runtime, client.socket.peer
+    trusted = request.live.policies.identity.trusts(peer)
+    return request_head(head, runtime.authority, peer.encode(), framing, trusted=trusted) + body

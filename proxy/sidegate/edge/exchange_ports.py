@@ -4,6 +4,7 @@ from typing import NewType, Protocol, TypeGuard
 
 from sidegate.decision.verdict import Answer, Verdict
 from sidegate.edge.client_socket import ClientSocket
+from sidegate.edge.failures import Failure
 from sidegate.edge.heads import RequestHead
 from sidegate.edge.runtime import LiveRules, Runtime
 from sidegate.edge.upload import Upload
@@ -50,6 +51,9 @@ class ForwardedRequest(Protocol):
 
     def last_lines(self, keep: bool) -> bytes:
         """The last lines of its answer; `keep` says whether the connection can stay."""
+
+    def fail(self, failure: Failure) -> None:
+        """Answer with the failure; the application's answer has not begun."""
 
     def end(self, status: int, error: str = "", keep: bool = True) -> None:
         """Record it; takes effect once."""

@@ -23,6 +23,7 @@ from sidegate.edge.own_page import page_for, show
 from sidegate.edge.replies import failure_reply
 from sidegate.edge.request_id import RequestId
 from sidegate.edge.upload import Upload, UploadState
+from sidegate.edge.upstream import UpstreamConnection
 
 CLOSE = b"Connection: close\r\n"
 KEEP_ALIVE = b"Connection: keep-alive\r\n"
@@ -76,7 +77,8 @@ class PendingRequest:
 
     def start(self) -> None:
         """Decide the request, or make the page it asks for."""
-        if self.upload is not None and self._body_failure(self.upload):
+        if self.upload is not None and (failure := _body_failure(self.head, self.upload)) is not None:
+            self.fail(failure)
             return
         head, runtime = self.head, self._client.runtime
         if (head.target.startswith(runtime.page_starts) or head.target[0] != "/") and (own := page_for(head, runtime)):
@@ -89,17 +91,6 @@ class PendingRequest:
             self.fail(Failure.BAD_REQUEST)
             return
         runtime.decide(applied, self.on_verdict)
-
-    def _body_failure(self, upload: Upload) -> bool:
-        """Whether the request has failed already for its body: nothing of it is decided, or read, then."""
-        most, length = self.live.listen.max_body_bytes, self.head.framing
-        if upload.broken:
-            self.fail(Failure.BAD_REQUEST)
-        elif most is not None and isinstance(length, int) and length > most:
-            self.fail(Failure.BODY_TOO_LARGE)
-        else:
-            return False
-        return True
 
     def on_verdict(self, verdict: Verdict) -> None:
         """The request is decided; see decision.verdict.Decide."""
@@ -152,15 +143,10 @@ class PendingRequest:
             self.exchange.stop()
         self.end(CLIENT_LEFT)
 
-    def client_paused(self) -> None:
-        """The client does not take the answer."""
-        if self.exchange is not None and self.exchange.connection is not None:
-            self.exchange.connection.pause_reading()
-
-    def client_resumed(self) -> None:
-        """The client takes more of the answer."""
-        if self.exchange is not None and self.exchange.connection is not None:
-            self.exchange.connection.resume_reading()
+    @property
+    def answering(self) -> UpstreamConnection | None:
+        """The connection that the answer comes from."""
+        return self.exchange.connection if self.exchange is not None else None
 
     def client_stalled(self) -> None:
         """The client has not taken the answer in time."""
@@ -194,6 +180,8 @@ class PendingRequest:
         stage, self.stage = self.stage, _ENDED
         if stage is _ENDED:
             return
+        # They refer back to this object: without the cycle, all is freed at once and not by the garbage collector.
+        self.exchange = self.upload = None
         client = self._client
         if stage is not _PAGE or error:
             now_s, arrived_s, request_id = time.perf_counter(), self.arrived_s, self.request_id
@@ -214,3 +202,10 @@ class PendingRequest:
         if self._client.closing or not keep or not traits.persistent or (upload is not None and not upload.ended):
             return line + CLOSE
         return line + KEEP_ALIVE if traits is not PLAIN_TRAITS and not traits.minor else line
+
+
+def _body_failure(head: RequestHead, upload: Upload) -> Failure | None:
+    """Why the request has failed already for its body: nothing of it is decided, or read, then."""
+    if upload.broken:
+        return Failure.BAD_REQUEST
+    return Failure.BODY_TOO_LARGE if isinstance(head.framing, int) and upload.exceeds(head.framing) else None

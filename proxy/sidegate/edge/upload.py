@@ -9,14 +9,11 @@ application takes the body. The time that a client may take is counted by `BodyP
 waits for the client.
 """
 
-import asyncio
-import time
 from enum import Enum
 from typing import Protocol
 
 from sidegate.config import ListenSettings
-from sidegate.edge.body_rate import BodyPatience
-from sidegate.edge.deadline import Deadline
+from sidegate.edge.body_rate import BodyClock, BodyPatience
 from sidegate.edge.failures import Failure
 from sidegate.edge.heads import BodyLength
 
@@ -48,15 +45,15 @@ class UploadSink(Protocol):
     def write(self, data: bytes) -> None:
         """Send, unless the connection is lost."""
 
+    def expect_answer(self, timeout_s: float) -> None:
+        """The whole body is on its way: wait for the answer from now on."""
+
 
 class UploadOwner(Protocol):
     """The exchange whose request has the body."""
 
     def give_up(self, failure: Failure) -> None:
         """The body cannot be sent any further."""
-
-    def upload_ended(self) -> None:
-        """The whole body is on its way; the answer is waited for from now on."""
 
 
 class UploadState(Enum):
@@ -77,8 +74,7 @@ class Upload:
     """One request's body. `ended`: all of it has come."""
 
     __slots__ = (
-        *("_chunked", "_connection", "_deadline", "_held", "_owner", "_patience", "_settings", "_since_s", "_source"),
-        "_whole",
+        *("_chunked", "_clock", "_connection", "_held", "_owner", "_settings", "_source", "_timeout_s", "_whole"),
         *("body_bytes", "ended", "state"),
     )
 
@@ -87,7 +83,6 @@ class Upload:
         self._chunked = chunked
         self._settings = settings
         self._held: list[bytes] = []
-        self._since_s = 0.0
         self.body_bytes = 0
         self.ended = self._whole = False
         self.state = _HOLDING
@@ -100,8 +95,12 @@ class Upload:
     @property
     def too_large(self) -> bool:
         """Whether more has come than a request may have."""
+        return self.exceeds(self.body_bytes)
+
+    def exceeds(self, body_bytes: int) -> bool:
+        """Whether a body of this length is larger than a request may have."""
         most = self._settings.max_body_bytes
-        return most is not None and self.body_bytes > most
+        return most is not None and body_bytes > most
 
     def received(self, data: bytes, *, ended: bool) -> None:
         """More of the body, perhaps its end."""
@@ -116,7 +115,7 @@ class Upload:
                 self._owner.give_up(Failure.BODY_TOO_LARGE)
                 return
             if self.state is _FLOWING:
-                self._count_wait(len(data))
+                self._clock.received(len(data))
             self._send(data)
 
     @property
@@ -137,23 +136,23 @@ class Upload:
             return b"Content-Length: %d\r\n" % len(body), body
         return (b"Content-Length: %d\r\n" % announced if isinstance(announced, int) else CHUNKED_LINE), b""
 
-    def start(self, owner: UploadOwner, connection: UploadSink) -> None:
-        """Send what has come, and the rest as it comes."""
+    def start(self, owner: UploadOwner, connection: UploadSink, timeout_s: float) -> None:
+        """Send what has come, and the rest as it comes; `timeout_s` bounds the wait for the answer's head behind it."""
+        self._timeout_s = timeout_s
         self._owner = owner
         self._connection = connection
-        self._patience = BodyPatience(self._settings.body_timeout_s, self._settings.min_body_bytes_per_s)
-        self._deadline = Deadline(asyncio.get_running_loop(), self._timed_out)
+        patience = BodyPatience(self._settings.body_timeout_s, self._settings.min_body_bytes_per_s)
+        self._clock = BodyClock(patience, self._timed_out)
         self.state = _FLOWING
         self._source.resume_reading()
-        self._wait()
+        self._clock.wait()
         self._send(self._take_held())
 
     def pause(self) -> None:
         """The application takes no more for now."""
         if self.state is _FLOWING:
-            self._count_wait(0)
+            self._clock.suspend()
             self.state = _PAUSED
-            self._deadline.clear()
             self._source.pause_reading()
 
     def resume(self) -> None:
@@ -161,12 +160,12 @@ class Upload:
         if self.state is _PAUSED:
             self.state = _FLOWING
             self._source.resume_reading()
-            self._wait()
+            self._clock.wait()
 
     def stop(self, state: UploadState = UploadState.STOPPED) -> None:
         """Send no more."""
         if self.state in (_FLOWING, _PAUSED):
-            self._deadline.close()
+            self._clock.close()
         self.state = state
         self._held.clear()
 
@@ -182,16 +181,7 @@ class Upload:
             if chunked:
                 connection.write(LAST_CHUNK)
             self.stop(_SENT)
-            self._owner.upload_ended()
-
-    def _wait(self) -> None:
-        self._since_s = time.perf_counter()
-        self._deadline.set(max(0.0, self._patience.left_s))
-
-    def _count_wait(self, body_bytes: int) -> None:
-        """Take the time since the client was last waited for out of its patience, and wait again."""
-        self._patience.received(body_bytes, time.perf_counter() - self._since_s)
-        self._wait()
+            connection.expect_answer(self._timeout_s)
 
     def _timed_out(self) -> None:
         self._owner.give_up(Failure.BODY_TIMEOUT)
