@@ -81,7 +81,7 @@ fuzz: $(DEV) ## search for bytes that break the HTTP readers, for SECONDS=60
 	@$(VENV)/python -m tests.edge.fuzz --seconds $(or $(SECONDS),60)
 chaos: $(DEV) ## load three sidecars while their store is killed, stopped, full, slow or wrong; print a table (ARGS='FA04 --span 6')
 	@$(VENV)/python -m tests.chaos $(ARGS)
-bench: $(DEV) ## compare CPU, latency and memory with nginx+Lua, Traefik, Envoy and aiohttp; writes benchmarks/results.md
+bench: $(DEV) ## compare CPU, latency and memory with nginx+Lua, Traefik and Envoy; writes results.md (ARGS=--quick)
 	@$(DEPLOY) bench-tools || echo "bench: continues without them" >&2
 	@$(VENV)/python -m benchmarks.bench $(ARGS)
 bench-growth: $(DEV) ## measure how cost grows with policies, buckets, overrides, callers, bodies and sidecars; 3 minutes

@@ -1,10 +1,13 @@
-"""The fastest application that still speaks HTTP: one fixed answer to every request, but a count in it where the target
-ends in `?unlike`. `python -m benchmarks.static_upstream PORT`."""
+"""A minimal upstream: one fixed response to every request. `python -m benchmarks.static_upstream PORT`.
+
+If the target ends in `?unlike`, each response has an X-Response-ID of its own and a Date.
+"""
 
 import asyncio
 import itertools
 import re
 import sys
+from email.utils import formatdate
 from typing import cast
 
 import uvloop
@@ -16,10 +19,11 @@ _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 
 
 _counts = itertools.count()
+_UNLIKE = ANSWER.replace(b"\r\nContent-Type", b"\r\nDate: %b\r\nX-Response-ID: %016x\r\nContent-Type")
 
 
 class Static(asyncio.Protocol):
-    """Answers each request when its body has come, of which it keeps nothing; knows no chunked ones."""
+    """Responds to each request once its body has arrived; bodies are discarded, chunked ones are not supported."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
@@ -49,11 +53,11 @@ class Static(asyncio.Protocol):
     def _answer(self) -> bytes:
         if not self._unlike:
             return ANSWER
-        return ANSWER.replace(b"static", b"static/%d" % next(_counts))
+        return _UNLIKE % (formatdate(usegmt=True).encode(), next(_counts))
 
 
 async def main(port: int) -> None:
-    """Serve on a port of 127.0.0.1 until killed."""
+    """Serve on a port of 127.0.0.1 until the process is killed."""
     await asyncio.get_running_loop().create_server(Static, "127.0.0.1", port, backlog=1024)
     await asyncio.Event().wait()
 

@@ -1,6 +1,6 @@
-"""`make bench`: what a request costs, beside others, measured in the same run. Writes benchmarks/results.md.
+"""`make bench`: CPU, latency and memory of a request, for Sidegate and its peers in one run. Writes results.md.
 
-Exit 0 measured, 1 wrong answers, 2 misused or nothing to measure with.
+Exit status: 0 measured, 1 wrong responses, 2 wrong usage or no wrk.
 """
 
 import argparse
@@ -9,12 +9,12 @@ import sys
 from collections.abc import Sequence
 
 from benchmarks.bench import machine, report, store_results
-from benchmarks.bench.candidates import Plan, plans, start
+from benchmarks.bench.candidates import NGINX, SIDEGATE, Plan, plans, start
 from benchmarks.bench.figures import Case, Sample
 from benchmarks.bench.laboratory import ROOT, Laboratory, free_port
-from benchmarks.bench.measure import ALLOWED, ALLOWED_UNLIKE, REFUSED, REFUSED_UNLIKE, WrongAnswers, measure
+from benchmarks.bench.measure import ALLOWED, ALLOWED_ALIKE, REFUSED, REFUSED_ALIKE, WrongAnswers, measure
 
-_UNLIKE_AT = 32  # connections
+_ALIKE_AT = 32  # connections
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -27,10 +27,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     wanted = [plan for plan in known if not options.only or plan.name in options.only]
     missing = {plan.name: plan.missing for plan in wanted if plan.missing}
     for name, command in missing.items():
-        print(f"bench: {name} is not installed and will be missing; install it with: {command}", file=sys.stderr)
+        print(f"bench: {name} is not installed and is left out; install it with: {command}", file=sys.stderr)
     cases = [Case(kind, connections) for connections in options.connections for kind in (ALLOWED, REFUSED)]
-    if _UNLIKE_AT in options.connections:
-        cases += [Case(kind, _UNLIKE_AT) for kind in (ALLOWED_UNLIKE, REFUSED_UNLIKE)]
+    if _ALIKE_AT in options.connections and not options.quick:
+        cases += [Case(kind, _ALIKE_AT) for kind in (ALLOWED_ALIKE, REFUSED_ALIKE)]
     chosen = [plan for plan in wanted if not plan.missing]
     samples, uncounted = run(chosen, cases, options.rounds, options.seconds)
     for line in [*report.goal_lines(samples), *(line for case in cases for line in report.case_lines(samples, case))]:
@@ -41,7 +41,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def run(chosen: Sequence[Plan], cases: Sequence[Case], rounds: int, seconds: int) -> tuple[list[Sample], list[str]]:
-    """Measure every candidate in every case, in turn, `rounds` times; also which measurements had wrong answers."""
+    """Measure every candidate in every case, in turn, `rounds` times.
+
+    Returns the samples, and a description of each measurement that had wrong responses.
+    """
     samples: list[Sample] = []
     uncounted: list[str] = []
     with Laboratory() as laboratory:
@@ -57,14 +60,14 @@ def run(chosen: Sequence[Plan], cases: Sequence[Case], rounds: int, seconds: int
                         found = measure(laboratory, candidate, case, store_pid, seconds)
                     except WrongAnswers as error:
                         uncounted.append(f"{candidate.name}, {', '.join(map(str, case))}, round {number + 1}: {error}")
-                        print(f"bench: wrong answers, not counted: {uncounted[-1]}", file=sys.stderr)
+                        print(f"bench: wrong responses, not counted: {uncounted[-1]}", file=sys.stderr)
                     else:
                         samples.append(Sample(number, candidate.name, case, found))
     return samples, uncounted
 
 
 def keep(samples: list[Sample], options: argparse.Namespace, missing: dict[str, str], uncounted: list[str]) -> None:
-    """Write the figures, the chart and the page."""
+    """Write figures, chart and results.md."""
     names = dict.fromkeys(sample.candidate for sample in samples)
     document = {
         "machine": machine.describe(),
@@ -87,13 +90,22 @@ def keep(samples: list[Sample], options: argparse.Namespace, missing: dict[str, 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="bench", description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("--rounds", type=_positive, default=5)
-    parser.add_argument("--seconds", type=_positive, default=2, help="of each measurement")
-    parser.add_argument("--connections", type=_positive, nargs="+", default=[1, 8, 32, 128])
-    parser.add_argument("--only", nargs="+", metavar="NAME", help="measure these only (sidegate, nginx+lua, traefik …)")
+    parser.add_argument("--seconds", type=_positive, default=1, help="length of each measurement")
+    parser.add_argument("--connections", type=_positive, nargs="+", default=[1, 32, 128])
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="measure only these (sidegate, nginx+lua, traefik …)")
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="Sidegate and nginx, 32 connections, 3 rounds; print only",
+    )
     parser.add_argument(
         "--no-keep", dest="keep", action="store_false", help="print only; leave benchmarks/results.md as it is"
     )
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if options.quick:
+        options.rounds, options.connections, options.keep = 3, [_ALIKE_AT], False
+        options.only = options.only or [SIDEGATE, NGINX]
+    return options
 
 
 def _positive(text: str) -> int:

@@ -1,7 +1,7 @@
-"""The proxies under measurement: how each is configured and started, and where a missing one comes from.
+"""The proxies to compare: configuration, start command, and the command that installs a missing one.
 
-All of them limit by X-User-ID: 1,000,000/s on /wide, 1/s on /tight. All but Envoy (whose local limiter keeps its
-buckets in its own memory) ask the same store for every request that they cannot decide themselves.
+All of them limit by X-User-ID: 1,000,000/s on /wide, 1/s on /tight. All but Envoy, whose local limiter keeps its
+buckets in its own memory, use the same store for every request that they cannot decide themselves.
 """
 
 import json
@@ -18,7 +18,10 @@ _TOOLS = ROOT / ".venv-bench" / "bin"
 _NGINX_MODULES = Path("/usr/lib/nginx/modules")
 _NGINX_REDIS = Path("/usr/share/lua/5.1/nginx/redis.lua")
 
-SIDEGATE, NGINX, TRAEFIK, ENVOY, PLAIN = "sidegate", "nginx+lua", "traefik", "envoy local", "plain aiohttp"
+_COMPILED_PYTHON = ROOT / ".venv-compiled" / "bin" / "python"
+
+SIDEGATE, COMPILED, NGINX, TRAEFIK = "sidegate", "sidegate compiled", "nginx+lua", "traefik"
+ENVOY, PLAIN = "envoy local", "plain aiohttp"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +35,7 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How to start a proxy. `missing` is the command that installs what it needs, where that is not there."""
+    """How to start a proxy. `missing` is the command that installs it, or None if it is installed."""
 
     name: str
     command: Callable[[Laboratory, Mapping[str, str]], Sequence[str]]
@@ -45,6 +48,7 @@ def plans() -> list[Plan]:
     tools = "make bench-tools"
     return [
         Plan(SIDEGATE, _sidegate),
+        Plan(COMPILED, _compiled, None if _COMPILED_PYTHON.exists() else "make compiled"),
         Plan(NGINX, _nginx, None if nginx else "apt-get install nginx libnginx-mod-http-lua lua-nginx-redis"),
         Plan(TRAEFIK, _traefik, None if (_TOOLS / "traefik").exists() else tools),
         Plan(ENVOY, _envoy, None if (_TOOLS / "envoy").exists() else tools),
@@ -66,7 +70,12 @@ def configured(laboratory: Laboratory, name: str, values: Mapping[str, str]) -> 
 
 
 def _sidegate(laboratory: Laboratory, values: Mapping[str, str]) -> Sequence[str]:
-    return python("proxy", "run", "--config", configured(laboratory, "sidegate.yaml", values))
+    return python("sidegate", "run", "--config", configured(laboratory, "sidegate.yaml", values))
+
+
+def _compiled(laboratory: Laboratory, values: Mapping[str, str]) -> Sequence[str]:
+    own = laboratory.write("compiled.yaml", Template((_FILES / "sidegate.yaml").read_text()).substitute(values))
+    return (str(_COMPILED_PYTHON), "-m", "sidegate", "run", "--config", str(own))
 
 
 def _nginx(laboratory: Laboratory, values: Mapping[str, str]) -> Sequence[str]:

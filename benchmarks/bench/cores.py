@@ -92,7 +92,7 @@ def _sidecars() -> Iterator[tuple[Laboratory, dict[int, tuple[int, int]]]]:
                 ],
             }
             file = laboratory.write(f"workers-{count}.yaml", yaml.safe_dump(settings))
-            command = python("proxy", "run", "--config", str(file))
+            command = python("sidegate", "run", "--config", str(file))
             cores = f"{laboratory.proxies},{laboratory.others}"
             sidecars[count] = laboratory.start(f"workers-{count}", cores, command, port), port
         yield laboratory, sidecars

@@ -86,7 +86,7 @@ def _start_all(laboratory: Laboratory) -> dict[str, tuple[int, int]]:
         }
         config["listen"] = {"host": "127.0.0.1", "port": port, **config.get("listen", {})}
         path = laboratory.write(f"sidegate-{number}.yaml", yaml.safe_dump(config))
-        command = python("proxy", "run", "--config", str(path))
+        command = python("sidegate", "run", "--config", str(path))
         started[name] = laboratory.start(f"sidegate-{number}", laboratory.proxies, command, port), port
     return started
 

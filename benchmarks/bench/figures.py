@@ -1,7 +1,7 @@
 """The benchmark's arithmetic: medians, spreads and paired ratios. Pure.
 
-Rounds visit every candidate in turn. A ratio is taken within a round, between measurements that lie seconds apart, and
-the median of these ratios is told: what else the machine does then hits both sides alike.
+Rounds visit every candidate in turn. A ratio is computed within a round, from measurements seconds apart, and the
+median of these ratios is reported, so that other load on the machine affects both sides alike.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -10,14 +10,14 @@ from typing import NamedTuple
 
 
 class Case(NamedTuple):
-    """What is asked of a candidate: `kind` is one of measure.KINDS."""
+    """One scenario: `kind` is a key of measure.KINDS."""
 
     kind: str
     connections: int
 
 
 class Figures(NamedTuple):
-    """One measurement: requests per second, CPU µs a request of proxy and store, latencies in ms, memory in MiB."""
+    """One measurement: requests per second, CPU µs per request of proxy and store, latencies, and memory."""
 
     rate: float
     proxy_us: float
@@ -29,7 +29,7 @@ class Figures(NamedTuple):
 
 
 class Sample(NamedTuple):
-    """A measurement, and of what: the round tells what it may be paired with."""
+    """A measurement with its round, candidate and case. Ratios pair samples of one round."""
 
     round: int
     candidate: str

@@ -186,7 +186,7 @@ def _sidecars(configured: Sequence[list[dict[str, Any]]]) -> Iterator[tuple[Labo
                 "policies": policies,
             }
             path = laboratory.write(f"sidegate-{number}.yaml", yaml.safe_dump(config))
-            command = python("proxy", "run", "--config", str(path))
+            command = python("sidegate", "run", "--config", str(path))
             started.append((laboratory.start(f"sidegate-{number}", laboratory.proxies, command, port), port))
         yield laboratory, store_pid, store_port, started
 

@@ -1,4 +1,4 @@
-"""The machine and the versions of a run, as far as figures depend on them."""
+"""Describes the machine and the versions of a run."""
 
 import os
 import platform
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import sidegate
 
-from benchmarks.bench.candidates import ENVOY, NGINX, PLAIN, SIDEGATE, TRAEFIK
+from benchmarks.bench.candidates import COMPILED, ENVOY, NGINX, PLAIN, SIDEGATE, TRAEFIK
 from benchmarks.bench.laboratory import ROOT
 
 _VERSIONS = {
@@ -29,8 +29,8 @@ def describe() -> str:
 
 
 def version(candidate: str) -> str:
-    """The version of a candidate, or nothing where it does not tell."""
-    if candidate == SIDEGATE:
+    """The version of a candidate; empty if it prints none."""
+    if candidate in {SIDEGATE, COMPILED}:
         return sidegate.__version__
     if candidate == PLAIN:
         return "aiohttp, redis-py and uvloop as locked"

@@ -1,4 +1,4 @@
-"""benchmarks/results.md, made of the figures that were kept."""
+"""Renders benchmarks/results.md from the saved figures."""
 
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -21,21 +21,24 @@ _ABOUT = """# What a request costs
 
 Written by `make bench` and `make bench-growth`; the figures they are made of stand in `results/`.
 
+Requests are those that an ingress forwards: 12 header fields, among them X-Request-ID, traceparent, Cookie,
+X-Forwarded-For and X-User-ID, and no two heads alike; each response has an id and a Date of its own. Allowed requests
+come from 1,000 users with a limit of 1,000,000/s each, refused ones from 20 users with 1/s. "Identical heads" is a
+side note: one user, and the same bytes each time.
+
 All proxies are pinned to one core; wrk (one thread), upstream and store to another one. CPU is user and system time
-of the process and its children, divided by the answers that came. Every candidate limits by `X-User-ID`, 1,000,000/s
-where requests are allowed, 1/s where they are refused. Sidegate runs with its default settings: metrics, rate-limit
-headers and the log of refusals are on; nginx and Traefik run without access log. nginx's limiter is
-`bench/peers/token_bucket.lua`: one script call a request, kept connections, the same headers. Envoy's local limiter
-shares nothing and asks no store: it stands here for orientation. Before each measurement a volley is answered and its
-statuses are counted; a measurement with an answer that the limit does not demand is not counted, and told of. Rounds
-visit the candidates in turn. Sidegate does not parse the head that came last on a connection again; where no two heads
-are alike, each request has a `traceparent` and each answer a count of its own. Cells are medians of the rounds (lowest
-to highest); ratios are paired by round.
+of the process and its children, divided by the number of responses. Sidegate runs with its default settings: metrics,
+rate-limit headers and the log of refusals are on; nginx and Traefik run without access log. nginx's limiter is
+`bench/peers/token_bucket.lua`: one script call per request, pooled connections, the same headers. Envoy's local
+limiter shares no buckets and uses no store: it is listed for orientation. "sidegate compiled" is the optional build
+by mypyc. Before each measurement a volley is sent and its statuses are counted; a measurement with a response that
+the limit does not allow is left out and listed. Rounds visit the candidates in turn. Cells are medians of the rounds
+(lowest to highest); ratios are paired by round.
 """
 
 
 def page() -> str:
-    """The whole page: what there are figures of."""
+    """The whole page, with the parts that figures exist for."""
     return "\n".join([_ABOUT, *_peers_part(), *_growth_part()])
 
 
@@ -44,12 +47,12 @@ def _peers_part() -> Iterator[str]:
     if document is None:
         return
     samples = store_results.samples_of(document["samples"])
-    yield f"## Beside others\n\n{document['machine']}. {document['rounds']} rounds of {document['seconds']} s.\n"
+    yield f"## Beside its peers\n\n{document['machine']}. {document['rounds']} rounds of {document['seconds']} s.\n"
     versions = (f"{name} {text}".strip() for name, text in document["versions"].items())
     yield f"Versions: {'; '.join(versions)}.\n"
     for name, command in document["missing"].items():
         yield f"Not measured: {name}, which is not installed (`{command}`).\n"
-    yield from (f"Not counted, for wrong answers: {fault}.\n" for fault in document["uncounted"])
+    yield from (f"Not counted because of wrong responses: {fault}.\n" for fault in document["uncounted"])
     if document["chart"]:
         yield "![CPU and latency beside the peers](results/peers.svg)\n"
     yield from goal_lines(samples)
@@ -60,17 +63,17 @@ def _peers_part() -> Iterator[str]:
 
 def goal_lines(samples: Sequence[Sample]) -> Iterator[str]:
     """The goals, as a table."""
-    yield "| Sidegate's share of a peer's figure | peer | connections | goal | measured | reached |"
-    yield "| --- | --- | --- | --- | --- | --- |"
+    yield "| Ratio to a peer's figure | build | peer | connections | goal | measured | reached |"
+    yield "| --- | --- | --- | --- | --- | --- | --- |"
     for goal, found in goals.judged(samples):
         reached = "yes" if found.middle <= goal.most else "no"
-        cells = (goal.words, goal.peer, goal.case.connections, f"≤ {goal.most}", cell(found), reached)
+        cells = (goal.words, goal.build, goal.peer, goal.case.connections, f"≤ {goal.most}", cell(found), reached)
         yield f"| {' | '.join(map(str, cells))} |"
     yield ""
 
 
 def case_lines(samples: Sequence[Sample], case: Case) -> Iterator[str]:
-    """One case, as a table: a line a candidate, and Sidegate's share of each one's CPU and latency."""
+    """One case as a table: a row per candidate, with the ratios of Sidegate's CPU and p99 to its own."""
     plural = "" if case.connections == 1 else "s"
     yield f"### {case.kind.capitalize()}, {case.connections} connection{plural}\n"
     yield f"| | {' | '.join(_COLUMNS)} | CPU, sidegate / this | p99, sidegate / this |"
@@ -86,7 +89,7 @@ def case_lines(samples: Sequence[Sample], case: Case) -> Iterator[str]:
 
 
 def cell(found: Spread | None) -> str:
-    """A spread with as many digits as it is worth."""
+    """A spread with significant digits only."""
     if found is None:
         return "-"
     digits = 0 if found.middle >= 1000 else 1 if found.middle >= 20 else 2
@@ -105,7 +108,7 @@ def _growth_part() -> Iterator[str]:
 
 
 def growth_lines(points: Mapping[str, Sequence[Sequence[float]]]) -> Iterator[str]:
-    """One table a question: size, CPU of proxy and store, latency, and how many times the first size's CPU that is."""
+    """One table per question: size, CPU of proxy and store, latency, and the ratio to the first size's CPU."""
     for name, found in points.items():
         title, _, unit = name.rpartition(" (")
         yield f"### {title.capitalize()}\n"

@@ -110,7 +110,7 @@ def _start(laboratory: Laboratory) -> Watched:
         ],
     }
     path = laboratory.write("sidegate.yaml", yaml.safe_dump(config))
-    pid = laboratory.start("sidegate", laboratory.proxies, python("proxy", "run", "--config", str(path)), port)
+    pid = laboratory.start("sidegate", laboratory.proxies, python("sidegate", "run", "--config", str(path)), port)
     return Watched(pid, port, admin, laboratory.others)
 
 
@@ -216,7 +216,7 @@ def _top(sidecar: Watched, ready: threading.Event, stop: threading.Event) -> Non
     """`sidegate top` in a terminal of its own, which is read as a terminal would."""
     ours, theirs = pty.openpty()
     termios.tcsetwinsize(ours, (40, 120))
-    command = python("proxy", "top", "--admin", f"http://127.0.0.1:{sidecar.admin}")
+    command = python("sidegate", "top", "--admin", f"http://127.0.0.1:{sidecar.admin}")
     process = subprocess.Popen(
         ["taskset", "-c", str(sidecar.core), *command],
         stdin=theirs,

@@ -1,16 +1,16 @@
-"""The load generator: wrk, and what it prints taken apart."""
+"""Runs the load generator wrk and parses its summary."""
 
 import re
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-# Prints the percentiles that wrk itself does not, in µs.
 _SCRIPTS = Path(__file__).parent
 
 
 class Outcome(NamedTuple):
-    """What one run of wrk saw. `failed` counts answers of 400 and above, `broken` connections that failed."""
+    """Summary of one run. `failed` counts responses with status 400 and above, `broken` socket errors."""
 
     requests: int
     failed: int
@@ -22,20 +22,31 @@ class Outcome(NamedTuple):
 
 
 def run(
-    url: str, connections: int, seconds: int, core: int, *, body_bytes: int = 0, keys: int = 1, unlike: bool = False
+    url: str, connections: int, seconds: int, core: int, *, body_bytes: int = 0, keys: int = 1, users: int = 0
 ) -> Outcome:
-    """Load `url` from one thread on one core; with a body as POST, each time as another of many callers, or each time
-    with another head.
+    """Load `url` with one thread on one core.
+
+    `users`: send heads as an ingress does, each different, for this many users in turn. Otherwise all heads are equal,
+    but for X-User-ID with more than one of `keys`; `body_bytes` makes the requests POST.
     """
-    script = _SCRIPTS / ("unlike.lua" if unlike else "percentiles.lua" if keys == 1 else "many_keys.lua")
+    script, argument = _script(body_bytes, keys, users)
     command = ["taskset", "-c", str(core), "wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "10s"]
-    command += ["-s", str(script), "-H", "X-User-ID: bench", url, "--", str(body_bytes if keys == 1 else keys)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=seconds + 30, cwd=_SCRIPTS)
-    return parse(done.stdout)
+    command += ["-s", str(_SCRIPTS / script), "-H", "X-User-ID: bench", url, "--", str(argument)]
+    return parse(_output(command, seconds + 30))
+
+
+def _script(body_bytes: int, keys: int, users: int) -> tuple[str, int]:
+    if users:
+        return "ingress.lua", users
+    return ("percentiles.lua", body_bytes) if keys == 1 else ("many_keys.lua", keys)
+
+
+def _output(command: Sequence[str], timeout_s: int) -> str:
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=timeout_s, cwd=_SCRIPTS).stdout
 
 
 def parse(output: str) -> Outcome:
-    """Read wrk's summary. Raises ValueError where it is none."""
+    """Parse wrk's summary. Raises ValueError if a line is missing."""
     p50, p99, p999 = (float(_found(rf"^percentile {each} (\S+)", output)) / 1000 for each in ("50", "99", "99.9"))
     errors = re.search(r"Socket errors: connect (\d+), read (\d+), write (\d+), timeout (\d+)", output)
     return Outcome(

@@ -45,7 +45,7 @@ def main(arguments: Sequence[str]) -> int:
         command = python("benchmarks.soak.application", str(ports["upstream"]))
         laboratory.start("application", laboratory.others, command, ports["upstream"])
         config = laboratory.write("sidegate.yaml", _CONFIG.format(**ports))
-        run = python("proxy", "run", "--config", str(config))
+        run = python("sidegate", "run", "--config", str(config))
         pid = laboratory.start("sidegate", laboratory.proxies, run, ports["port"])
         url = f"http://127.0.0.1:{ports['port']}"
         capacity = wrk.run(f"{url}/wide", CONNECTIONS, 2, laboratory.others).rate

@@ -1,24 +1,26 @@
-"""The benchmark: its arithmetic, what it takes for right answers, and one short run on real proxies."""
+"""The benchmark: arithmetic, checks of the responses, and one short run on real proxies."""
 
 import asyncio
 import json
+import os
+import re
 import shutil
 from collections import Counter
 from pathlib import Path
-from typing import Self
+from typing import Self, cast
 
 import pytest
 from sidegate.config import Settings
 
 from benchmarks.bench import __main__ as command
 from benchmarks.bench import figures, goals, growth, report, store_results, volley, wrk
-from benchmarks.bench.candidates import NGINX, SIDEGATE, Candidate, plans
+from benchmarks.bench.candidates import COMPILED, NGINX, SIDEGATE, Candidate, plans
 from benchmarks.bench.figures import Case, Figures, Sample, Spread, spread
 from benchmarks.bench.measure import (
     ALLOWED,
-    ALLOWED_UNLIKE,
+    ALLOWED_ALIKE,
     REFUSED,
-    REFUSED_UNLIKE,
+    REFUSED_ALIKE,
     WrongAnswers,
     check_outcome,
     check_volley,
@@ -27,6 +29,7 @@ from benchmarks.static_upstream import ANSWER, Static
 from tests.recorder import Recorder
 
 CASE = Case(ALLOWED, 32)
+NEEDS_WRK = pytest.mark.skipif(shutil.which("wrk") is None, reason="wrk is not installed: apt-get install wrk")
 WRK = """Running 2s test @ http://127.0.0.1:8080/wide
   1 threads and 32 connections
   Thread Stats   Avg      Stdev     Max   +/- Stdev
@@ -80,19 +83,24 @@ def test_goals_are_judged_only_where_their_peer_was_measured() -> None:
     }
 
 
-def test_a_cell_shows_as_many_digits_as_it_is_worth() -> None:
+def test_the_compiled_build_has_goals_of_its_own() -> None:
+    samples = [sample(0, COMPILED, 30), sample(0, NGINX, 40)]
+    assert [(goal.build, goal.most, found.middle) for goal, found in goals.judged(samples)] == [(COMPILED, 0.95, 0.75)]
+
+
+def test_a_cell_shows_significant_digits_only() -> None:
     assert report.cell(Spread(1234.5, 1000.4, 2000.6)) == "1234 (1000 to 2001)"
     assert report.cell(Spread(31.26, 30.0, 33.0)) == "31.3 (30.0 to 33.0)"
     assert report.cell(Spread(0.912, 0.9, 1.0)) == "0.91 (0.90 to 1.00)"
     assert report.cell(None) == "-"
 
 
-def test_samples_are_read_back_as_they_were_kept() -> None:
+def test_saved_samples_are_read_back_unchanged() -> None:
     samples = [sample(0, SIDEGATE, 20), sample(1, NGINX, 40)]
     assert store_results.samples_of(json.loads(json.dumps(store_results.rows_of(samples)))) == samples
 
 
-def test_growth_is_told_as_multiples_of_the_first_size() -> None:
+def test_growth_is_reported_as_multiples_of_the_first_size() -> None:
     points = {"body of the request (bytes)": [growth.Point(0, 20.0, 5.0, 1.0), growth.Point(1024, 30.0, 5.0, 1.5)]}
     lines = list(report.growth_lines(json.loads(json.dumps(points))))
     assert lines[0] == "### Body of the request\n"
@@ -105,12 +113,12 @@ def test_the_points_of_one_size_become_the_median_of_each_figure() -> None:
 
 
 @pytest.mark.parametrize("size", [1, 10, 100])
-def test_every_question_has_policies_that_a_sidecar_takes(size: int) -> None:
+def test_every_question_has_policies_that_a_sidecar_accepts(size: int) -> None:
     for question in growth.QUESTIONS:
         Settings.model_validate({"policies": question.policies(size)})
 
 
-async def test_the_application_behind_the_proxies_answers_when_a_body_has_come_whole() -> None:
+async def test_the_upstream_responds_once_the_whole_body_has_arrived() -> None:
     server = await asyncio.get_running_loop().create_server(Static, "127.0.0.1", 0)
     reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
     post = b"POST / HTTP/1.1\r\nContent-Length: 5\r\n\r\n"
@@ -122,6 +130,7 @@ async def test_the_application_behind_the_proxies_answers_when_a_body_has_come_w
     writer.write(b"GET /?unlike HTTP/1.1\r\n\r\n" * 2)
     one, other = [await asyncio.wait_for(reader.readuntil(b"world!"), 5) for _ in range(2)]
     assert one != other
+    assert all(b"\r\nDate: " in each and b"\r\nX-Response-ID: " in each for each in (one, other))
     writer.close()
     server.close()
 
@@ -139,7 +148,7 @@ def test_wrks_failures_are_read() -> None:
     assert (found.failed, found.broken) == (33555, 10)
 
 
-def test_what_is_no_summary_of_wrk_is_told() -> None:
+def test_other_output_than_wrks_summary_is_an_error() -> None:
     with pytest.raises(ValueError, match="wrk printed no"):
         wrk.parse("unable to connect")
 
@@ -151,13 +160,15 @@ def test_what_is_no_summary_of_wrk_is_told() -> None:
     ("kind", "statuses"),
     [
         (ALLOWED, {200: 160}),
-        (ALLOWED_UNLIKE, {200: 160}),
+        (ALLOWED_ALIKE, {200: 160}),
         (REFUSED, {429: 160}),
         (REFUSED, {429: 158, 200: 2}),
-        (REFUSED_UNLIKE, {429: 160}),
+        (REFUSED, {429: 120, 200: 40}),
+        (REFUSED_ALIKE, {429: 160}),
+        (REFUSED_ALIKE, {429: 158, 200: 2}),
     ],
 )
-def test_statuses_as_the_limit_demands_them_are_right(kind: str, statuses: dict[int, int]) -> None:
+def test_statuses_that_the_limit_allows_are_accepted(kind: str, statuses: dict[int, int]) -> None:
     check_volley(Case(kind, 32), statuses)
 
 
@@ -169,23 +180,26 @@ def test_statuses_as_the_limit_demands_them_are_right(kind: str, statuses: dict[
         (REFUSED, {503: 160}),
         (REFUSED, {429: 100, 200: 60}),
         (REFUSED, {429: 159, 502: 1}),
-        (ALLOWED_UNLIKE, {200: 159, 429: 1}),
-        (REFUSED_UNLIKE, {200: 160}),
+        (ALLOWED_ALIKE, {200: 159, 429: 1}),
+        (REFUSED_ALIKE, {200: 160}),
+        (REFUSED_ALIKE, {429: 157, 200: 3}),
     ],
 )
-def test_any_other_status_is_wrong(kind: str, statuses: dict[int, int]) -> None:
+def test_any_other_status_raises(kind: str, statuses: dict[int, int]) -> None:
     with pytest.raises(WrongAnswers, match="statuses"):
         check_volley(Case(kind, 32), statuses)
 
 
-def test_a_run_with_other_answers_than_the_limit_demands_is_wrong() -> None:
+def test_a_run_with_responses_that_the_limit_does_not_allow_raises() -> None:
     check_outcome(Case(ALLOWED, 1), outcome(100), 2)
-    check_outcome(Case(REFUSED, 1), outcome(100, failed=97), 2)
+    check_outcome(Case(REFUSED, 1), outcome(1000, failed=900), 2)
+    check_outcome(Case(REFUSED_ALIKE, 1), outcome(100, failed=95), 2)
     for case, found in (
         (Case(ALLOWED, 1), outcome(100, failed=1)),
         (Case(ALLOWED, 1), outcome(0)),
         (Case(ALLOWED, 1), outcome(100, broken=1)),
-        (Case(REFUSED, 1), outcome(100, failed=50)),
+        (Case(REFUSED, 1), outcome(1000, failed=899)),
+        (Case(REFUSED_ALIKE, 1), outcome(100, failed=94)),
     ):
         with pytest.raises(WrongAnswers):
             check_outcome(case, found, 2)
@@ -199,12 +213,50 @@ def test_a_volley_counts_every_answer_by_its_status() -> None:
         recorder.stop()
 
 
+# The requests
+
+
+class Heads(asyncio.Protocol):
+    """Collects the heads that wrk sends, and responds to each."""
+
+    def __init__(self, received: list[bytes]) -> None:
+        self._received = received
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        self._received.append(data)
+        self._transport.write(ANSWER)
+
+
+@NEEDS_WRK
+@pytest.mark.slow
+async def test_the_load_has_twelve_fields_all_users_and_no_two_heads_alike() -> None:
+    received: list[bytes] = []
+    server = await asyncio.get_running_loop().create_server(lambda: Heads(received), "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    core = max(os.sched_getaffinity(0))
+    found = await asyncio.to_thread(wrk.run, f"http://127.0.0.1:{port}/wide?unlike", 2, 1, core, users=20)
+    server.close()
+    assert found.requests > 20
+    assert not found.failed + found.broken
+    fields = [dict(line.split(b": ", 1) for line in each.split(b"\r\n")[1:-2]) for each in received]
+    assert all(each.startswith(b"GET /wide?unlike HTTP/1.1\r\n") for each in received)
+    assert {len(each) for each in fields} == {12}
+    assert len({each[b"X-User-ID"] for each in fields}) == 20
+    assert (
+        len({each[b"traceparent"] for each in fields}) == len({each[b"X-Request-ID"] for each in fields}) == len(fields)
+    )
+    assert all(re.fullmatch(rb"00-[0-9a-f]{32}-[0-9a-f]{16}-01", each[b"traceparent"]) for each in fields)
+
+
 # The command
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(shutil.which("wrk") is None, reason="wrk is not installed: apt-get install wrk")
-def test_a_short_run_measures_and_prints_and_leaves_the_kept_results_alone(
+@NEEDS_WRK
+def test_a_short_run_prints_its_figures_and_leaves_the_saved_results_unchanged(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(store_results, "FOLDER", tmp_path / "results")
@@ -219,7 +271,7 @@ def test_a_short_run_measures_and_prints_and_leaves_the_kept_results_alone(
     assert not (tmp_path / "results").exists()
 
 
-def test_a_measurement_with_wrong_answers_is_told_of_and_makes_no_figure(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_measurement_with_wrong_responses_is_reported_and_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     class Idle:
         def __enter__(self) -> Self:
             return self
@@ -246,7 +298,7 @@ def test_a_measurement_with_wrong_answers_is_told_of_and_makes_no_figure(monkeyp
     assert uncounted == [f"{SIDEGATE}, refused, 1, round {number}: statuses {{503: 5}}" for number in (1, 2)]
 
 
-def test_a_missing_peer_is_named_with_the_command_that_installs_it(
+def test_a_missing_peer_is_reported_with_its_install_command(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shutil, "which", lambda name: None if name == "nginx" else f"/usr/bin/{name}")
