@@ -28,6 +28,9 @@ from sidegate.edge.heads import CHUNKED, NO_BODY, BodyLength, RequestHead, Reque
 from sidegate.edge.plain_head import MOST_LENGTH_DIGITS, plain_request, valid_hosts
 from sidegate.edge.rewrite import names_host, origin_form
 
+# A head longer than this is parsed once it is whole: until then llhttp would hold a second copy of it.
+LONGEST_READ_ALONG_BYTES = 4096
+
 _LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+) ([^ ]+) HTTP/([0-9])\.([0-9])")
 _COUNTED_METHODS = frozenset({"TRACE", "OPTIONS"})
 
@@ -46,12 +49,13 @@ _HEAD, _BODY, _ENDED = RequestState.HEAD, RequestState.BODY, RequestState.ENDED
 class RequestReader:
     """See the module's text. `names` are the field names of the configuration in force when a head arrives."""
 
-    __slots__ = ("_body", "_engine", "_fed", "_longest_head_bytes", "held", "state")
+    __slots__ = ("_body", "_engine", "_fed", "_longest_head_bytes", "_searched", "held", "state")
 
     def __init__(self, longest_head_bytes: int) -> None:
         self._longest_head_bytes = longest_head_bytes
         self._engine: RequestEngine | None = None
         self._fed = 0  # how much of `held` the engine has read
+        self._searched = 0  # how far no end of a head was found in it
         self._body: Body | None = None
         self.held = b""
         self.state = _HEAD
@@ -91,29 +95,37 @@ class RequestReader:
 
     def _general_head(self, data: bytes, names: FieldNames) -> RequestHead | None:
         held = self.held = self.held + data
-        while self._engine is None and held.startswith(b"\r\n"):  # RFC 9112 §2.2: empty lines before a request
+        while not self._searched and held.startswith(b"\r\n"):  # RFC 9112 §2.2: empty lines before a request
             held = self.held = held[2:]
         if held in (b"", b"\r"):
             return None
-        end = held.find(b"\r\n\r\n", max(0, self._fed - 3))
+        end = held.find(b"\r\n\r\n", self._searched)
         if max(end, len(held) - 4 if end < 0 else 0) > self._longest_head_bytes:
             raise BadRequestHead(Failure.HEAD_TOO_LARGE)
-        engine = self._engine
-        if engine is None:
-            engine = self._engine = RequestEngine(self._longest_head_bytes)
+        self._searched = max(0, len(held) - 3)
         try:
             if end < 0:
-                engine.feed(held[self._fed :])
-                self._fed = len(held)
+                self._read_along(held)
                 return None
+            engine = self._engine or RequestEngine(self._longest_head_bytes)
             parsed = engine.parse(held[self._fed : end + 4])
         except EngineError as error:
             raise BadRequestHead(Failure.HEAD_TOO_LARGE if error.too_long else Failure.BAD_REQUEST) from error
-        self._engine, self._fed = None, 0
+        self._engine, self._fed, self._searched = None, 0, 0
         self.held = held[end + 4 :]
         head = _head_of(held[:end], parsed, names)
         self._begin_body(head, names)
         return head
+
+    def _read_along(self, held: bytes) -> None:
+        """Let llhttp check the beginning of a head. It keeps a copy, so that a long one is only held and read later."""
+        if len(held) > LONGEST_READ_ALONG_BYTES:
+            self._engine, self._fed = None, 0
+            return
+        if self._engine is None:
+            self._engine = RequestEngine(self._longest_head_bytes)
+        self._engine.feed(held[self._fed :])
+        self._fed = len(held)
 
     def _begin_body(self, head: RequestHead, names: FieldNames) -> None:
         framing = head.framing
