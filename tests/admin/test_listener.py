@@ -1,6 +1,8 @@
 """The admin listener: pages, actions, access control."""
 
+import contextlib
 import re
+import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -460,3 +462,22 @@ def test_configured_peers_are_shown_beside_this_sidecar_with_its_token(
 @pytest.mark.parametrize("peers", ["http://192.0.2.1:9901", "http://localhost.evil.example", "file:///etc/passwd"])
 def test_a_query_cannot_make_the_sidecar_send_requests_to_other_machines(one: Sidecar, peers: str) -> None:
     assert ask(one, f"/fleet?peers={quote(peers)}")[0] == 400
+
+
+def test_an_idle_sidecar_checks_its_application_every_few_seconds_only(store_server: StoreServer) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as application:
+        application.setblocking(False)
+        url = f"http://127.0.0.1:{application.getsockname()[1]}"
+        with Sidecar(configuration(store_server.url, url)) as sidecar:
+
+            def ticks() -> int:
+                return len(ask(sidecar, "/timeline?seconds=900")[2]["seconds"])
+
+            eventually(lambda: ticks() >= 4, "four seconds")
+            seconds = ticks()
+        accepted = 0
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                application.accept()[0].close()
+                accepted += 1
+    assert 1 <= accepted <= 2 + seconds // 5

@@ -19,6 +19,8 @@ DEFAULT_WINDOW_S = 10
 MOST_MARKS = 100
 # Workers report once a second, and the parent passes reports on within another.
 SILENT_S = 5
+# Without requests, the application is checked by a connection this often; while it is down, every second.
+IDLE_CHECK_EVERY_S = 5
 _WITHOUT_STORE = ("local_allowed", "local_refused", "store_allowed", "store_denied")
 _EFFECTS = {
     OnStoreFailure.DENY: "policies with on_failure: deny answer 503",
@@ -50,14 +52,16 @@ class Overview:
 
     async def watch(self) -> None:
         """Judge the parts once a second. Runs until cancelled."""
+        unchecked_s = IDLE_CHECK_EVERY_S
         while True:
             second = await self._view.timeline.next()
-            errors = self._view.timeline.window(1)
-            answered = sum(errors.application_counts) - sum(
-                count for reason, count in errors.errors.items() if reason.startswith("upstream_")
-            )
-            # An answer proves that the application runs; without one, a connection is attempted.
-            self._connect_fault = None if answered > 0 else await self._application_fault()
+            last = self._view.timeline.window(1)
+            failed = sum(count for reason, count in last.errors.items() if reason.startswith("upstream_"))
+            unchecked_s += 1
+            if sum(last.application_counts) > failed:  # an answer proves that the application runs
+                self._connect_fault, unchecked_s = None, 0
+            elif failed or self._connect_fault is not None or unchecked_s >= IDLE_CHECK_EVERY_S:
+                self._connect_fault, unchecked_s = await self._application_fault(), 0
             self._judge(self._view.state(), datetime.fromtimestamp(cast("float", second["time"]), UTC))
 
     def document(self, window_s: int = DEFAULT_WINDOW_S) -> OverviewDocument:
