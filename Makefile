@@ -16,7 +16,7 @@ DEV = .venv/.installed-dev
 MAKEFLAGS += --no-print-directory --no-builtin-rules
 
 .PHONY: help install install-dev start stop restart status health test load running \
-	check coverage fuzz chaos bench bench-cores bench-growth bench-watching bench-extras bench-tools soak lock schema clean \
+	check coverage fuzz chaos bench bench-calls bench-cores bench-growth bench-memory bench-watching bench-extras bench-tools soak lock schema clean \
 	logs redis-keys redis-cli redis-monitor top
 
 help: ## list the targets
@@ -89,6 +89,10 @@ bench-growth: $(DEV) ## measure how cost grows with policies, buckets, overrides
 	@$(VENV)/python -m benchmarks.bench.growth $(ARGS)
 bench-cores: $(DEV) ## compare the throughput of two workers with that of one; half a minute
 	@$(VENV)/python -m benchmarks.bench.cores $(ARGS)
+bench-calls: $(DEV) ## count function calls per request, allowed and refused (ARGS='--functions 40' lists them)
+	@$(VENV)/python -m benchmarks.bench.calls $(ARGS)
+bench-memory: $(DEV) ## measure memory with 4,096 idle connections and with 4,096 half-sent heads; 20 seconds
+	@$(VENV)/python -m benchmarks.bench.idle_memory $(ARGS)
 bench-watching: $(DEV) ## measure the overhead of scrapes, dashboard and top; 5 minutes (ARGS='--pairs 10')
 	@$(VENV)/python -m benchmarks.bench.watching $(ARGS)
 bench-extras: $(DEV) ## measure the overhead of request ids, spans and the log of all requests; 3 minutes

@@ -18,10 +18,7 @@ _TOOLS = ROOT / ".venv-bench" / "bin"
 _NGINX_MODULES = Path("/usr/lib/nginx/modules")
 _NGINX_REDIS = Path("/usr/share/lua/5.1/nginx/redis.lua")
 
-_COMPILED_PYTHON = ROOT / ".venv-compiled" / "bin" / "python"
-
-SIDEGATE, COMPILED, NGINX, TRAEFIK = "sidegate", "sidegate compiled", "nginx+lua", "traefik"
-ENVOY, PLAIN = "envoy local", "plain aiohttp"
+SIDEGATE, NGINX, TRAEFIK, ENVOY, PLAIN = "sidegate", "nginx+lua", "traefik", "envoy local", "plain aiohttp"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +45,6 @@ def plans() -> list[Plan]:
     tools = "make bench-tools"
     return [
         Plan(SIDEGATE, _sidegate),
-        Plan(COMPILED, _compiled, None if _COMPILED_PYTHON.exists() else "make compiled"),
         Plan(NGINX, _nginx, None if nginx else "apt-get install nginx libnginx-mod-http-lua lua-nginx-redis"),
         Plan(TRAEFIK, _traefik, None if (_TOOLS / "traefik").exists() else tools),
         Plan(ENVOY, _envoy, None if (_TOOLS / "envoy").exists() else tools),
@@ -71,11 +67,6 @@ def configured(laboratory: Laboratory, name: str, values: Mapping[str, str]) -> 
 
 def _sidegate(laboratory: Laboratory, values: Mapping[str, str]) -> Sequence[str]:
     return python("sidegate", "run", "--config", configured(laboratory, "sidegate.yaml", values))
-
-
-def _compiled(laboratory: Laboratory, values: Mapping[str, str]) -> Sequence[str]:
-    own = laboratory.write("compiled.yaml", Template((_FILES / "sidegate.yaml").read_text()).substitute(values))
-    return (str(_COMPILED_PYTHON), "-m", "sidegate", "run", "--config", str(own))
 
 
 def _nginx(laboratory: Laboratory, values: Mapping[str, str]) -> Sequence[str]:

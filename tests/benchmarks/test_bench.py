@@ -14,7 +14,7 @@ from sidegate.config import Settings
 
 from benchmarks.bench import __main__ as command
 from benchmarks.bench import figures, goals, growth, report, store_results, volley, wrk
-from benchmarks.bench.candidates import COMPILED, NGINX, SIDEGATE, Candidate, plans
+from benchmarks.bench.candidates import NGINX, SIDEGATE, Candidate, plans
 from benchmarks.bench.figures import Case, Figures, Sample, Spread, spread
 from benchmarks.bench.measure import (
     ALLOWED,
@@ -81,11 +81,6 @@ def test_goals_are_judged_only_where_their_peer_was_measured() -> None:
         "CPU of the store, allowed": (1.0, False),
         "p99, allowed": (1.5, False),
     }
-
-
-def test_the_compiled_build_has_goals_of_its_own() -> None:
-    samples = [sample(0, COMPILED, 30), sample(0, NGINX, 40)]
-    assert [(goal.build, goal.most, found.middle) for goal, found in goals.judged(samples)] == [(COMPILED, 0.95, 0.75)]
 
 
 def test_a_cell_shows_significant_digits_only() -> None:

@@ -1,11 +1,15 @@
-"""What watching and extras cost: the arithmetic, and one short run of each on a real sidecar."""
+"""Monitoring overhead, extras, calls and memory: the arithmetic, and a short run of each on a real sidecar."""
 
 import shutil
+import subprocess
+import sys
 
 import pytest
 from sidegate.config import Settings
+from sidegate.decision.request import path_part
 
-from benchmarks.bench import extras, watching
+from benchmarks.bench import extras, idle_memory, watching
+from benchmarks.bench.calls import CallCounter
 from benchmarks.bench.watching import Pair
 
 NEEDS_WRK = pytest.mark.skipif(shutil.which("wrk") is None, reason="wrk is not installed: apt-get install wrk")
@@ -44,3 +48,40 @@ def test_a_short_run_tells_what_extras_cost(capsys: pytest.CaptureFixture[str]) 
     assert extras.main(["--rounds", "1", "--seconds", "1"]) == 0
     printed = capsys.readouterr().out
     assert all(f"{name}: " in printed for name in extras.extras(1))
+
+
+def test_calls_are_counted_only_while_the_counter_is_active() -> None:
+    counter = CallCounter()
+    sys.setprofile(counter.profile)
+    try:
+        len("")
+        counter.active = True
+        for _ in range(4):
+            path_part("/a?b")
+            str.upper("a")
+        counter.active = False
+    finally:
+        sys.setprofile(None)
+    assert counter.functions["<built-in> str.upper"] == 4
+    assert counter.functions["<built-in> len"] == 0
+    found = counter.per_request(4)
+    assert found.own >= 1
+    assert found.builtin >= 1
+
+
+@pytest.mark.slow
+def test_a_short_run_measures_the_memory_of_idle_connections(capsys: pytest.CaptureFixture[str]) -> None:
+    assert idle_memory.main(["--connections", "8"]) == 0
+    printed = capsys.readouterr().out
+    assert "8 connections idle after a request: " in printed
+    assert "8 connections with a half-sent head: " in printed
+
+
+@pytest.mark.slow
+@NEEDS_WRK
+def test_a_short_run_counts_calls_of_allowed_and_refused_requests() -> None:
+    command = [sys.executable, "-m", "benchmarks.bench.calls"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "| allowed | " in done.stdout
+    assert "| refused | " in done.stdout
