@@ -210,9 +210,9 @@ class ClientConnection(asyncio.Protocol):
             self._close()
         else:
             self.state = _IDLE
-            reader.next_message()
+            reader.state = RequestState.HEAD
             self._deadline.set(self.runtime.started.idle_timeout_s)
-            if reader.held or self.socket.reading_paused:
+            if reader.held or not self.socket.transport.is_reading():
                 self._loop.call_soon(self._advance)
 
     def _refuse(self, failure: Failure) -> None:

@@ -38,11 +38,6 @@ class ClientSocket:
         if not self.transport.is_closing() and not self.transport.is_reading():
             self.transport.resume_reading()
 
-    @property
-    def reading_paused(self) -> bool:
-        """Whether nothing is received at present."""
-        return not self.transport.is_reading()
-
     def end_of_output(self) -> None:
         """Send the end, and go on receiving."""
         if self.transport.can_write_eof():

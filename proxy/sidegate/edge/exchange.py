@@ -74,16 +74,20 @@ class Exchange:
         if upload is not None and not upload.ended and head.traits.expects and head.traits.minor:
             client.socket.write(CONTINUE)
         self._data = _request_bytes(client, request)
-        self._acquire(fresh=False)
-
-    def _acquire(self, *, fresh: bool) -> None:
         try:
-            connection = self._client.runtime.pool.acquire(self, fresh=fresh)
+            connection = client.runtime.pool.acquire(self)
         except UpstreamError as error:
             self._fail(error.failure)
             return
         if connection is not None:
             self.on_connection(connection)
+
+    def _reconnect(self) -> None:
+        """Wait for a connection that has not been idle."""
+        try:
+            _ = self._client.runtime.pool.acquire(self, fresh=True)
+        except UpstreamError as error:
+            self._fail(error.failure)
 
     def on_connection(self, connection: UpstreamConnection) -> None:
         """Send the request on this connection (see pool.ConnectionWaiter)."""
@@ -109,7 +113,9 @@ class Exchange:
         else:
             line, self._chunked, closes = framing_of(head, request.head.traits.minor)
             self._keep = not closes
-        lines = response_head(head, line + self._rate_limit_lines() + request.last_lines(self._keep))
+        verdict = self._verdict
+        fields = request.live.rate_limit_fields.of(verdict) if verdict.applied else b""
+        lines = response_head(head, line + fields + request.last_lines(self._keep))
         if ended:
             client.socket.write(lines + content)
             self._finish()
@@ -140,13 +146,10 @@ class Exchange:
     def _switch(self, head: ResponseHead) -> None:
         connection, self.connection = self.connection, None
         assert connection is not None  # noqa: S101  (its answer is being passed on)
-        ours = self._rate_limit_lines() + self._request.id_line + UPGRADE
+        fields = self._request.live.rate_limit_fields.of(self._verdict) if self._verdict.applied else b""
+        ours = fields + self._request.id_line + UPGRADE
         self._client.open_tunnel(response_head(head, ours), connection)
         self._end(head.status)
-
-    def _rate_limit_lines(self) -> bytes:
-        verdict = self._verdict
-        return self._request.live.rate_limit_fields.of(verdict) if verdict.applied else b""
 
     def _finish(self) -> None:
         connection, self.connection = self.connection, None
@@ -158,7 +161,10 @@ class Exchange:
                 connection.abort()
             else:
                 grant = self._client.runtime.pool.release(connection)
-        self._end(self._status)
+        self._state = _ENDED
+        if self._alarm is not None:
+            self._alarm.cancel()
+        self._request.end(self._status, "", self._keep)
         if grant is not None:
             grant.deliver()
 
@@ -171,7 +177,7 @@ class Exchange:
         if not self._retried and isinstance(error, BrokenReply) and _may_repeat(self._request, connection):
             self._retried = True
             self._state = _CONNECTING
-            self._acquire(fresh=True)
+            self._reconnect()
             return
         if upload is not None:
             upload.stop()

@@ -105,7 +105,7 @@ class PendingRequest:
             if self.upload is not None and self.upload.broken:
                 self.fail(Failure.BAD_REQUEST)
             elif is_admitted(verdict):
-                if client.socket.gone:
+                if client.socket.transport.is_closing():
                     self.end(CLIENT_LEFT)
                 elif "max-forwards" in self.head.special and hops_left(self.head) == 0:
                     self._answer_here(verdict)

@@ -2,13 +2,13 @@
 
 Theory of operation. The reader is in one of three states:
 
-    HEAD ── read_head returns a head ──► BODY ── its last byte ──► ENDED ── next_message ──► HEAD
+    HEAD ── read_head returns a head ──► BODY ── its last byte ──► ENDED ── set by the caller ──► HEAD
                      └── a head without body ───────────────────────┘
 
 A head that is one segment of the plain lane's grammar is read there. Any other is collected up to its empty line while
 llhttp reads along, so that nonsense is refused at its first byte and not at a deadline. In BODY the framing that the
 head announced decides where the message ends. In ENDED nothing is parsed: what has come behind the message
-(pipelining) is held until the caller asks for the next one, and the caller stops reading meanwhile.
+(pipelining) is held until the caller sets `state` to HEAD, and the caller stops reading meanwhile.
 
 Whether the connection may be used again is in `RequestHead.traits.persistent`, and holds once the state is ENDED: then
 the next byte is the first of the next message. A reader that has raised is of no use any more.
@@ -83,15 +83,6 @@ class RequestReader:
     def hold(self, data: bytes) -> None:
         """Keep bytes that have come behind the message."""
         self.held += data
-
-    def next_message(self) -> None:
-        """Read the next message's head from now on; `held` may have its beginning."""
-        self.state = _HEAD
-
-    @property
-    def begun(self) -> bool:
-        """Whether a part of the next head has come."""
-        return bool(self.held)
 
     def _general_head(self, data: bytes, names: FieldNames) -> RequestHead | None:
         held = self.held = self.held + data

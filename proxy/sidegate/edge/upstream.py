@@ -147,7 +147,11 @@ class UpstreamConnection(asyncio.Protocol):
                 if head is not None and head.status < 200:
                     head = self._after_interim(user, head)
                 if head is not None:
-                    self._on_head(user, head)
+                    ended = reader.state is _ENDED
+                    self.state = _FINISHED if ended else _ANSWERING
+                    if not ended:
+                        self._clock.expect_more()
+                    user.on_answer(head, reader.content, ended)
             elif self.state is _ANSWERING:
                 content = reader.read_body(data)
                 if reader.state is _ENDED:
@@ -163,15 +167,6 @@ class UpstreamConnection(asyncio.Protocol):
             logger.exception("an answer could not be passed on")
             self.abort()
             user.give_up(Failure.INTERNAL)
-
-    def _on_head(self, user: ResponseHandler, head: ResponseHead) -> None:
-        ended = self.reader.state is _ENDED
-        if ended:
-            self.state = _FINISHED
-        else:
-            self.state = _ANSWERING
-            self._clock.expect_more()
-        user.on_answer(head, self.reader.content, ended)
 
     def _after_interim(self, user: ResponseHandler, first: ResponseHead) -> ResponseHead | None:
         """Pass on interim answers; returns the final head where it has come with them."""

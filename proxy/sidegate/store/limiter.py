@@ -51,6 +51,7 @@ class Limiter:
         self.local = LocalStore()
         self._settlement = Settlement(store, self.local)
         self.guard = breaker_for(store, key_prefix, self._settlement.resume)
+        self._breaker = self.guard.breaker
         # A Cluster has a breaker for each node; then the one of `guard` stays closed.
         self._of_nodes = store.own_breakers(self._settlement.resume)
         self._undecided = 0
@@ -105,7 +106,7 @@ class Limiter:
     def _ask(self, applied: Sequence[PolicyMatch], charges: Sequence[Charge], then: Callable[[Verdict], None]) -> None:
         if not charges:  # only shadow policies with blocked keys
             then(Verdict(Answer.PASS, DecisionSource.OVERRIDE, applied, (None,) * len(applied)))
-        elif not self.guard.closed:
+        elif not self._breaker.closed:
             then(self._without_store(applied, "breaker_open"))
         elif self._undecided >= MOST_UNDECIDED:
             then(self._without_store(applied, "overloaded"))
@@ -126,7 +127,7 @@ class Limiter:
                 self.guard.failed(answer, asked_s)
             then(self._without_store(applied, answer.reason))
             return
-        self.guard.answered()
+        self._breaker.answered()
         if self.local.owes:
             self._settlement.begin()
         then(self._verdict(applied, answer, asked_s))

@@ -78,7 +78,11 @@ class Batch(Generic[Waiter]):
         position = 0
         for count, waiter in self._waiting:
             end = position + 2 * count
-            pairs.append((waiter, _levels(reply, position, end)))
+            tokens, age_us = reply[position], reply[position + 1]
+            if count == 1 and tokens >= 0 <= age_us:  # the common request: one bucket that had enough
+                pairs.append((waiter, (leveled((tokens, age_us, True)),)))
+            else:
+                pairs.append((waiter, _levels(reply, position, end)))
             position = end
         return pairs
 
