@@ -12,7 +12,7 @@ class BodyPatience:
 
     It starts with `grace_s`; waiting for the client takes out of it, and every byte puts back its share of a second,
     never above `grace_s`. So a body that keeps the rate never runs out, a stall ends the body after `grace_s`, and
-    nobody can save up for a long stall with a fast start.
+    a fast start earns no long stall later.
 
     Only time spent waiting for the client counts: an application that takes the body slowly is not the client's fault.
     With a rate of 0 every piece fills it.

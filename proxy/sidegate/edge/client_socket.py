@@ -1,4 +1,4 @@
-"""The socket of one client's connection: sends, pauses, and ends it in the way that tells the client the truth."""
+"""The socket of one client's connection: writing, pausing, and the ways to end it."""
 
 import socket
 import struct
@@ -8,7 +8,7 @@ _RESET = struct.pack("ii", 1, 0)  # SO_LINGER of no time: closing resets
 
 
 class ClientSocket:
-    """See the module's text. `writing_paused`: the client does not take what is sent to it at present."""
+    """One client's transport. `writing_paused`: the client does not take what is sent to it at present."""
 
     __slots__ = ("peer", "transport", "writing_paused")
 

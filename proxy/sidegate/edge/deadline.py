@@ -1,7 +1,7 @@
-"""A deadline that costs an assignment to move.
+"""A deadline that is cheap to move.
 
 Every connection has one, and moves it with every request; a timer of the event loop per request would cost more than
-the deadline is worth. So the timer is armed once, and when it rings it looks whether the deadline has moved on
+the deadline is worth. So the timer is armed once, and when it fires it checks whether the deadline has moved
 meanwhile.
 """
 

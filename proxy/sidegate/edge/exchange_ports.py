@@ -10,7 +10,7 @@ from sidegate.edge.runtime import LiveRules, Runtime
 from sidegate.edge.upload import Upload
 from sidegate.edge.upstream import UpstreamConnection
 
-# A verdict that lets its request pass. Only `is_admitted` tells one, so that no other request can be forwarded.
+# A verdict that lets its request pass. Only `is_admitted` creates one, so that no other request can be forwarded.
 Admitted = NewType("Admitted", Verdict)
 
 _PASS = Answer.PASS
@@ -50,7 +50,7 @@ class ForwardedRequest(Protocol):
         """The line of its id, or nothing."""
 
     def last_lines(self, keep: bool) -> bytes:
-        """The last lines of its answer; `keep` says whether the connection can stay."""
+        """The last lines of its answer; `keep`: the connection can stay."""
 
     def fail(self, failure: Failure) -> None:
         """Answer with the failure; the application's answer has not begun."""

@@ -1,7 +1,8 @@
 """Names of header fields, classified once and cached: what a field means to the sidecar, and whether it is sent on.
 
-Sources: RFC 9110 §7.6.1 (hop-by-hop fields), §5.1 (names); applications behind WSGI and CGI cannot tell `X_User_ID`
-from `X-User-ID`, so that a name with other characters than letters, digits and hyphens is not sent on by default.
+Sources: RFC 9110 §7.6.1 (hop-by-hop fields), §5.1 (names); applications behind WSGI and CGI cannot distinguish
+`X_User_ID` from `X-User-ID`, so that a name with other characters than letters, digits and hyphens
+is not sent on by default.
 """
 
 import re

@@ -19,7 +19,7 @@ from sidegate.edge.heads import RequestHead, ResponseHead
 # Longer heads, or more fields, are left to the general lane and its bounds.
 LONGEST_HEAD_BYTES = 8192
 MOST_LINES = 100
-# 2**53 and more are nobody's length; and int() of thousands of digits is slow.
+# No body is longer than 10**15 bytes; int() refuses more than 4,300 digits.
 MOST_LENGTH_DIGITS = 15
 
 _TEXT = b"\t" + bytes(range(0x20, 0x7F)) + bytes(range(0x80, 0x100))

@@ -94,7 +94,7 @@ class ResponseReader:
         return content
 
     def hold(self, data: bytes) -> None:
-        """Note bytes that have come behind the answer: nobody gets them, and the connection ends."""
+        """Record that bytes came behind the answer: they are dropped, and the connection is not used again."""
         self._held = self._held or data[:1]
 
     def end_of_input(self, error: BaseException | None) -> None:

@@ -29,13 +29,13 @@ class Server:
         self._empty = asyncio.Event()
 
     async def listen(self, *, shared: bool = False) -> int:
-        """Accept connections, on a port of its own or one shared with its like; returns the port.
+        """Accept connections, on a port of its own or one shared with other workers; returns the port.
 
         Raises OSError where the address cannot be had.
         """
         wanted = self.settings.max_connections + self.runtime.live.upstream.max_connections
         if (most := raise_file_limit(wanted)) < wanted:
-            # Beyond it, libuv accepts and closes what comes: nothing spins, but clients are not told why.
+            # Beyond it, libuv accepts and closes what comes: nothing spins, but clients get no answer.
             logger.warning("few_file_descriptors", extra={"fields": {"limit": most, "connections": wanted}})
         self._listener = await self._loop.create_server(
             self._new_connection,

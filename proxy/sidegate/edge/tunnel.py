@@ -1,9 +1,9 @@
-"""A WebSocket on its way: after the handshake the bytes of both sides are passed on untouched.
+"""A WebSocket after its handshake: the bytes of both sides are passed on unchanged.
 
 The handshake was limited and forwarded like any request; when the application has agreed with 101, the two connections
 get new protocols that know nothing of HTTP. Each side is read no faster than the other one takes what it sends. Frames
 are not looked into; only where they end is followed (`Frames`), since a frame of ours may be put in at such a place:
-when the sidecar stops, or nothing has moved for `idle_timeout_s`, both sides are told with a close frame (1001, "going
+when the sidecar stops, or nothing has moved for `idle_timeout_s`, both sides receive a close frame (1001, "going
 away") and get a moment to answer it. A side that never speaks WebSocket's frames is still passed on as bytes.
 """
 
@@ -154,7 +154,7 @@ class _Side(asyncio.Protocol):
         self.other.send(data)
 
     def send(self, data: bytes) -> None:
-        """Pass on bytes to this side, as long as it has not been told goodbye."""
+        """Pass on bytes to this side, until a close frame was sent to it."""
         if self._left or self.lost:
             return
         if not self._leaving:
