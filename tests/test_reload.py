@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from sidegate.config import Settings, digest, load
-from sidegate.reload import Reloader, restart_needed
+from sidegate.reload import STILL_S, FileChanges, FileSignature, Reloader, restart_needed
 
 ONE = "policies: [{name: a, key: client_ip, limit: 1/s}]\n"
 TWO = "policies: [{name: b, key: client_ip, limit: 2/s}]\n"
@@ -142,3 +142,68 @@ def test_limits_need_no_restart_and_addresses_do(tmp_path: Path) -> None:
         TWO + "store: {timeout: 20ms, url: 'redis://h'}\nupstream: {url: 'http://h:1'}\nadmin: {port: 1}\n"
     )
     assert list(restart_needed(before, after)) == ["admin.port", "upstream.url", "store.url", "store.timeout"]
+
+
+# -- files that are emptied, cut off, or still being written -----------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("", "has no policies, while policies are active"),
+        ("# only a comment\n", "has no policies, while policies are active"),
+        ("listen: {port: 8080}\n", "has no policies, while policies are active"),
+        (f"{ONE}listen:\n  idle_timeout: 7", "ends inside a value"),
+        (f"{ONE}log:\n  level: info", "ends inside a value"),
+    ],
+)
+async def test_an_emptied_or_cut_off_file_is_refused(tmp_path: Path, text: str, reason: str) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text(ONE)
+    taken: list[Settings] = []
+    reloader = Reloader(file, {}, load(file, {}), lambda settings, _: taken.append(settings))
+    file.write_text(text.replace("idle_timeout: 7", "idle_timeout: 7s"))
+    await reloader.reload()
+    assert not taken
+    assert reloader.stale is not None
+    assert reason in reloader.stale.faults[0]
+    assert [policy.name for policy in reloader.settings.policies] == ["a"]
+
+
+@pytest.mark.parametrize("text", ["policies: []\n", "policies: []", f"{TWO}log: {{level: info}}"])
+async def test_an_edit_that_is_complete_is_applied(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text(ONE)
+    taken: list[Settings] = []
+    reloader = Reloader(file, {}, load(file, {}), lambda settings, _: taken.append(settings))
+    file.write_text(text)
+    await reloader.reload()
+    assert len(taken) == 1
+
+
+def signature(inode: int, size: int, modified_ns: int = 0) -> FileSignature:
+    return FileSignature((1, inode), size, modified_ns)
+
+
+def test_a_file_written_in_place_is_read_once_it_has_not_changed_for_a_second() -> None:
+    changes = FileChanges(signature(1, 100))
+    assert not changes.is_due(signature(1, 0), 10.0)
+    assert not changes.is_due(signature(1, 50), 10.5)
+    assert not changes.is_due(signature(1, 50), 10.5 + STILL_S - 0.01)
+    assert changes.is_due(signature(1, 50), 10.5 + STILL_S)
+
+
+def test_a_file_replaced_by_a_rename_is_read_at_the_second_poll() -> None:
+    changes = FileChanges(signature(1, 100))
+    assert not changes.is_due(signature(2, 90), 10.0)
+    assert changes.is_due(signature(2, 90), 10.1)
+    changes.take(signature(2, 90))
+    assert not changes.is_due(signature(2, 90), 10.2)
+
+
+def test_a_file_that_is_created_anew_is_read_once_it_has_not_changed_for_a_second() -> None:
+    changes = FileChanges(signature(1, 100))
+    assert not changes.is_due(None, 10.0)
+    assert not changes.is_due(signature(2, 40), 10.1)
+    assert not changes.is_due(signature(2, 40), 10.2)
+    assert changes.is_due(signature(2, 40), 10.1 + STILL_S)

@@ -2,8 +2,8 @@
 
 Polls the file's identity, size and time ten times a second: that takes microseconds, and detects every kind of change,
 also those that file notifications miss (network and virtual file systems, bind mounts, a replaced symbolic link above
-it, as Kubernetes swaps them for a ConfigMap). A change is read once two polls in a row agree, so that a file that an
-editor empties before it writes is not applied. See docs/adr/0006.
+it, as Kubernetes swaps them for a ConfigMap). A replaced file is read once two polls in a row agree; a file that is
+written in place once it has not changed for a second, so that no half of it is applied. See docs/adr/0006.
 """
 
 import asyncio
@@ -13,12 +13,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
-from sidegate.config import ConfigError, Settings, compile_policies, digest, load
+from sidegate.config import ConfigError, Settings, compile_policies, digest, load_edit
 from sidegate.config.section import LiveMark, Section
 from sidegate.decision.policy import PolicySet
 from sidegate.decision.reading import Reading
 
 LOOK_EVERY_S = 0.1
+# Longer than an editor or a copy pauses between two writes.
+STILL_S = 1.0
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +45,37 @@ class _Edit(NamedTuple):
 Apply = Callable[[Settings, PolicySet], None]
 
 
+class FileSignature(NamedTuple):
+    """The identity, size and time of a file."""
+
+    file: tuple[int, int]
+    size: int
+    modified_ns: int
+
+
+class FileChanges:
+    """Decides when a changed file is complete. `None` is the signature of a file that does not exist."""
+
+    def __init__(self, signature: FileSignature | None) -> None:
+        self._taken = self._seen = signature
+        self._since_s = 0.0
+        self._is_replaced = False
+
+    def take(self, signature: FileSignature | None) -> None:
+        """Nothing is due until the file differs from this."""
+        self._taken = signature
+
+    def is_due(self, signature: FileSignature | None, now_s: float) -> bool:
+        """Whether the file is to be read, by its signature at one poll."""
+        if signature != self._seen:
+            # A file that replaces another one by a rename has its content; one that is created anew may not yet.
+            before = self._seen
+            self._is_replaced = bool(before and signature and signature.size and signature.file != before.file)
+            self._seen, self._since_s = signature, now_s
+            return False
+        return self._seen != self._taken and (self._is_replaced or now_s - self._since_s >= STILL_S)
+
+
 class Reloader:
     """Watches one file. `apply` puts new settings in force; `stale` describes the last edit if it was refused.
 
@@ -55,7 +88,7 @@ class Reloader:
         self._started_with = settings
         self._settings = settings
         self._apply = apply
-        self._taken = self._seen = _signature(path)
+        self._file = FileChanges(_signature(path))
         self._busy = asyncio.Lock()
         self.stale: Stale | None = None
         self.results = {"taken": 0, "refused": 0}
@@ -88,14 +121,13 @@ class Reloader:
         """Reload whenever the file has changed. Runs until cancelled."""
         while True:
             await asyncio.sleep(LOOK_EVERY_S)
-            before, self._seen = self._seen, _signature(self._path)
-            if self._seen != self._taken and self._seen == before:
+            if self._file.is_due(_signature(self._path), asyncio.get_running_loop().time()):
                 await self.reload()
 
     async def reload(self) -> None:
         """Read the file and apply it. If it has faults, log them once and keep the settings in force."""
         async with self._busy:
-            self._taken = _signature(self._path)
+            self._file.take(_signature(self._path))
             try:
                 # In a thread: checking and compiling 10,000 overrides takes a third of a second, while decisions of
                 # other requests must end within 50 ms.
@@ -115,7 +147,7 @@ class Reloader:
                 logger.warning("config_needs_restart", extra={"fields": {"settings": edit.needing_restart}})
 
     def _read(self) -> _Edit:
-        before, settings = self._settings, load(self._path, self._environ)
+        before, settings = self._settings, load_edit(self._path, self._environ, self._settings)
         changes = {"hash": digest(settings), **dict(_changes(before, settings))}
         return _Edit(settings, compile_policies(settings), changes, list(restart_needed(before, settings)))
 
@@ -145,13 +177,13 @@ def _changes(before: Settings, after: Settings) -> Iterator[tuple[str, object]]:
         yield "all_buckets_new", after.store.key_prefix
 
 
-def _signature(path: Path) -> tuple[int, int, int, int] | None:
-    """The identity, size and time of a file; None while it cannot be read, e.g. during its replacement."""
+def _signature(path: Path) -> FileSignature | None:
+    """The signature of a file; None while it cannot be read, e.g. during its replacement."""
     try:
         status = path.stat()
     except OSError:
         return None
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+    return FileSignature((status.st_dev, status.st_ino), status.st_size, status.st_mtime_ns)
 
 
 def _now() -> str:

@@ -232,3 +232,36 @@ def test_the_demonstration_is_valid_and_compiles_to_one_policy() -> None:
         3_600_000,
     )
     assert str(settings.store.url) == "redis://localhost:6379/0"
+
+
+@pytest.mark.parametrize("text", ["+15551234567", "1.10", "1.50", "1.5e3", "True", "FALSE", "-0", "1", "12.5", "true"])
+def test_an_override_key_without_quotes_is_shown_as_it_is_written(text: str) -> None:
+    policy = f"{{name: a, key: 'header:X', limit: 1/s, overrides: [{{key: {text}, blocked: true}}]}}"
+    (found,) = faults_of(f"policies: [{policy}]")
+    assert found.endswith(f": {text} is not text; expected text, in quotes: '{text}'")
+
+
+@pytest.mark.parametrize("text", ["~", "null", "NULL"])
+def test_an_override_key_that_yaml_reads_as_null_needs_quotes(text: str) -> None:
+    policy = f"{{name: a, key: 'header:X', limit: 1/s, overrides: [{{key: [alice, {text}], blocked: true}}]}}"
+    (found,) = faults_of(f"policies: [{policy}]")
+    assert found.endswith(f"has no value; the text {text} needs quotes: '{text}'")
+
+
+@pytest.mark.parametrize("text", ["0x1F", "1_000", "2026-01-01", "1:30", "0123", "yes", ".5", "1.", "1e3"])
+def test_an_override_key_that_only_yaml_1_1_types_is_text(text: str) -> None:
+    policy = f"{{name: a, key: 'header:X', limit: 1/s, overrides: [{{key: {text}, blocked: true}}]}}"
+    assert parse(f"policies: [{policy}]", "c.yaml", {}).policies[0].overrides[0].key == ((text,),)
+
+
+def test_a_merge_key_gets_a_message_of_its_own() -> None:
+    text = "policies:\n- &base {name: a, key: client_ip, limit: 1/s}\n- {<<: *base, name: b}\n"
+    (found,) = faults_of(text)
+    assert found.startswith(
+        "c.yaml:3:4: policies[1].<<: merge keys (<<) are not supported; write the settings out, or use"
+    )
+
+
+def test_a_template_under_an_unknown_key_gets_advice_on_anchors() -> None:
+    (found,) = faults_of("base: &base {key: client_ip}\npolicies: []\n")
+    assert found.endswith("; put the anchor (&) at the first setting that has this value")

@@ -3,7 +3,7 @@
 from sidegate.config.compile import compile_policies
 from sidegate.config.digest import digest
 from sidegate.config.faults import ConfigError, ConfigFault
-from sidegate.config.load import Examined, examine, load, parse
+from sidegate.config.load import Examined, examine, load, load_edit, parse
 from sidegate.config.model import Settings
 from sidegate.config.sections import AdminSettings, ListenSettings, LogSettings, TracingSettings, UpstreamSettings
 from sidegate.config.store_settings import CREDENTIALS, StoreSettings
@@ -24,5 +24,6 @@ __all__ = [
     "digest",
     "examine",
     "load",
+    "load_edit",
     "parse",
 ]

@@ -8,6 +8,7 @@ from sidegate.config.environment import Substituted
 from sidegate.config.faults import Path, Wrong, quote
 from sidegate.config.keys import TOKEN
 from sidegate.config.lists import OneOrListOf
+from sidegate.config.scalars import FLAG_TYPES
 from sidegate.config.values import ValueKind, WholeNumber, read_flag, read_text
 from sidegate.decision.bucket import MAX_BURST
 
@@ -141,7 +142,7 @@ def _condition(entry: tuple[str, object]) -> FieldCondition:
     name, wanted = entry
     if not TOKEN.fullmatch(name):
         raise ValueError(f"{quote(name)} is not the name of a header field; expected e.g. X-Plan")
-    if isinstance(wanted, bool) or (isinstance(wanted, Substituted) and wanted in {"true", "false"}):
+    if isinstance(wanted, FLAG_TYPES) or (isinstance(wanted, Substituted) and wanted in {"true", "false"}):
         if read_flag(wanted):
             return FieldCondition(name, ())
         raise ValueError("false cannot be matched; expected a value, or true for any value")

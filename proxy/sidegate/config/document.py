@@ -1,8 +1,8 @@
 """Reads a YAML document into plain values, and keeps the place of each.
 
 Built from the parser's events, not by a constructor: a document cannot create objects, its depth and its number of
-nodes are bounded while reading, and the line and column of every key and value are known. Only null, true and false,
-whole and decimal numbers are typed; everything else is text, as in YAML 1.2 (`on`, `1:30`, `0123` and dates are text).
+nodes are bounded while reading, and the line and column of every key and value are known. `on`, `1:30`, `0123` and
+dates are text, as in YAML 1.2 (see scalars).
 """
 
 import re
@@ -12,6 +12,8 @@ import yaml
 
 from sidegate.config.environment import substitute
 from sidegate.config.faults import MAX_FAULTS, ConfigError, ConfigFault, Path, in_order, quote, written
+from sidegate.config.scalars import typed
+from sidegate.config.yaml_errors import fault_of
 
 # Bounds against documents that are small but expand without end (aliases of aliases) or nest too deeply.
 MAX_DOCUMENT_BYTES = 4 * 2**20
@@ -22,24 +24,9 @@ MAX_KEYS = 1000
 _Loader: type[yaml.SafeLoader] | type[yaml.CSafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 _TEXT_TAGS = (None, "!", "tag:yaml.org,2002:str")
-_CONSTANTS = {
-    **dict.fromkeys(("", "~", "null", "Null", "NULL")),
-    **dict.fromkeys(("true", "True", "TRUE"), True),
-    **dict.fromkeys(("false", "False", "FALSE"), False),
-}
-_WHOLE = re.compile(r"[-+]?(?:0|[1-9][0-9]{0,30})")
-_DECIMAL = re.compile(r"[-+]?(?:0|[1-9][0-9]{0,30})\.[0-9]{1,30}(?:[eE][-+]?[0-9]{1,3})?")
-# The usual cause of each message of the parser.
-_HINTS = {
-    "mapping values are not allowed": "; text that holds a colon and a space needs quotes",
-    "expected '-' indicator": "; lines that belong together begin in the same column",
-    "expected <block end>": "; lines that belong together begin in the same column",
-    "while parsing a block": "; lines that belong together begin in the same column",
-    "while parsing a flow node": "; inside { } and [ ], text with one of , : * & ! needs quotes",
-    "while scanning an alias": "; text that begins with * needs quotes",
-    "while scanning an anchor": "; text that begins with & needs quotes",
-    "expected ',' or": "; a bracket is not closed, or text with a comma or a brace needs quotes",
-}
+_NO_VALUE = "has no value; leave the key out for the default"
+MERGE_KEY = "<<"
+_NO_MERGE = "merge keys (<<) are not supported; write the settings out, or use &name and *name for a whole value"
 # No key, method or field name contains these.
 _BROKEN_KEY = re.compile(r"[\s:]")
 _UNPRINTABLE = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -68,16 +55,38 @@ class DocumentNode:
 
 
 class Document:
-    """A document as read: `plain` is its content, `faults` are the faults of single values in it."""
+    """A document as read: `plain` is its content, `faults` are the faults of single values in it.
 
-    def __init__(self, name: str, root: DocumentNode | None, faults: Mapping[Path, ConfigFault]) -> None:
+    `anchored` holds the paths of values with an anchor. `is_cut`: it ends inside a value, without a line end, as a file
+    does that was copied in part.
+    """
+
+    def __init__(self, name: str, root: DocumentNode | None, reader: "_Reader") -> None:
         self.name = name
-        self.faults = dict(faults)
+        self.faults = dict(reader.faults)
+        self.anchored = frozenset(reader.anchored)
+        self.is_cut = reader.is_cut
         self._root = root
+
+    @property
+    def is_empty(self) -> bool:
+        return self._root is None
 
     @property
     def plain(self) -> Plain:
         return {} if self._root is None else self._root.plain
+
+    def holds(self, path: Path) -> bool:
+        """Whether there is a value at `path`."""
+        plain = self.plain
+        for step in path:
+            if isinstance(plain, dict) and step in plain:
+                plain = plain[str(step)]
+            elif isinstance(plain, list) and isinstance(step, int) and step < len(plain):
+                plain = plain[step]
+            else:
+                return False
+        return True
 
     def fault(self, path: Path, message: str, *, at_key: bool = False) -> ConfigFault:
         """A fault of the value at `path`, or of its key; where there is no such value, of the nearest one above."""
@@ -112,12 +121,12 @@ def read(text: str, name: str, environ: Mapping[str, str]) -> Document:
     try:
         root = reader.document()
     except yaml.MarkedYAMLError as error:
-        raise ConfigError([_broken(error, name, text)]) from None
+        raise ConfigError([fault_of(error, name, text)]) from None
     except yaml.YAMLError as error:
         raise ConfigError([ConfigFault(name, 1, 1, "", f"is not valid YAML: {quote(str(error))}")]) from None
     finally:
         reader.close()
-    return Document(name, root, reader.faults)
+    return Document(name, root, reader)
 
 
 class _Reader:
@@ -127,6 +136,10 @@ class _Reader:
         self._environ = environ
         self._anchors: dict[str, DocumentNode | None] = {}
         self._size = 0
+        self.anchored: set[Path] = set()
+        self.is_cut = False
+        # Where an unquoted value would end that has no line end after it.
+        self._cut_at = None if text.endswith(("\n", "\r")) else len(text)
         self.faults: dict[Path, ConfigFault] = {}
 
     def close(self) -> None:
@@ -163,6 +176,7 @@ class _Reader:
             raise self._fatal(event, f"the document is nested deeper than {MAX_DEPTH} levels")
         anchor: str | None = event.anchor  # type: ignore[attr-defined]
         if anchor is not None:
+            self.anchored.add(path)
             self._anchors[anchor] = None
         if isinstance(event, yaml.ScalarEvent):
             node = self._scalar(event, path)
@@ -191,6 +205,8 @@ class _Reader:
     def _scalar(self, event: yaml.ScalarEvent, path: Path) -> DocumentNode:
         text: str = event.value
         node = DocumentNode(_place(event), text)
+        if event.end_mark and event.end_mark.index == self._cut_at and event.style not in ("'", '"'):
+            self.is_cut = True
         if event.tag not in _TEXT_TAGS:
             self._note(
                 path,
@@ -202,7 +218,7 @@ class _Reader:
             if faults:
                 self._note(path, node.place, "; ".join(faults))
         elif event.implicit[0] and event.tag is None:
-            node.plain = _typed(text)
+            node.plain = typed(text)
         return node
 
     def _list(self, event: yaml.Event, path: Path) -> DocumentNode:
@@ -214,7 +230,7 @@ class _Reader:
             place = (*path, len(items))
             item = self._node(entry, place)
             if item.plain is None:
-                self._note(place, item.place, "has no value")
+                self._note(place, item.place, f"has no value{_as_text(entry)}")
             items.append(item.plain)
             below.append(item)
             node.adopt(item)
@@ -232,7 +248,11 @@ class _Reader:
             if len(below) == MAX_KEYS:
                 raise self._fatal(key_event, f"a mapping holds more than {MAX_KEYS} keys")
             key: str = key_event.value
-            value = self._node(self._next(), (*path, key))
+            value_event = self._next()
+            value = self._node(value_event, (*path, key))
+            if key == MERGE_KEY and key_event.implicit[0]:
+                self._note((*path, key), place, _NO_MERGE)
+                continue
             if _BROKEN_KEY.search(key):
                 # The key is left out: `{password:secret}` is one.
                 message = "holds a key with a space or a colon in it; expected a colon and a space after each key"
@@ -250,7 +270,9 @@ class _Reader:
             elif path:
                 # A section whose lines are all commented out has its defaults; a setting without a value is a mistake.
                 entries[key] = None
-                self._note((*path, key), value.place, "has no value; leave the key out for the default")
+                self._note(
+                    (*path, key), value.place, f"has no value; leave the key out for the default{_as_text(value_event)}"
+                )
         return node
 
     def _note(self, path: Path, place: DocumentPlace, message: str, *, shown_as: Path | None = None) -> None:
@@ -264,33 +286,13 @@ class _Reader:
         return ConfigError([ConfigFault(self._name, *_place(event), "", message)])
 
 
+def _as_text(event: yaml.Event) -> str:
+    """Advice for a text that YAML reads as null."""
+    word = event.value if isinstance(event, yaml.ScalarEvent) else ""
+    return f"; the text {word} needs quotes: '{word}'" if word else ""
+
+
 def _place(event: yaml.Event) -> DocumentPlace:
     mark = event.start_mark
     assert mark is not None  # noqa: S101  (every event of the parser has a mark)
     return mark.line + 1, mark.column + 1
-
-
-def _typed(text: str) -> Plain:
-    if text in _CONSTANTS:
-        return _CONSTANTS[text]
-    if text[0] not in "0123456789+-":
-        return text
-    if _WHOLE.fullmatch(text):
-        return int(text)
-    return float(text) if _DECIMAL.fullmatch(text) else text
-
-
-def _broken(error: yaml.MarkedYAMLError, name: str, text: str) -> ConfigFault:
-    mark = error.problem_mark or error.context_mark
-    line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
-    message = f"is not valid YAML: {error.problem or 'it cannot be read'}"
-    if error.context:
-        message += f" {error.context}"
-    lines = text.splitlines()[line - 1 : line]
-    if any(found.startswith("\t") or "\t" in found[: len(found) - len(found.lstrip())] for found in lines):
-        message += "; indent with spaces, not with tabs"
-    elif any("${" in found for found in lines):
-        message += "; inside { } and [ ], write ${...} in quotes"
-    else:
-        message += next((hint for sign, hint in _HINTS.items() if sign in message), "")
-    return ConfigFault(name, line, column, "", message)

@@ -86,7 +86,7 @@ def quote(value: object) -> str:
         case str():
             return ascii_safe(repr(str(value)))
         case _:
-            text = str(value)
+            text = getattr(value, "as_written", None) or str(value)
             return text if len(text) <= _LONGEST_SHOWN else text[:_LONGEST_SHOWN] + "…"
 
 

@@ -7,11 +7,20 @@ from typing import NamedTuple
 
 from pydantic import ValidationError
 
-from sidegate.config.document import MAX_DOCUMENT_BYTES, Document, Plain, read
+from sidegate.config.document import MAX_DOCUMENT_BYTES, MERGE_KEY, Document, Plain, read
 from sidegate.config.faults import MAX_FAULTS, ConfigError, ConfigFault, Path, Wrong, in_order
 from sidegate.config.lint import advice
 from sidegate.config.model import Settings, repeated_names
 from sidegate.config.suggestions import sentence, unknown_key
+
+_WITHOUT_POLICIES = (
+    "has no policies, while policies are active: the file may be emptied or cut off. The active configuration stays; "
+    "write policies: [] to remove all policies"
+)
+_CUT = (
+    "the file ends inside a value, without a line end, as a file does that was copied in part; end it with a line end. "
+    "A reload refuses it"
+)
 
 
 class Finding(NamedTuple):
@@ -34,11 +43,30 @@ def load(path: FilePath, environ: Mapping[str, str]) -> Settings:
     return parse(_content(path), str(path), environ)
 
 
+def load_edit(path: FilePath, environ: Mapping[str, str], before: Settings) -> Settings:
+    """Read an edit of a configuration that is active as `before`. Raises ConfigError as `load` does.
+
+    Also raises it where the file was probably emptied or cut off. `policies: []`, written out, removes all policies.
+    """
+    text = _content(path)
+    document, settings = _parsed(text, str(path), environ)
+    if before.policies and not settings.policies and "policies" not in settings.model_fields_set:
+        raise ConfigError([document.fault((), _WITHOUT_POLICIES)])
+    if document.is_empty:
+        raise ConfigError([document.fault((), "is empty; expected settings. The active configuration stays")])
+    if document.is_cut:
+        raise ConfigError([_cut_fault(document, text)])
+    return settings
+
+
 def examine(path: FilePath, environ: Mapping[str, str]) -> Examined:
     """Read a configuration file as `load` does, and lint it. Raises ConfigError."""
-    document, settings = _parsed(_content(path), str(path), environ)
-    found = islice(advice(settings), MAX_FAULTS)
-    return Examined(settings, tuple(in_order(document.fault(where, message) for where, message in found)))
+    text = _content(path)
+    document, settings = _parsed(text, str(path), environ)
+    warnings = [document.fault(where, message) for where, message in islice(advice(settings), MAX_FAULTS)]
+    if document.is_cut:
+        warnings.append(_cut_fault(document, text))
+    return Examined(settings, tuple(in_order(warnings)))
 
 
 def parse(text: str, name: str, environ: Mapping[str, str]) -> Settings:
@@ -81,13 +109,16 @@ def _content(path: FilePath) -> str:
         raise ConfigError([ConfigFault(name, *place, "", "is not UTF-8 here; save the file as UTF-8")]) from None
 
 
+def _cut_fault(document: Document, text: str) -> ConfigFault:
+    return ConfigFault(document.name, text.count("\n") + 1, len(text) - text.rfind("\n"), "", _CUT)
+
+
 def _in_order(document: Document, found: Sequence[Finding]) -> list[ConfigFault]:
     """All faults in the order of the document, once each."""
-    # A fault at or below a value that could not be read is a consequence of that.
-    fresh = [each for each in found if not _follows(each.path, document)]
+    fresh = [each for each in found if not _follows(each, document)]
     faults = list(document.faults.values())[:MAX_FAULTS]
     faults += [
-        document.fault(path, message or unknown_key(path), at_key=at_key)
+        document.fault(path, message or unknown_key(path, anchored=path in document.anchored), at_key=at_key)
         for path, message, at_key in fresh[:MAX_FAULTS]
     ]
     faults = in_order(faults)
@@ -97,7 +128,11 @@ def _in_order(document: Document, found: Sequence[Finding]) -> list[ConfigFault]
     return [*faults[:MAX_FAULTS], ConfigFault(document.name, None, None, "", f"and {more} more faults")]
 
 
-def _follows(path: Path, document: Document) -> bool:
+def _follows(found: Finding, document: Document) -> bool:
+    """Whether a fault is a consequence of one in the document: below a value that could not be read, or of a merge."""
+    path = found.path
+    if (*path[:-1], MERGE_KEY) in document.faults and not document.holds(path):
+        return True
     return any(path[:end] in document.faults for end in range(len(path) + 1))
 
 

@@ -57,8 +57,11 @@ def sentence(path: Path, kind: str) -> str:
     return _SENTENCES.get(kind, "is not valid here")
 
 
-def unknown_key(path: Path) -> str:
-    """The message for an unknown key: the key that was probably meant, or the keys that exist."""
+def unknown_key(path: Path, *, anchored: bool = False) -> str:
+    """The message for an unknown key: the key that was probably meant, or the keys that exist.
+
+    `anchored`: its value has an anchor, as templates for aliases have in other languages.
+    """
     key, known = str(path[-1]), sorted(_known_keys(path[:-1]))
     plain = key[:64].lower().replace("-", "_")
     if below := [name for name in known if plain in _known_keys((*path[:-1], name))]:
@@ -69,7 +72,8 @@ def unknown_key(path: Path) -> str:
         hint = f"did you mean {close[0]!r}?"
     else:
         hint = f"expected one of {', '.join(known)}"
-    return f"unknown key {quote(key)}, {hint}"
+    template = "; put the anchor (&) at the first setting that has this value" if anchored else ""
+    return f"unknown key {quote(key)}, {hint}{template}"
 
 
 def _known_keys(path: Path) -> Iterator[str]:

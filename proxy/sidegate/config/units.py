@@ -13,6 +13,7 @@ from fractions import Fraction
 from typing import NamedTuple
 
 from sidegate.config.faults import quote
+from sidegate.config.scalars import FLAG_TYPES
 from sidegate.decision.bucket import MAX_BURST, MAX_PERIOD_US
 
 _UNITS_US = {"d": 86_400_000_000, "h": 3_600_000_000, "m": 60_000_000, "s": 1_000_000, "ms": 1_000, "us": 1}
@@ -53,7 +54,7 @@ class Quota(NamedTuple):
 
 def duration_us(value: object) -> int:
     """A duration in whole microseconds, exactly; zero is a duration."""
-    if isinstance(value, int | float) and not isinstance(value, bool):
+    if isinstance(value, int | float) and not isinstance(value, FLAG_TYPES):
         raise ValueError(f"{quote(value)} has no unit; {_A_DURATION}")  # noqa: TRY004  (one exception for all faults)
     if not isinstance(value, str) or not _DURATION.fullmatch(value):
         raise ValueError(f"{quote(value)} is not a duration; {_A_DURATION}")
@@ -108,8 +109,8 @@ def _meant(value: object) -> str:
 
 def size_bytes(value: object) -> int:
     """A size in bytes."""
-    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
-        return value
+    if isinstance(value, int) and not isinstance(value, FLAG_TYPES) and value >= 0:
+        return int(value)
     match = _SIZE.fullmatch(value) if isinstance(value, str) else None
     if match is None:
         raise ValueError(f"{quote(value)} is not a size; {_A_SIZE}")

@@ -16,6 +16,7 @@ from pydantic_core import CoreSchema, core_schema
 from sidegate.config import addresses, units
 from sidegate.config.environment import Substituted
 from sidegate.config.faults import quote
+from sidegate.config.scalars import FLAG_TYPES
 
 # Processes of one sidecar; far above any machine that a sidecar shares with its application.
 MAX_WORKERS = 256
@@ -145,11 +146,11 @@ class WholeNumber(ValueKind):
         number = value
         if isinstance(value, Substituted) and value.isascii() and value.isdigit() and len(value) < 20:
             number = int(value)
-        if not isinstance(number, int) or isinstance(number, bool) or not self._least <= number <= self._most:
+        if not isinstance(number, int) or isinstance(number, FLAG_TYPES) or not self._least <= number <= self._most:
             quoted = isinstance(value, str) and value.isascii() and value.isdigit()
             hint = ", without quotes" if quoted and not isinstance(value, Substituted) else ""
             raise ValueError(f"{quote(value)} is not {self._expected} from {self._least} to {self._most}{hint}")
-        return number
+        return int(number)
 
 
 class WorkerCount(ValueKind):
@@ -178,7 +179,7 @@ class Proportion(ValueKind):
         number = value
         if isinstance(value, Substituted) and re.fullmatch(r"[01](?:\.[0-9]{1,15})?", value):
             number = float(value)
-        if not isinstance(number, int | float) or isinstance(number, bool) or not 0 <= number <= 1:
+        if not isinstance(number, int | float) or isinstance(number, FLAG_TYPES) or not 0 <= number <= 1:
             raise ValueError(f"{quote(value)} is not a share; expected a number from 0 to 1")
         return float(number)
 
@@ -264,7 +265,7 @@ class ByteSize(ValueKind):
 def read_text(value: object) -> str:
     """Text. A number or a truth value in its place needs quotes."""
     if not isinstance(value, str):
-        quotes = f", in quotes: '{quote(value)}'" if isinstance(value, bool | int | float) else ""
+        quotes = f", in quotes: '{quote(value)}'" if isinstance(value, int | float) else ""
         raise ValueError(f"{quote(value)} is not text; expected text{quotes}")  # noqa: TRY004  (see SecretText)
     return str(value)
 
@@ -273,11 +274,11 @@ def read_flag(value: object) -> bool:
     """True or false."""
     if isinstance(value, Substituted) and value.lower() in {"true", "false"}:
         return value.lower() == "true"
-    if not isinstance(value, bool):
+    if not isinstance(value, FLAG_TYPES):
         meant = _MEANT_FLAGS.get(value.lower()) if isinstance(value, str) else None
         hint = f"; did you mean {meant}?" if meant else ""
         raise ValueError(f"{quote(value)} is neither true nor false{hint}")  # noqa: TRY004
-    return value
+    return bool(value)
 
 
 AnyText = Annotated[str, CheckedText(str)]
