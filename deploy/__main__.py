@@ -244,7 +244,7 @@ def _print_next_steps(settings: Settings) -> None:
   curl -i -H "X-User-ID: alice" {urls[0]}/api/data
   curl -H "X-User-ID: alice" {urls[1]}/api/status
   make test            15 requests of one user over the three sidecars: 10 pass, 5 are refused
-  $EDITOR {os.path.relpath(settings.config, ROOT)}  a valid edit takes effect within a second
+  $EDITOR {os.path.relpath(settings.config, ROOT)}  a valid edit takes effect within two seconds
   make logs, make status, make stop""")
 
 

@@ -24,7 +24,6 @@ MAX_KEYS = 1000
 _Loader: type[yaml.SafeLoader] | type[yaml.CSafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 _TEXT_TAGS = (None, "!", "tag:yaml.org,2002:str")
-_NO_VALUE = "has no value; leave the key out for the default"
 MERGE_KEY = "<<"
 _NO_MERGE = "merge keys (<<) are not supported; write the settings out, or use &name and *name for a whole value"
 # No key, method or field name contains these.
