@@ -36,7 +36,6 @@ from sidegate.edge.request_id import RequestIds
 from sidegate.edge.runtime import Runtime, live_rules
 from sidegate.edge.server import Server
 from sidegate.reload import Reloader
-from sidegate.store.local_store import is_local
 from sidegate.store.store_room import StoreRoom
 from sidegate.telemetry.logs import LogLines, start_logging
 from sidegate.telemetry.metrics import Metrics
@@ -94,7 +93,8 @@ class App:
         )
         self._observer = Observer(settings.log, settings.tracing, log, metrics, self._policies)
         workers = place.count if place else 1
-        self._store = StoreRoom(settings.store, workers, self._observer.observe_store, self._shares_limits)
+        known_proxies = place.proxies if place else 0
+        self._store = StoreRoom(settings.store, workers, self._observer.observe_store, known_proxies=known_proxies)
         id_header = settings.listen.request_id_header
         pool = Pool(settings.upstream, response_names(id_header), self._tasks.spawn)
         health = HealthCheck(
@@ -214,9 +214,6 @@ class App:
     def _config_state(self) -> ConfigState:
         return cast("ConfigState", self._reloader.about())
 
-    def _shares_limits(self) -> bool:
-        return any(is_local(policy) for policy in self._edge.live.policies.policies)
-
     async def _report_to_parent(self, place: WorkerId, stop: asyncio.Event) -> None:
         """Receive the parent's messages; `_tick` sends reports. Ends the worker when the parent has ended."""
         self._parent = await open_channel(socket.socket(fileno=place.channel))
@@ -229,7 +226,7 @@ class App:
 
     def _report(self) -> None:
         if self._parent is not None:
-            self._parent.send(self._view.report())
+            self._parent.send({**self._view.report(), "proxies": self._store.proxies})
 
     def _receive(self, message: Message) -> None:
         if "forget" in message:

@@ -7,9 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sidegate.decision.bucket import Bucket, Charge, Limit, Rate, decide
 from sidegate.decision.policy import OnStoreFailure, Policy, PolicyMatch
-from sidegate.store.local_store import LocalStore, share_of
+from sidegate.store.local_store import LocalStore, OutageClock, share_of
 
 SECOND = 1_000_000
+HOUR_US = 3_600 * SECOND
 LOCAL, ALLOW, DENY = OnStoreFailure.LOCAL, OnStoreFailure.ALLOW, OnStoreFailure.DENY
 SIXTY_A_MINUTE = Limit(Rate(1, SECOND), 30, 30, 1)
 
@@ -191,12 +192,72 @@ def test_a_debt_is_at_most_a_burst() -> None:
 # -- bounds -----------------------------------------------------------------------------------------------------------
 
 
-def test_the_least_recently_used_bucket_is_dropped() -> None:
+def test_new_keys_never_take_the_place_of_a_spent_or_owing_bucket() -> None:
     store = LocalStore(most_buckets=100)
     for _ in range(10):
         passes(store, asking("victim"))
-    for number in range(1000):
-        passes(store, asking(f"attacker-{number}"))
-        assert not passes(store, asking("victim"))
-        assert len(store) <= 100
-    assert len(store.debts(10_000)) <= 100
+    admitted_keys = sum(passes(store, asking(f"attacker-{number}")) for number in range(1000))
+    assert admitted_keys == 99
+    assert not passes(store, asking("victim"))
+    assert len(store) == 100
+    assert len(store.debts(10_000)) == 100
+
+
+def test_a_bucket_that_has_been_repaid_gives_way_to_a_new_key() -> None:
+    store = LocalStore(most_buckets=2)
+    assert passes(store, asking("a"))
+    assert passes(store, asking("b"))
+    assert not passes(store, asking("c"))
+    (debt, _) = store.debts(2)
+    store.repay(debt.key, debt.cost)
+    assert passes(store, asking("c"))
+    assert len(store) == 2
+
+
+def test_a_large_cost_raises_the_burst_of_its_own_charge_only() -> None:
+    limit = Limit(Rate(1, SECOND), 100, 100, 1)
+    policy = Policy("p", limit=limit, costs={"POST": 50}, on_store_failure=LOCAL)
+    get = PolicyMatch(policy, Charge("k", limit, 1))
+    store = LocalStore()
+    assert sum(passes(store, get, proxies=4, now_us=HOUR_US) for _ in range(200)) == 25
+
+
+# -- the time of outages ----------------------------------------------------------------------------------------------
+
+
+def test_the_outage_clock_stands_still_while_the_store_answers() -> None:
+    clock = OutageClock()
+    assert clock.failed(SECOND, 2 * SECOND, throughout=False) == SECOND
+    assert clock.failed(5 * SECOND, 5 * SECOND, throughout=True) == 4 * SECOND
+    clock.answered()
+    assert clock.failed(100 * SECOND, 100 * SECOND, throughout=True) == 4 * SECOND
+    # Calls that overlap count once; a gap without an open breaker does not count.
+    assert clock.failed(99 * SECOND, 101 * SECOND, throughout=False) == 5 * SECOND
+    assert clock.failed(200 * SECOND, 201 * SECOND, throughout=False) == 6 * SECOND
+
+
+def test_any_number_of_outages_admits_one_burst_beyond_the_rate_during_them() -> None:
+    limit = Limit(Rate(20, SECOND), 100, 100, 1)
+    entry = asking(limit=limit)
+    stores, clocks, shared = [LocalStore() for _ in range(3)], [OutageClock() for _ in range(3)], dict[str, Bucket]()
+    total, outage_s = 0, 0
+    for second in range(200):
+        away = second % 8 == 7
+        outage_s += away
+        for part in range(120):
+            now_us, number = second * SECOND + part * SECOND // 120, part % 3
+            if away:
+                time_us = clocks[number].failed(now_us, now_us, throughout=True)
+                total += passes(stores[number], entry, now_us=time_us)
+                continue
+            clocks[number].answered()
+            for debt in stores[number].debts(10):
+                ((before, _),) = decide([[debt._replace(cost=0, shadow=True, debit=False), debt]], shared, now_us)
+                paid = min(before.tokens, debt.cost)
+                stores[number].repay(debt.key, paid)
+                if paid < debt.cost:
+                    stores[number].owe_again([debt._replace(cost=debt.cost - paid)])
+            charge = [Charge("k", limit, 1)]
+            (levels,) = decide([charge], shared, now_us)
+            total += levels[0].enough
+    assert 100 + 20 * 150 < total <= 100 + 20 * 200 + 100 + 20 * outage_s

@@ -7,6 +7,7 @@ from collections import Counter
 import pytest
 from sidegate.decision.policy import OnStoreFailure
 from sidegate.decision.verdict import Answer, DecisionSource, Outcome, Verdict, outcome_of
+from sidegate.store.awaiting import answer_of
 from sidegate.store.breaker import FAILURES_TO_OPEN, BreakerState
 from sidegate.store.housekeeping import Housekeeping
 from sidegate.store.replicas import ENTRY_LIFE_S, Replicas
@@ -234,9 +235,9 @@ async def test_a_bucket_that_cannot_be_read_is_decided_by_the_share_too(store_se
 # -- how many share ---------------------------------------------------------------------------------------------------
 
 
-async def announced(replicas: Replicas) -> object:
+async def announced(replicas: Replicas, now_s: float | None = None) -> object:
     reply: asyncio.Future[object] = asyncio.get_running_loop().create_future()
-    replicas.announce(reply.set_result)
+    replicas.announce(asyncio.get_running_loop().time() if now_s is None else now_s, reply.set_result)
     async with asyncio.timeout(PATIENCE_S):
         return await reply
 
@@ -253,19 +254,34 @@ async def test_proxies_announce_themselves_and_count_each_other(store_server: St
         assert Replicas(one.store, "example:", 7).count == 7
 
 
-async def test_a_stopped_proxy_is_dropped_after_two_lower_counts(store_server: StoreServer) -> None:
+async def test_a_lower_count_of_proxies_applies_after_some_seconds_without_a_gap(store_server: StoreServer) -> None:
     async with sidecar(store_server.url) as proxy:
         replicas = Replicas(proxy.store, "example:", None)
         now_ms = store_server.time_us() // 1000
         life_ms = int(ENTRY_LIFE_S * 1000)
         entries = {"living": now_ms - life_ms + 5000, "gone": now_ms - life_ms - 1, "of tomorrow": now_ms + 86_400_000}
         store_server.client.zadd("example:proxies", entries)
-        assert await announced(replicas) == 2
+        assert await announced(replicas, 100) == 2
         store_server.client.zrem("example:proxies", "living")
-        await announced(replicas)
-        assert replicas.count == 2
-        await announced(replicas)
-        assert replicas.count == 1
+        for now_s, count in ((101, 2), (103, 2), (105, 2), (300, 2), (302, 2), (304, 2), (306, 1)):
+            await announced(replicas, now_s)
+            assert replicas.count == count
+
+
+async def test_a_proxy_that_leaves_is_not_counted_and_does_not_announce_itself_again(store_server: StoreServer) -> None:
+    async with sidecar(store_server.url) as proxy:
+        staying, leaving = (Replicas(proxy.store, "example:", None) for _ in range(2))
+        await announced(leaving)
+        assert await announced(staying) == 2
+        await answer_of(leaving.leave)
+        await announced(leaving)
+        assert await announced(staying) == 1
+
+
+async def test_the_workers_and_what_a_sibling_has_counted_are_the_least_count(store_server: StoreServer) -> None:
+    async with sidecar(store_server.url) as proxy:
+        assert Replicas(proxy.store, "example:", None, floor=4).count == 4
+        assert Replicas(proxy.store, "example:", None, floor=4, known=12).count == 12
 
 
 async def test_a_store_that_lost_its_data_does_not_enlarge_shares_at_once(store_server: StoreServer) -> None:
@@ -293,7 +309,7 @@ async def test_a_store_that_evicts_and_one_with_very_many_keys_are_warned_of_onc
         server.client.set(f"key-{number}", "")
     async with sidecar(server.url) as proxy:
         replicas = Replicas(proxy.store, "example:", None)
-        watch = Housekeeping(proxy.store, replicas, 15, lambda: True)
+        watch = Housekeeping(proxy.store, replicas, 15)
         task = asyncio.get_running_loop().create_task(watch.run())
         async with asyncio.timeout(PATIENCE_S):
             for looks in (1, 2, 3):
@@ -314,7 +330,7 @@ async def test_a_store_that_denies_info_causes_no_warning(own_store_server: Stor
         "limited", enabled=True, nopass=True, keys=["*"], commands=["+ping", "+eval", "+evalsha", "+client"]
     )
     async with sidecar(own_store_server.url, username="limited", password="any") as proxy:
-        watch = Housekeeping(proxy.store, Replicas(proxy.store, "example:", 3), 1, lambda: True)
+        watch = Housekeeping(proxy.store, Replicas(proxy.store, "example:", 3), 1)
         task = asyncio.get_running_loop().create_task(watch.run())
         await asyncio.sleep(0.05)
         assert not task.done()

@@ -71,6 +71,16 @@ def test_a_worker_that_dies_is_started_again_and_what_it_counted_stays(pair: Sid
     assert pair.events("worker_died")[0]["status"] == -signal.SIGKILL
 
 
+def test_a_worker_that_hangs_is_replaced(pair: Sidecar) -> None:
+    pair.may_complain = True  # worker_hung and worker_died are errors
+    hung = pids(pair)[1]
+    os.kill(hung, signal.SIGSTOP)
+    pair.wait_for_event("worker_hung")
+    pair.wait_for_event("started", 3)
+    assert [line["pid"] for line in pair.events("worker_hung")] == [hung]
+    assert not Path(f"/proc/{hung}").exists()
+
+
 def test_a_hangup_reloads_every_worker(pair: Sidecar) -> None:
     os.kill(pair.pid, signal.SIGHUP)
     pair.wait_for_event("config_reloaded", 2)

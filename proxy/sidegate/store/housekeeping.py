@@ -6,7 +6,6 @@ Requests never wait for it. Each step is bounded by `store.timeout`.
 import asyncio
 import logging
 import random
-from collections.abc import Callable
 from functools import partial
 
 from sidegate.store.awaiting import answer_of
@@ -20,12 +19,11 @@ logger = logging.getLogger(__name__)
 
 
 class Housekeeping:
-    """The periodic task. `shares` returns whether any policy needs the number of proxies."""
+    """The periodic task."""
 
-    def __init__(self, store: Store, replicas: Replicas, warn_at_buckets: int, shares: Callable[[], bool]) -> None:
+    def __init__(self, store: Store, replicas: Replicas, warn_at_buckets: int) -> None:
         self._store = store
         self._replicas = replicas
-        self._shares = shares
         self._loop = asyncio.get_running_loop()
         self._connected = asyncio.Event()
         self._next_look_s = 0.0
@@ -54,8 +52,9 @@ class Housekeeping:
                 pass
 
     async def _once(self) -> None:
-        if self._replicas.fixed is None and self._shares():
-            await answer_of(self._replicas.announce)
+        # Also while no policy is `local`: an edit can change that during an outage, when nothing can be counted.
+        if self._replicas.fixed is None:
+            await answer_of(partial(self._replicas.announce, self._loop.time()))
         if self._loop.time() >= self._next_look_s:
             self._next_look_s = self._loop.time() + LOOK_EVERY_S
             self._note_keys(await self._command("DBSIZE"))

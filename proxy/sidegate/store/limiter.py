@@ -24,13 +24,15 @@ from sidegate.decision.policy import PolicyMatch
 from sidegate.decision.verdict import UNLIMITED, Answer, DecisionSource, Verdict, decided_locally, judged, store_failed
 from sidegate.store.breaker import Breaker
 from sidegate.store.deny_cache import DenyCache
-from sidegate.store.local_store import LocalStore
+from sidegate.store.local_store import LocalStore, OutageClock
 from sidegate.store.probe import breaker_for
 from sidegate.store.protocol import Levels, Store, StoreUnavailable
 from sidegate.store.settlement import Settlement
 
 # Bounds the requests that wait for the store at once, and with them the memory.
 MOST_UNDECIDED = 16_384
+# A bucket that cannot be read is away though the store answers: so much time counts as an outage at each request.
+LONGEST_UNREADABLE_S = 1.0
 
 _PASS, _REFUSE = Answer.PASS, Answer.REFUSE
 _STORE, _DENY_CACHE = DecisionSource.STORE, DecisionSource.DENY_CACHE
@@ -49,11 +51,12 @@ class Limiter:
         self._deny_cache = deny_cache
         self._proxies = proxies
         self.local = LocalStore()
+        self._outages = OutageClock()
         self._settlement = Settlement(store, self.local)
-        self.guard = breaker_for(store, key_prefix, self._settlement.resume)
+        self.guard = breaker_for(store, key_prefix, self._breaker_closed)
         self._breaker = self.guard.breaker
         # A Cluster has a breaker for each node; then the one of `guard` stays closed.
-        self._of_nodes = store.own_breakers(self._settlement.resume)
+        self._of_nodes = store.own_breakers(self._breaker_closed)
         self._undecided = 0
 
     @property
@@ -125,9 +128,11 @@ class Limiter:
         if isinstance(answer, StoreUnavailable):
             if self._of_nodes is None:
                 self.guard.failed(answer, asked_s)
-            then(self._without_store(applied, answer.reason))
+            then(self._without_store(applied, answer.reason, asked_s))
             return
         self._breaker.answered()
+        if self._outages.away:
+            self._note_return()
         if self.local.owes:
             self._settlement.begin()
         then(self._verdict(applied, answer, asked_s))
@@ -154,11 +159,24 @@ class Limiter:
             if level.tokens < charge.cost:
                 self._deny_cache.remember(charge, level, asked_s)
         if unreadable and answer is Answer.PASS:  # a refusal by one bucket stands without the others
-            return self._without_store(applied, "unreadable_bucket")
+            return self._without_store(applied, "unreadable_bucket", time.monotonic() - LONGEST_UNREADABLE_S)
         return Verdict(answer, DecisionSource.STORE, applied, known)
 
-    def _without_store(self, applied: Sequence[PolicyMatch], reason: str) -> Verdict:
+    def _breaker_closed(self) -> None:
+        self._note_return()
+        self._settlement.resume()
+
+    def _note_return(self) -> None:
+        """End the outage, unless another node of the Cluster is still away."""
+        if all(breaker.closed for breaker in self.breakers.values()):
+            self._outages.answered()
+
+    def _without_store(self, applied: Sequence[PolicyMatch], reason: str, asked_s: float | None = None) -> Verdict:
+        """The failure mode's verdict; the store has not decided since `asked_s` (None: at this moment)."""
         if not decided_locally(applied):
             return store_failed(applied, reason)
-        shares, levels, passes = self.local.decide(applied, self._proxies(), time.monotonic_ns() // 1000)
+        now_us = time.monotonic_ns() // 1000
+        asked_us = now_us if asked_s is None else int(asked_s * 1e6)
+        outage_us = self._outages.failed(asked_us, now_us, throughout=reason == "breaker_open")
+        shares, levels, passes = self.local.decide(applied, self._proxies(), outage_us)
         return Verdict(Answer.PASS if passes else Answer.REFUSE, DecisionSource.LOCAL, shares, levels, reason)

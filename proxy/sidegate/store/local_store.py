@@ -1,15 +1,18 @@
 """This proxy's share of each limit, in memory, for `on_failure: local` while the store does not answer.
 
 A share is limit, burst and initial divided by the number of live proxies, rounded down, so that all shares together
-never exceed the limit. The one exception: a share's burst is never less than the policy's largest cost, one token for
-most, since it would otherwise admit nothing for ever; with fewer tokens than proxies the shares may hold one each.
+never exceed the limit. The one exception: for a charge that costs more, the share's burst is that cost, one token for
+most, since it would otherwise never be admitted; with fewer tokens than proxies the shares may hold one each.
 
-Requests admitted here are charged to the shared buckets when the store is back (`debts`). The local buckets stay, so
-that repeated outages refill nothing.
+Requests admitted here are charged to the shared buckets when the store is back (`debts`). A local bucket grows only
+while the store is away (`OutageClock`), and otherwise only by what its shared bucket has paid of its debt (`repay`).
+So over any number of outages the shares add one burst, and the rate over the time of the outages, to what the shared
+buckets admit.
 
-Bounded: the bucket that was used least recently is dropped for a new one, and its debt with it.
+Bounded: a new bucket takes the place of one that is full and owes nothing, which is equivalent to a new one. Without
+such a bucket a new key is refused, or each new identity would be a way to get a spent share again.
 
-Pure: `now_us` is the caller's monotonic clock. The arithmetic is that of decision/bucket.
+Pure: `now_us` is the time of `OutageClock`. The arithmetic is that of decision/bucket.
 """
 
 from collections.abc import Sequence
@@ -17,11 +20,36 @@ from fractions import Fraction
 from functools import lru_cache
 from itertools import islice
 
-from sidegate.decision.bucket import Bucket, Charge, Level, Limit, Rate, decide, passed
+from sidegate.decision.bucket import Bucket, Charge, Level, Limit, Rate, decide, passed, settle
 from sidegate.decision.policy import OnStoreFailure, Policy, PolicyMatch
 
 # Bounds the memory that an attacker with many identities can claim: about 23 MB.
 MOST_BUCKETS = 65_536
+# Bounds the buckets that one new key has checked for being full; those that are not go to the end of the queue.
+_MOST_CHECKED = 16
+
+
+class OutageClock:
+    """The time during which the store did not decide, in µs. Its arguments are times of one monotonic clock."""
+
+    def __init__(self) -> None:
+        self._elapsed_us = 0
+        self._counted_us = 0
+        self.away = False
+
+    def failed(self, asked_us: int, now_us: int, *, throughout: bool) -> int:
+        """Count a failure to answer from `asked_us` to `now_us`. Returns the sum.
+
+        `throughout`: a breaker is open, so that the store has been away since the last failure, unless it answered.
+        """
+        begun_us = self._counted_us if throughout and self.away else max(self._counted_us, asked_us)
+        self._elapsed_us += max(0, now_us - begun_us)
+        self._counted_us, self.away = now_us, True
+        return self._elapsed_us
+
+    def answered(self) -> None:
+        """The store decides again."""
+        self.away = False
 
 
 class LocalStore:
@@ -30,6 +58,7 @@ class LocalStore:
     def __init__(self, most_buckets: int = MOST_BUCKETS) -> None:
         self._most_buckets = most_buckets
         self._buckets: dict[str, Bucket] = {}
+        self._limits: dict[str, Limit] = {}  # the share that each bucket was last held to
         self._owed: dict[str, Charge] = {}
 
     def __len__(self) -> int:
@@ -50,11 +79,12 @@ class LocalStore:
         """
         shares = [_shared_out(entry, proxies) for entry in applied]
         charges = [entry.charge for entry in shares if entry.charge is not None and is_local(entry.policy)]
-        for charge in charges:
-            self._touch(charge.key)
-        (found,) = decide([charges], self._buckets, now_us)
+        if self._makes_room(charges, now_us):
+            (found,) = decide([charges], self._buckets, now_us)
+            self._limits |= {charge.key: charge.limit for charge in charges if charge.key in self._buckets}
+        else:
+            found = tuple([Level(0, 0, enough=False)] * len(charges))
         passes = passed(charges, found)
-        self._bound()
         following = iter(found)
         levels: list[Level | None] = []
         for entry, share in zip(applied, shares, strict=True):
@@ -70,6 +100,7 @@ class LocalStore:
     def forget(self, key: str) -> bool:
         """Drop a bucket and its debt, after a reset. Returns whether there was one."""
         self._owed.pop(key, None)
+        self._limits.pop(key, None)
         return self._buckets.pop(key, None) is not None
 
     def debts(self, most: int) -> list[Charge]:
@@ -85,6 +116,11 @@ class LocalStore:
             if charge.key in self._buckets:
                 self._owe(charge)
 
+    def repay(self, key: str, tokens: int) -> None:
+        """Give a bucket back what its shared bucket has paid."""
+        if (bucket := self._buckets.get(key)) is not None:
+            self._buckets[key] = bucket._replace(tokens=min(bucket.tokens + tokens, self._limits[key].burst))
+
     def _owe(self, charge: Charge) -> None:
         owed = self._owed.get(charge.key)
         amount = charge.cost + (owed.cost if owed else 0)
@@ -92,16 +128,29 @@ class LocalStore:
         cost = min(amount, charge.limit.burst)
         self._owed[charge.key] = Charge(charge.key, charge.limit, cost, debit=True)
 
-    def _touch(self, key: str) -> None:
-        bucket = self._buckets.pop(key, None)
-        if bucket is not None:
-            self._buckets[key] = bucket
+    def _makes_room(self, charges: Sequence[Charge], now_us: int) -> bool:
+        """Make room for the buckets that these charges may create. Returns whether there is enough."""
+        new = {charge.key for charge in charges if charge.cost and charge.key not in self._buckets}
+        surplus = len(self._buckets) + len(new) - self._most_buckets
+        if surplus <= 0 or not new:
+            return True
+        in_use = {charge.key for charge in charges}
+        for key in list(islice(self._buckets, _MOST_CHECKED)):
+            if key not in self._owed and key not in in_use and self._is_full(key, now_us):
+                self._drop(key)
+                surplus -= 1
+                if not surplus:
+                    return True
+            else:
+                self._buckets[key] = self._buckets.pop(key)
+        return False
 
-    def _bound(self) -> None:
-        while len(self._buckets) > self._most_buckets:
-            oldest = next(iter(self._buckets))
-            del self._buckets[oldest]
-            self._owed.pop(oldest, None)
+    def _is_full(self, key: str, now_us: int) -> bool:
+        limit = self._limits[key]
+        return settle(self._buckets[key], limit, now_us).tokens >= limit.burst
+
+    def _drop(self, key: str) -> None:
+        del self._buckets[key], self._limits[key]
 
 
 def is_local(policy: Policy) -> bool:
@@ -122,5 +171,4 @@ def _shared_out(entry: PolicyMatch, proxies: int) -> PolicyMatch:
     policy, charge = entry
     if charge is None or not is_local(policy):
         return entry
-    largest_cost = max(policy.cost, charge.cost, *policy.costs.values())
-    return PolicyMatch(policy, charge._replace(limit=share_of(charge.limit, proxies, largest_cost)))
+    return PolicyMatch(policy, charge._replace(limit=share_of(charge.limit, proxies, max(1, charge.cost))))

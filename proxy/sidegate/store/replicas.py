@@ -1,8 +1,9 @@
 """Counts the proxies that share each limit: each announces itself in one sorted set of the store.
 
 An entry is the proxy's name with the time (the store's clock) of its last renewal. Each announcement drops entries that
-are older than ENTRY_LIFE_S. A higher count applies at once, a lower one only after two counts in a row: a store that
-lost its data has no entries until every proxy has announced itself again.
+are older than ENTRY_LIFE_S; a proxy that stops removes its own. A higher count applies at once. A lower one applies
+after counts without a gap were lower for LOWER_AFTER_S: a store that lost its data has no entries until every proxy has
+announced itself again.
 """
 
 import secrets
@@ -10,8 +11,11 @@ from collections.abc import Callable
 
 from sidegate.store.protocol import Command, Store
 
-ANNOUNCE_EVERY_S = 5.0
-ENTRY_LIFE_S = 15.0
+ANNOUNCE_EVERY_S = 1.0
+ENTRY_LIFE_S = 5.0
+LOWER_AFTER_S = 5.0
+# Counts further apart than this are not consecutive: the store was away in between.
+_LONGEST_GAP_S = 3.0
 
 # Entries with a time in the future were written before the clock stepped back.
 ANNOUNCE_SCRIPT = """
@@ -26,33 +30,56 @@ return redis.call('ZCARD', KEYS[1])
 
 
 class Replicas:
-    """This proxy's entry, and the count of all. `fixed` is the configured count (`store.replicas`)."""
+    """This proxy's entry, and the count of all. `fixed` is the configured count (`store.replicas`).
 
-    def __init__(self, store: Store, key_prefix: str, fixed: int | None) -> None:
+    `floor` is the lowest count that applies: the workers of this sidecar, or what a sibling of this worker has counted.
+    """
+
+    def __init__(self, store: Store, key_prefix: str, fixed: int | None, *, floor: int = 1, known: int = 0) -> None:
         self._store = store
         self._key = f"{key_prefix}proxies"  # not a bucket's name: those have a colon behind the policy
         self._name = secrets.token_hex(8)
-        self._last = 0
-        self.seen = 0
+        self._floor = floor
+        self._left = False
+        self._last_s = 0.0
+        self._lower: tuple[float, int] | None = None  # since when counts are lower, and the highest of them
+        self.seen = known
         self.fixed = fixed
 
     @property
     def count(self) -> int:
-        """How many proxies share each limit; 1 before the first count."""
-        return self.fixed or max(1, self.seen)
+        """How many proxies share each limit."""
+        return self.fixed or max(self._floor, self.seen)
 
-    def announce(self, then: Callable[[object], None]) -> None:
+    def announce(self, now_s: float, then: Callable[[object], None]) -> None:
         """Renew this proxy's entry and count all; `then` receives the reply."""
+        if self._left:
+            then(None)
+            return
         command: Command = ("EVAL", ANNOUNCE_SCRIPT, 1, self._key, self._name, int(ENTRY_LIFE_S * 1000))
 
         def counted(reply: object) -> None:
             if type(reply) is int and reply > 0:
-                self.note(reply)
+                self.note(reply, now_s)
             then(reply)
 
         self._store.command(self._key, command, counted)
 
-    def note(self, count: int) -> None:
+    def leave(self, then: Callable[[object], None]) -> None:
+        """Mark this proxy's entry as expired, so that the others' next count drops it; `then` receives the reply."""
+        self._left = True
+        self._store.command(self._key, ("ZADD", self._key, 0, self._name), then)
+
+    def note(self, count: int, now_s: float) -> None:
         """Record one count."""
-        self.seen = max(count, self._last)
-        self._last = count
+        consecutive = now_s - self._last_s <= _LONGEST_GAP_S
+        self._last_s = now_s
+        if count >= self.seen:
+            self.seen, self._lower = count, None
+        elif self._lower is None or not consecutive:
+            self._lower = now_s, count
+        else:
+            since_s, highest = self._lower[0], max(self._lower[1], count)
+            self._lower = since_s, highest
+            if now_s - since_s >= LOWER_AFTER_S:
+                self.seen, self._lower = highest, None

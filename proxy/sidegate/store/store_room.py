@@ -1,7 +1,7 @@
 """The store for the rest of the sidecar: opens it, decides through it, describes and inspects it."""
 
 import logging
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Coroutine, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -25,20 +25,19 @@ logger = logging.getLogger("sidegate.store")
 class StoreRoom:
     """The objects of one store. `workers` processes of this sidecar hold a local share each.
 
-    `shares_limits` returns whether any policy uses the number of proxies. `buckets` inspects what is stored.
+    `known_proxies` is the last count of another worker of this sidecar. `buckets` inspects what is stored.
     """
 
-    def __init__(
-        self, settings: StoreSettings, workers: int, observe: ObserveStore, shares_limits: Callable[[], bool]
-    ) -> None:
+    def __init__(self, settings: StoreSettings, workers: int, observe: ObserveStore, *, known_proxies: int = 0) -> None:
         self._workers = workers
         self.store = open_store(settings, self._connection_changed, observe=observe)
         self._deny_cache = DenyCache()
-        self._replicas = Replicas(self.store, settings.key_prefix, self._fixed_replicas(settings))
+        fixed = self._fixed_replicas(settings)
+        self._replicas = Replicas(self.store, settings.key_prefix, fixed, floor=workers, known=known_proxies)
         self.limiter = Limiter(
             self.store, self._deny_cache, proxies=lambda: self._replicas.count, key_prefix=settings.key_prefix
         )
-        self._housekeeping = Housekeeping(self.store, self._replicas, settings.warn_at_buckets, shares_limits)
+        self._housekeeping = Housekeeping(self.store, self._replicas, settings.warn_at_buckets)
         self.buckets = Buckets(settings)
 
     def tasks(self) -> Iterator[Coroutine[Any, Any, None]]:
@@ -71,8 +70,15 @@ class StoreRoom:
         self._deny_cache.forget(bucket)
         return self.limiter.local.forget(bucket)
 
+    @property
+    def proxies(self) -> int:
+        """How many proxies share each limit, as counted by announcements; 0 before the first count."""
+        return self._replicas.seen
+
     async def close(self) -> None:
-        """Close the connections for inspection; the store's own end with its task."""
+        """Leave the count of proxies and close the connections for inspection; the store's own end with its task."""
+        if self._replicas.fixed is None and self.store.failure is None:
+            await answer_of(self._replicas.leave)
         await self.buckets.close()
 
     def describe(self) -> dict[str, object]:

@@ -29,6 +29,8 @@ from sidegate.workers.place import VARIABLE, WorkerId
 FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 10.0
 STEADY_S = 10.0
+# A worker that serves and sends no report for so long hangs, and is replaced. Reports come each second.
+HUNG_AFTER_S = 5.0
 # Beyond `listen.drain_timeout`, in which a worker ends by itself.
 KILL_AFTER_S = 5.0
 
@@ -77,6 +79,8 @@ class Parent:
         self._running: dict[int, asyncio.subprocess.Process] = {}
         self._channels: dict[int, Channel] = {}
         self._ready: set[int] = set()
+        self._heard_s: dict[int, float] = {}
+        self._proxies: dict[int, int] = {}
         self._snapshots: dict[int, Snapshot] = {}
         self._reports: dict[int, object] = {}
         self._retired: Snapshot = []
@@ -90,7 +94,9 @@ class Parent:
         async with asyncio.TaskGroup() as group:
             for number in range(self._count):
                 _ = group.create_task(self._keep(number))
+            watching = group.create_task(self._replace_hung())
             await self._stop.wait()
+            watching.cancel()
             self._pass_on(signal.SIGTERM)
             _ = loop.call_later(self._patience_s, self._kill)
         return 1 if self._failed else 0
@@ -107,6 +113,22 @@ class Parent:
             self._failed = True
             process.kill()
 
+    async def _replace_hung(self) -> None:
+        """Kill each worker that has stopped reporting; `_keep` starts it again."""
+        loop = asyncio.get_running_loop()
+        looked_s = loop.time()
+        while True:
+            await asyncio.sleep(1)
+            late, looked_s = loop.time() - looked_s > HUNG_AFTER_S / 2, loop.time()
+            for number in self._ready & self._running.keys():
+                if late:  # the parent itself was stopped, perhaps with its workers: unread reports come first
+                    self._heard_s[number] = looked_s
+                elif (silent_s := looked_s - self._heard_s[number]) > HUNG_AFTER_S:
+                    fields = {"worker": number, "pid": self._running[number].pid, "silent_s": round(silent_s, 1)}
+                    logger.error("worker_hung", extra={"fields": fields})
+                    self._running[number].kill()
+                    self._ready.discard(number)
+
     async def _keep(self, number: int) -> None:
         """Start a worker whenever it is not there."""
         loop = asyncio.get_running_loop()
@@ -114,7 +136,7 @@ class Parent:
         while not self._stop.is_set():
             began_s = loop.time()
             status = await self._live(number)
-            has_served |= number in self._ready
+            has_served |= number in self._heard_s
             self._ready.discard(number)
             if self._stop.is_set():
                 self._failed |= status not in (0, -signal.SIGTERM)  # the latter: it was only starting
@@ -138,7 +160,9 @@ class Parent:
     async def _live(self, number: int) -> int:
         """One worker's life; returns its exit status."""
         ours, theirs = socket.socketpair()
-        place = WorkerId(number, self._count, self._port, theirs.fileno())
+        # Started without its store, it takes the share that the others take.
+        proxies = max(self._proxies.values(), default=0)
+        place = WorkerId(number, self._count, self._port, theirs.fileno(), proxies)
         with theirs:
             process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", "sidegate", "run", "--config", str(self._path)),
@@ -167,7 +191,9 @@ class Parent:
                 if each != number:
                     channel.send(message)
             return
+        self._heard_s[number] = asyncio.get_running_loop().time()
         self._snapshots[number], self._reports[number] = message["metrics"], message["report"]
+        self._proxies[number] = message["proxies"]
         if number not in self._ready:
             self._ready.add(number)
             if len(self._ready) == self._count:

@@ -15,12 +15,16 @@ _CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
 @dataclass(frozen=True, slots=True)
 class WorkerId:
-    """Worker `number` (from 0) of `count`, on the port that the parent holds; `channel` is the socket to the parent."""
+    """Worker `number` (from 0) of `count`, on the port that the parent holds; `channel` is the socket to the parent.
+
+    `proxies` is the count of proxies at the store that a worker reported last; 0 where none has.
+    """
 
     number: int
     count: int
     port: int
     channel: int
+    proxies: int = 0
 
     @property
     def is_leader(self) -> bool:
@@ -29,7 +33,7 @@ class WorkerId:
 
     def variable(self) -> str:
         """The place, as the value of VARIABLE."""
-        return f"{self.number},{self.count},{self.port},{self.channel}"
+        return f"{self.number},{self.count},{self.port},{self.channel},{self.proxies}"
 
     def share_of(self, settings: Settings) -> Settings:
         """The settings with the worker's own part of what the sidecar as a whole may claim."""
