@@ -23,6 +23,7 @@ class FakeStore:
         self.port = 0
         self.asked: list[list[bytes]] = []
         self.connections = 0
+        self.hangs_up_on = b""
 
     @property
     def url(self) -> str:
@@ -35,6 +36,8 @@ class FakeStore:
             while data := await reader.read(65536):
                 commands.feed(data)
                 while command := commands.gets():
+                    if isinstance(command, list) and command[0] == self.hangs_up_on:
+                        return
                     if not isinstance(command, list) or command[0] not in (b"EVALSHA", b"EVAL"):
                         writer.write(b"+OK\r\n")
                         continue

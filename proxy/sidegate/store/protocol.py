@@ -30,6 +30,8 @@ OnLevels = Callable[[Levels | StoreUnavailable, float], None]
 # A command as its words, and the callback for its reply: the parsed reply, a ReplyError, or StoreUnavailable.
 Command = tuple[str | int, ...]
 OnReply = Callable[[object], None]
+# Receives a reply that came too late to be used. Raises if it is the reply to another command.
+CheckLate = Callable[[object], None]
 
 
 # Returns the breakers of a store's nodes, by the node's address.

@@ -61,6 +61,13 @@ async def test_a_service_that_no_sentinel_knows_is_reported_as_an_outage(sentine
         assert (verdict.answer, verdict.reason) == (Answer.UNAVAILABLE, "no_master")
 
 
+async def test_a_sentinels_port_as_the_port_of_a_store_is_named(sentinels: SentinelTrio) -> None:
+    url = f"redis://127.0.0.1:{sentinels.sentinels[0].port}"
+    async with sidecar(url, connected=False, username="", password="") as proxy:
+        assert (await proxy.ask(asking("k"))).reason == "wrong_role"
+        assert "redis+sentinel://" in str(proxy.failures[-1])
+
+
 @pytest.mark.slow
 async def test_a_requested_failover_is_followed_while_the_old_master_still_answers(
     own_sentinels: SentinelTrio,

@@ -2,28 +2,40 @@
 
 redis-py opens it (address, TLS, authentication, database) and hands the transport over. This protocol then packs
 commands with hiredis, writes at once, and passes each reply to the callback in its place. RESP2 only, which has no
-unsolicited messages. Whatever puts the order in doubt (a missed deadline, a broken reply, an unexpected reply)
-ends the connection: a late reply can never reach another callback.
+unsolicited messages. Whatever puts the order in doubt (a broken reply, an unexpected reply) ends the connection.
+
+A missed deadline does not: it fails its command alone. The place of the command is kept, and its late reply is
+checked and discarded there, so it can never reach another callback. The connection ends when nothing at all has been
+received for several timeouts, or when too many replies are late.
 
 Deadlines cost nothing per command: they all have the same length, so the oldest command's deadline is the next one to
-pass, and one timer that re-arms itself watches that one.
+pass, and one timer that re-arms itself watches that one. Times are time.monotonic: the loop's clock stands still during
+one turn, and a command that is sent late in a long turn would lose that time.
 """
 
 import asyncio
-import contextlib
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any, cast
 
 import hiredis
 from redis.asyncio.connection import ConnectionPool
-from redis.exceptions import NoPermissionError
+from redis.exceptions import AuthenticationError, BusyLoadingError, InvalidResponse, ResponseError
+from redis.exceptions import ConnectionError as RedisConnectionError
 
-from sidegate.store.protocol import Command, OnReply, StoreUnavailable
+from sidegate.store.protocol import CheckLate, Command, OnReply, StoreUnavailable
 from sidegate.store.redis.batch import BadReply
 
 # Opening may take a TLS handshake and several round trips; no request waits for it.
 OPENING_TIMEOUT_S = 1.0
+
+# Without any reply for so many timeouts after a missed deadline, and at least for so long, the connection is replaced:
+# it may have been lost without notice. Shorter hiccups of the store cost their own calls only.
+SILENT_TIMEOUTS = 4
+SHORTEST_SILENCE_S = 0.25
+# Bounds the late replies that are waited for, and with them the memory.
+MOST_LATE = 16_384
 
 ReplyError = hiredis.ReplyError
 
@@ -38,6 +50,17 @@ async def open_connection(pool: ConnectionPool, timeout_s: float, *, any_role: b
 
     Raises it for a replica too, unless `any_role`.
     """
+    try:
+        return await _open(pool, timeout_s, any_role=any_role)
+    except _RoleUnknown:
+        return await _open(pool, timeout_s, any_role=True)
+
+
+class _RoleUnknown(Exception):
+    """The connection was closed upon ROLE, as some proxies do for commands that they do not know."""
+
+
+async def _open(pool: ConnectionPool, timeout_s: float, *, any_role: bool) -> "MultiplexedConnection":
     link = cast(Any, pool).make_connection()  # untyped in redis-py
     try:
         async with asyncio.timeout(OPENING_TIMEOUT_S):
@@ -51,23 +74,47 @@ async def open_connection(pool: ConnectionPool, timeout_s: float, *, any_role: b
             raise asyncio.CancelledError  # redis-py's handshake swallows a cancellation
     except BaseException as error:  # redis-py raises more than its own exceptions while a server comes and goes
         await link.disconnect(nowait=True)
-        if isinstance(error, StoreUnavailable):
+        if isinstance(error, StoreUnavailable | _RoleUnknown):
             raise
         if isinstance(error, TimeoutError):
             raise StoreUnavailable("timeout", f"no connection within {OPENING_TIMEOUT_S:g} s") from error
         if isinstance(error, Exception):
-            raise StoreUnavailable("connect", str(error)) from error
+            raise StoreUnavailable(_reason_of(error), str(error)) from error
         raise
     return MultiplexedConnection.adopting(link, timeout_s)
 
 
 async def _require_master(link: Any) -> None:
-    """A replica would let in whom it can only refuse later. Who may not ask for the role is not held up."""
-    await link.send_command("ROLE")
-    with contextlib.suppress(NoPermissionError):
+    """Raise StoreUnavailable for a replica, which accepts no charges, and for a Sentinel.
+
+    ROLE is optional: with any error reply the role is unknown, and the first charge shows what the server is.
+    """
+    try:
+        await link.send_command("ROLE")
         role = await link.read_response()
-        if isinstance(role, list) and role[0] != b"master":
-            raise StoreUnavailable("readonly", "the server is a replica")
+    except AuthenticationError:
+        raise
+    except ResponseError:
+        return
+    except RedisConnectionError as error:
+        raise _RoleUnknown from error
+    name = role[0] if isinstance(role, list) and role else b"master"
+    if name == b"sentinel":
+        text = "the server is a Sentinel, not a store: the URL is redis+sentinel://HOST:PORT/SERVICE"
+        raise StoreUnavailable("wrong_role", text)
+    if name != b"master":
+        raise StoreUnavailable("readonly", "the server is a replica")
+
+
+def _reason_of(error: Exception) -> str:
+    """Why a connection could not be opened, as one word."""
+    if isinstance(error, AuthenticationError):
+        return "noauth" if "required" in str(error) else "wrongpass"
+    if isinstance(error, BusyLoadingError):
+        return "loading"
+    if isinstance(error, InvalidResponse):
+        return "protocol"
+    return "connect"
 
 
 class MultiplexedConnection(asyncio.Protocol):
@@ -79,10 +126,16 @@ class MultiplexedConnection(asyncio.Protocol):
         self._timeout_s = timeout_s
         self._loop = asyncio.get_running_loop()
         self._reader = hiredis.Reader(notEnoughData=_INCOMPLETE)
-        self._waiting: deque[tuple[float, OnReply]] = deque()
+        self._silence_s = max(SHORTEST_SILENCE_S, SILENT_TIMEOUTS * timeout_s)
+        # Each command in flight, in order: deadline, callback, check of a late reply. `_late` has the checks of those
+        # whose deadline has passed; their replies come first.
+        self._waiting: deque[tuple[float, OnReply, CheckLate | None]] = deque()
+        self._late: deque[CheckLate | None] = deque()
+        self._heard_s = 0.0  # when a reply, or the first of the late ones, was last received or due
         self._timer: asyncio.TimerHandle | None = None
         self._lost: StoreUnavailable | None = None
         self._retiring = False
+        self.answered = False  # whether a command was answered in time
         self.closed: asyncio.Future[StoreUnavailable] = self._loop.create_future()
 
     @classmethod
@@ -93,16 +146,18 @@ class MultiplexedConnection(asyncio.Protocol):
         connection._transport.set_protocol(connection)
         return connection
 
-    def ask(self, command: Command, on_reply: OnReply) -> None:
-        """Send a command; `on_reply` is called once, within the timeout, possibly before this returns."""
+    def ask(self, command: Command, on_reply: OnReply, check_late: CheckLate | None = None) -> None:
+        """Send a command; `on_reply` is called once, within the timeout, possibly before this returns.
+
+        `check_late` receives a reply that comes after the deadline, and raises BadReply if it is that of another call.
+        """
         if self._lost is not None:
             on_reply(self._lost)
             return
-        now = self._loop.time()
-        self._waiting.append((now + self._timeout_s, on_reply))
+        self._waiting.append((time.monotonic() + self._timeout_s, on_reply, check_late))
         self._transport.write(_pack(command))
         if self._timer is None:
-            self._timer = self._loop.call_at(now + self._timeout_s, self._check_deadline)
+            self._timer = self._loop.call_later(self._timeout_s, self._check_deadline)
 
     def close(self, failure: StoreUnavailable | None = None) -> None:
         """Close the connection; commands in flight fail."""
@@ -118,9 +173,16 @@ class MultiplexedConnection(asyncio.Protocol):
         try:
             self._reader.feed(data)
             while (reply := self._reader.gets()) is not _INCOMPLETE:
+                if self._late:
+                    if (check := self._late.popleft()) is not None:
+                        check(reply)
+                    continue
                 if not self._waiting:
                     raise BadReply("a reply without a command")
                 self._waiting.popleft()[1](reply)
+                self.answered = True
+            if self._late:
+                self._heard_s = time.monotonic()
             if self._retiring and not self._waiting:
                 self.close()
         except (hiredis.ProtocolError, BadReply) as error:
@@ -131,16 +193,41 @@ class MultiplexedConnection(asyncio.Protocol):
 
     def _check_deadline(self, grace: bool = True) -> None:
         self._timer = None
-        if not self._waiting:
-            return
-        due = self._waiting[0][0]
-        if due > self._loop.time():
-            self._timer = self._loop.call_at(due, self._check_deadline)
-        elif grace:
+        now = time.monotonic()
+        if grace and self._waiting and self._waiting[0][0] <= now:
             # The reply may be unread in the socket because this process was late, not the store: read once more first.
             self._timer = self._loop.call_later(0.001, self._check_deadline, False)
-        else:
-            self._fail(StoreUnavailable("timeout", f"no reply within {self._timeout_s * 1000:g} ms"))
+            return
+        if not grace:
+            self._expire(now)
+        if self._late and (now >= self._heard_s + self._silence_s or len(self._late) > MOST_LATE):
+            self._fail(self._timed_out())
+            return
+        if self._lost is not None:
+            return
+        due = self._waiting[0][0] if self._waiting else now + self._silence_s
+        if self._late:
+            due = min(due, self._heard_s + self._silence_s)
+        elif not self._waiting:
+            return
+        if self._timer is not None:  # a callback has sent another command
+            self._timer.cancel()
+        self._timer = self._loop.call_later(max(0.0, due - now), self._check_deadline)
+
+    def _expire(self, now: float) -> None:
+        """Fail the commands whose deadline has passed; their replies are discarded."""
+        failure = self._timed_out()
+        while self._waiting and self._waiting[0][0] <= now:
+            due, on_reply, check = self._waiting.popleft()
+            if not self._late:
+                self._heard_s = due
+            self._late.append(check)
+            on_reply(failure)
+        if self._retiring and not self._waiting:
+            self.close()
+
+    def _timed_out(self) -> StoreUnavailable:
+        return StoreUnavailable("timeout", f"no reply within {self._timeout_s * 1000:g} ms")
 
     def _fail(self, error: StoreUnavailable) -> None:
         if self._lost is not None:
@@ -152,5 +239,5 @@ class MultiplexedConnection(asyncio.Protocol):
         if not self.closed.done():
             self.closed.set_result(error)
         waiting, self._waiting = self._waiting, deque()
-        for _, on_reply in waiting:
+        for _, on_reply, _ in waiting:
             on_reply(error)

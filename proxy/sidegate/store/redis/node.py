@@ -1,24 +1,27 @@
 """One server of the store, with one connection that is kept open.
 
 Without a connection every call fails at once; no request waits for a connection. One task reconnects with growing,
-jittered pauses. A connection that is lost soon after it was made counts as a failed attempt, so that a server that
-closes every connection does not receive a storm of them.
+jittered pauses. A connection that was lost before it answered a call counts as a failed attempt, so that a server
+that closes every connection does not receive a storm of them.
 """
 
 import asyncio
 import random
+import time
 from collections.abc import Awaitable, Callable
 
 from sidegate.config.store_url import Address
-from sidegate.store.protocol import Command, OnReply, StoreUnavailable
+from sidegate.store.protocol import CheckLate, Command, OnReply, StoreUnavailable
 from sidegate.store.redis.connection import MultiplexedConnection
 
 # Pauses between attempts to connect: doubling, each drawn between half and all of it so that many proxies spread out.
 # The longest bounds the delay until a store that is back is used.
 FIRST_PAUSE_S = 0.05
 LONGEST_PAUSE_S = 1.0
-# After a connection that lasted this long, the next attempt is made at once.
-STEADY_S = 1.0
+# After a connection that answered a call and lasted this long, the next attempt is made at once.
+STEADY_S = 0.05
+# After one that answered no call but lasted this long, too: there was nothing to answer.
+IDLE_STEADY_S = 1.0
 
 # The address of a store that is only one server.
 ANY_ADDRESS = Address("", 0)
@@ -50,13 +53,13 @@ class Node:
         self.failure: StoreUnavailable | None = StoreUnavailable("starting", "not connected yet")
         self.tried = asyncio.Event()  # set when the first attempt to connect has ended
 
-    def ask(self, command: Command, on_reply: OnReply) -> None:
+    def ask(self, command: Command, on_reply: OnReply, check_late: CheckLate | None = None) -> None:
         """Send one command; `on_reply` is called once, within the timeout, possibly before this returns."""
         connection = self._connection
         if connection is None:
             on_reply(self.failure or StoreUnavailable("connect"))
         else:
-            connection.ask(command, on_reply)
+            connection.ask(command, on_reply, check_late)
 
     def once_tried(self, action: Callable[[], None]) -> None:
         """Run `action` once the first attempt to connect has ended; at once if it has."""
@@ -81,10 +84,10 @@ class Node:
                 self._connection = await self._connect()
                 self._changed(None)
                 self._has_tried()
-                begun_s = self._loop.time()
+                begun_s = time.monotonic()
                 lost = await self._hold()
-                self._connection = None
-                self._failed_attempts = 0 if self._loop.time() - begun_s >= STEADY_S else self._failed_attempts + 1
+                answered, self._connection = self._connection.answered, None
+                self._count_loss(answered, time.monotonic() - begun_s)
                 self._changed(lost)
         finally:
             if self._connection is not None:
@@ -128,6 +131,13 @@ class Node:
             else:
                 failed = 0
                 connection.retire()
+
+    def _count_loss(self, answered: bool, lasted_s: float) -> None:
+        """Set the pause after a lost connection: none, the first one, or a longer one."""
+        if lasted_s >= (STEADY_S if answered else IDLE_STEADY_S):
+            self._failed_attempts = 0
+        else:
+            self._failed_attempts = 1 if answered else self._failed_attempts + 1
 
     def _has_tried(self) -> None:
         self.tried.set()

@@ -76,7 +76,7 @@ class ScriptCall:
             self.node.ask(("TIME",), self._note_time)
         if self.asking:  # applies to the next command only
             self.node.ask(("ASKING",), _ignore)
-        self.node.ask(("EVALSHA", SCRIPT_SHA, *self._arguments), self._on_reply)
+        self.node.ask(("EVALSHA", SCRIPT_SHA, *self._arguments), self._on_reply, self._check_late)
 
     def send_on(self, node: Node, *, asking: bool = False) -> None:
         """Send the call to another node, after the last one replied that it did not run the script."""
@@ -135,6 +135,11 @@ class ScriptCall:
         elif not self.done:
             self._on_error(str(reply))
 
+    def _check_late(self, reply: object) -> None:
+        """Raise BadReply for the reply of another call: one that was lost has shifted all others."""
+        if not isinstance(reply, ReplyError):
+            self.batch.deliver(reply)
+
     def _on_error(self, text: str) -> None:
         word = text.partition(" ")[0]
         if word == "NOSCRIPT" and self._evaluated is not self.node:
@@ -142,7 +147,7 @@ class ScriptCall:
             self._expire_in_time()
             if self.asking:
                 self.node.ask(("ASKING",), _ignore)
-            self.node.ask(("EVAL", SCRIPT, *self._arguments), self._on_reply)
+            self.node.ask(("EVAL", SCRIPT, *self._arguments), self._on_reply, self._check_late)
         elif not self._redirect(self, text):
             self.finish(StoreUnavailable(word.lower(), text))
 
