@@ -1,4 +1,4 @@
-"""What one would write first: an aiohttp server, a ClientSession, one redis-py call a request. The measure to beat.
+"""The baseline: an aiohttp server, a ClientSession and one redis-py call per request.
 
 `python -m benchmarks.baseline_proxy PORT UPSTREAM_URL REDIS_URL`; the key is X-User-ID, the limits are in LIMITS.
 """

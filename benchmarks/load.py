@@ -1,4 +1,4 @@
-"""Sends requests to running sidecars and holds the answers against what their policies say.
+"""Load-tests running sidecars and checks the responses against their policies.
 
     python -m benchmarks.load test [--user ID] [--requests 15]
     python -m benchmarks.load load [--users 20] [--duration 10] [--concurrency 32 | --rate 500] [--json]
@@ -34,7 +34,7 @@ T = TypeVar("T")
 
 TARGETS = "http://127.0.0.1:8081,http://127.0.0.1:8082,http://127.0.0.1:8083"
 CONCURRENCY = 32
-# An open loop must not be held up by slow answers, so it may have more of them in flight.
+# Slow responses must not delay an open loop, so it may have more requests in flight.
 CONCURRENCY_OPEN = 256
 # Connections are file descriptors, and 1024 of those is what a process commonly may have.
 CONCURRENCY_MAX = 960

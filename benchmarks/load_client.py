@@ -1,4 +1,4 @@
-"""Asks a sidecar: one request, or a caller's own limits."""
+"""HTTP client of the load test: sends one request, or reads a caller's limits."""
 
 import os
 import re
@@ -18,7 +18,7 @@ class SidecarFault(Exception):
 
 
 class Outcome(Enum):
-    """What became of a request. FAILED: no answer, or a status that is neither success nor 429."""
+    """Result of a request. FAILED: no response, or a status that is neither success nor 429."""
 
     ADMITTED = "admitted"
     REFUSED = "refused"
@@ -54,7 +54,7 @@ def open_session(connections: int, timeout_s: float) -> aiohttp.ClientSession:
 
 
 async def ask(session: aiohttp.ClientSession, url: str, user: str) -> Answer:
-    """GET `url` as `user`, to the last byte of the answer. Never raises for what the other side does."""
+    """GET `url` as `user`, and read the whole response. Does not raise for failures of the other side."""
     sent_s = perf_counter()
     try:
         async with session.get(url, headers={"X-User-ID": user}, allow_redirects=False) as response:

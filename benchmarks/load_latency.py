@@ -67,7 +67,7 @@ def counts(values: Sequence[tuple[float, int]], upper_s: Sequence[float]) -> lis
 
 
 def bar(share: float, width: int, *, unicode: bool) -> str:
-    """A bar of `share` (0 to 1) of `width` columns. What is not zero shows."""
+    """A bar of `share` (0 to 1) of `width` columns. A share above zero is always visible."""
     if not unicode:
         return "#" * max(round(share * width), int(share > 0))
     whole, part = divmod(max(round(share * width * 8), int(share > 0)), 8)

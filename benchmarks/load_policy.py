@@ -1,4 +1,4 @@
-"""What a sidecar's policies promise one caller, as bounds that the caller can hold them to.
+"""Bounds that a sidecar's policies set for one caller, checked from the caller's side.
 
 Theory of operation. `/api/status` says how many whole tokens a bucket holds; the fraction, the store's clock and the
 moment of each decision are hidden, and each decision lies somewhere between sending and answer. So a bucket is
@@ -45,7 +45,7 @@ class _Status(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Allowance:
-    """One caller's bucket, as it was when asked for at `asked_s` of the caller's clock.
+    """One caller's bucket, as reported at `asked_s` of the caller's clock.
 
     It held `remaining` whole tokens, and not more than `most` with the fraction.
     """
@@ -118,7 +118,7 @@ def _allowance(policy: _Policy, asked_s: float) -> Allowance:
 
 
 class Floor:
-    """What a bucket holds at least.
+    """Lower bound of a bucket's tokens.
 
     Stays true for requests that overlap, in whatever order they were decided, if told of all charges by the time it
     is asked. A bucket that the store does not know yet grows only from its first charge, hence so does the floor.
@@ -151,7 +151,7 @@ class Floor:
 
 
 class Ceiling:
-    """What a bucket holds at most, for requests that are sent one after the other."""
+    """Upper bound of a bucket's tokens, for requests sent one after the other."""
 
     __slots__ = ("_allowance", "_line")
 
@@ -171,7 +171,7 @@ class Ceiling:
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """What the policies say of one request. Where both are allowed, the moment of its decision makes the difference."""
+    """The verdict that the policies allow for one request. Either one, if it depends on the moment of the decision."""
 
     may_pass: bool
     may_be_refused: bool
@@ -179,13 +179,13 @@ class Expected:
 
 
 class Forecast:
-    """Expects each of one caller's requests, sent one after the other, from what became of those before."""
+    """Predicts the verdict of each of one caller's sequential requests from the results before it."""
 
     def __init__(self, allowances: Sequence[Allowance]) -> None:
         self._buckets = [(of, Floor(of), Ceiling(of)) for of in allowances]
 
     def expect(self, sent_s: float, answered_s: float, policies: frozenset[str] | None) -> Expected:
-        """What a request must meet that was decided between these moments.
+        """The verdict expected of a request that was decided between these moments.
 
         `policies` are those that applied; None: all.
         """

@@ -1,4 +1,4 @@
-"""What `load` tells at the end: for people as tables and a histogram, for programs as one JSON document."""
+"""The report of `load`: tables and a histogram for people, one JSON document for programs."""
 
 from collections.abc import Mapping, Sequence
 

@@ -21,7 +21,7 @@ LOOK_UP_S = 0.2
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What to send. `rate` (requests a second) makes the loop an open one; `requests` and `duration_s` end it."""
+    """The load plan. `rate` (requests per second) makes the loop an open one; `requests` and `duration_s` end it."""
 
     users: tuple[str, ...]
     targets: tuple[str, ...]
@@ -66,7 +66,7 @@ def place(number: int, users: int, targets: int) -> tuple[int, int]:
 
 
 async def run(plan: Load, on_start: Callable[[Schedule], None]) -> Tally:
-    """Carry out the plan and count what comes back. `on_start` gets what can end it early.
+    """Run the plan and count the results. `on_start` receives an object that can end the run early.
 
     Raises SidecarFault where a sidecar cannot be measured.
     """

@@ -1,4 +1,4 @@
-"""Counts what became of many users' requests, and holds it against what their buckets must admit.
+"""Counts the results of many users' requests and checks them against their buckets.
 
 At most: the tokens at the first request and what grew until the last answer. At least: the last time a user was
 refused, one of its buckets must have been short; what the floor of all of them still held then was withheld from it.
@@ -72,7 +72,7 @@ class Row:
 
 @dataclass(slots=True)
 class Tally:
-    """All users' counts, and the latencies of what was admitted and what was refused."""
+    """All users' counts, and the latencies of admitted and refused requests."""
 
     users: list[User]
     path: str
@@ -116,7 +116,7 @@ class Tally:
         return sorted(rows, key=lambda row: (-max(row.above, 0), -row.below, -row.failed, -row.above))
 
     def faults(self) -> list[str]:
-        """What differs from the policies, in sentences; empty where nothing does."""
+        """Differences from the policies, as sentences; empty if there are none."""
         faults = [*self._failed(), *self._admitted_too_often(), *self._refused_too_early()]
         if self.unmarked and any(user.accounts for user in self.users):
             faults.append(unchecked(self.unmarked, self.path))

@@ -1,4 +1,4 @@
-"""`test`: one user's requests, one after the other, round the sidecars; each held against what the policy says."""
+"""`test`: one user's requests, sent to the sidecars in turn; each is checked against the policy."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ STYLES = {Outcome.ADMITTED: "green", Outcome.REFUSED: "yellow", Outcome.FAILED: 
 
 @dataclass(frozen=True, slots=True)
 class Walk:
-    """What to ask, of whom, as whom."""
+    """Target, sidecars and user of a run."""
 
     user: str
     targets: tuple[str, ...]
@@ -29,7 +29,7 @@ class Walk:
 
 
 async def walk(plan: Walk, out: Console) -> bool:
-    """Send the requests, print a line for each and a summary. Returns whether all went as the policies say.
+    """Send the requests, print a line for each and a summary. Returns whether all results agree with the policies.
 
     Raises SidecarFault where a sidecar cannot be measured.
     """
@@ -64,7 +64,7 @@ def _introduce(plan: Walk, allowances: Sequence[Allowance], out: Console) -> Non
 
 
 def judge(forecast: Forecast, answer: Answer) -> str:
-    """What is wrong with the answer, in words, or empty; and count it in the forecast.
+    """Describe what is wrong with the response, or return an empty text; record it in the forecast.
 
     An answer without rate-limit fields was limited by no policy, so nothing is charged and nothing expected of it.
     """

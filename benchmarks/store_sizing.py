@@ -1,4 +1,4 @@
-"""What one check costs the store, and what one bucket takes of it: the figures under "Sizing" in docs/operations.md.
+"""CPU of one check and memory of one bucket in the store: the figures under "Sizing" in docs/operations.md.
 
 Counts the store's own CPU time (INFO cpu), which other work on the machine disturbs less than a rate would. Run it with
 `.venv/bin/python -m benchmarks.store_sizing`.
@@ -41,7 +41,7 @@ def ask(client: redis.Redis, sha: str, numbers: list[int]) -> None:
 
 
 def connection_bytes(server: StoreServer) -> float:
-    """What one idle connection takes of the store."""
+    """Memory of one idle connection in the store."""
     before = int(server.client.info("memory")["mem_clients_normal"])
     others = [redis.Redis(unix_socket_path=str(server.socket_path)) for _ in range(CONNECTIONS)]
     for each in others:

@@ -1,1 +1,1 @@
-"""What a request costs: Sidegate beside its peers, and how the cost grows. `python -m benchmarks.bench`."""
+"""Benchmarks: the cost of a request, compared with peers, and how it grows. `python -m benchmarks.bench`."""

@@ -1,4 +1,4 @@
-"""`make bench-cores`: how much more two workers serve than one.
+"""`make bench-cores`: the capacity of two workers compared with one.
 
 Load, application and store want the same two cores, so that requests a second say little. What is told is what the
 sidecar itself could serve: requests by the CPU time of its busiest process, which is the one that would be full first.
@@ -21,7 +21,7 @@ from benchmarks.bench.laboratory import Laboratory, cpu_us, family, free_port, p
 from benchmarks.bench.report import cell
 
 WORKERS = (1, 2)
-# So many that the kernel, which draws lots, gives each worker about its share.
+# Enough connections that the kernel distributes them about evenly.
 PATH, CONNECTIONS = "/wide", 256
 
 

@@ -1,4 +1,4 @@
-"""`make bench-extras`: what request ids, spans and the log of all requests add to a request's cost.
+"""`make bench-extras`: the overhead of request ids, spans and the log of all requests.
 
 One sidecar for each, all on one core, measured in turn under the same closed load; figures are paired with those of the
 sidecar without extras that was measured in the same round.
@@ -22,7 +22,7 @@ PLAIN = "without extras"
 
 
 def extras(collector: int) -> Mapping[str, Mapping[str, Any]]:
-    """What is measured: the sections of a configuration, by what they are called."""
+    """The configurations to measure, by name: the sections that each adds."""
     endpoint = f"http://127.0.0.1:{collector}/v1/traces"
     return {
         PLAIN: {},
@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def lines(rounds: Sequence[Mapping[str, float]]) -> list[str]:
-    """Medians of CPU µs a request, and of what each extra adds within a round, with quartiles."""
+    """Medians of CPU µs per request and of the increase by each extra within a round, with quartiles."""
     found = []
     for name in rounds[0]:
         added = [each[name] - each[PLAIN] for each in rounds]
@@ -72,7 +72,7 @@ def _start_all(laboratory: Laboratory) -> dict[str, tuple[int, int]]:
     store, upstream, collector = free_port(), free_port(), free_port()
     laboratory.start_store(store)
     laboratory.start_upstream(upstream)
-    # It takes whatever it is sent and says 200, as a collector does.
+    # Responds 200 to any request, as a collector does.
     laboratory.start("collector", laboratory.others, python("benchmarks.static_upstream", str(collector)), collector)
     started = {}
     for number, (name, sections) in enumerate(extras(collector).items()):

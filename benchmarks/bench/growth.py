@@ -23,7 +23,7 @@ from benchmarks.bench.laboratory import Laboratory, cpu_us, free_port, python
 
 SECONDS = 1
 PATH = "/wide"
-# Each of many sidecars is asked this often: far below what any of them can do.
+# Request rate of each of many sidecars, far below its capacity.
 LIGHT_LOAD_PER_S = 50
 _FILL_A_CALL = 50_000
 _FILL = """
@@ -45,7 +45,7 @@ class Point(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What is varied: its sizes, the policies for a size, and what the load is like for one."""
+    """A variable: its sizes, the policies for each size, and the kind of load."""
 
     name: str
     unit: str
@@ -145,7 +145,7 @@ def answer(question: Question, rounds: int) -> list[Point]:
 
 
 def sidecars(rounds: int) -> list[Point]:
-    """Many sidecars on one store, each under light load: what a request costs all of them together."""
+    """Many sidecars on one store, each under light load: the cost of a request, summed over all of them."""
     found = []
     with _sidecars([[wide()]] * max(SIDECARS)) as (_, store_pid, _, started):
         for count in SIDECARS:

@@ -23,7 +23,7 @@ _PATIENCE_S = 60.0
 
 
 class Laboratory:
-    """Starts processes. `proxies` is the core for what is measured, `others` that for load, upstream and store."""
+    """Starts processes. `proxies` is the core of the measured process, `others` that of load, upstream and store."""
 
     def __init__(self) -> None:
         available = sorted(os.sched_getaffinity(0))
@@ -90,7 +90,7 @@ def cpu_us(pid: int) -> float:
 
 
 def rss_mib(pid: int) -> float:
-    """Resident memory of a process and its children; what they share counts once for each."""
+    """Resident memory of a process and its children; shared pages count once for each process."""
     return sum(_rss_kib(each) for each in family(pid)) / 1024
 
 

@@ -1,4 +1,4 @@
-"""What was measured, as files in benchmarks/results: the figures, from which tables and charts are made anew."""
+"""Saves and loads figures in benchmarks/results, from which tables and charts are rendered."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""`make bench-watching`: what it costs a sidecar to be scraped, followed by a dashboard and asked by `sidegate top`.
+"""`make bench-watching`: the overhead of scrapes, an open dashboard and `sidegate top`.
 
 One sidecar, pinned to a core, under constant closed load. Windows with and without watchers alternate, and each pair of
 adjacent windows gives one ratio of CPU time a request; the order within a pair alternates too, so that what else the
@@ -30,7 +30,7 @@ from benchmarks.bench.laboratory import ROOT, Laboratory, cpu_us, end, free_port
 CONNECTIONS = 32
 # Three times as often as Prometheus does by default.
 SCRAPE_EVERY_S = 5.0
-# Enough keys to fill the sketch of the most refused, which every answer is made of.
+# Enough keys to fill the table of the keys refused most, which every response contains.
 REFUSED_KEYS = 400
 POLICIES = 10
 
@@ -77,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def lines(pairs: Sequence[Pair], idle: tuple[float, float]) -> list[str]:
-    """What was found, for people: the median of the paired ratios with its quartiles, and the cost without load."""
+    """The report: median of the paired ratios with its quartiles, and the cost without load."""
     ratios = [pair.watched_us / pair.alone_us for pair in pairs]
     low, middle, high = quantiles(ratios, n=4, method="inclusive") if len(ratios) > 1 else ratios * 3
     alone, watched = (median(side) for side in zip(*pairs, strict=True))

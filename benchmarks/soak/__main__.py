@@ -59,7 +59,7 @@ def main(arguments: Sequence[str]) -> int:
 async def _soak(
     url: str, core: int, pause_ms: int, seconds: int, pid: int, trouble: Trouble
 ) -> tuple[Counter[str], list[Sample]]:
-    """Steady traffic and trouble; how often each status came, and what the process held each second."""
+    """Run steady traffic with faults; returns the count of each status and the process's resources each second."""
     loop = asyncio.get_running_loop()
     command = ("taskset", "-c", str(core), "wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", "--timeout", "10s")
     steady = await asyncio.create_subprocess_exec(
@@ -93,7 +93,7 @@ def statuses_in(output: str) -> Counter[str]:
 
 
 def report(statuses: Counter[str], samples: Sequence[Sample], trouble: Trouble, seconds: int) -> int:
-    """Print what was seen; returns the exit status."""
+    """Print the results; returns the exit status."""
     expected = {"200", "429", "500"}
     unexpected = trouble.unexpected + Counter({each: n for each, n in statuses.items() if each not in expected})
     missing = expected - statuses.keys()

@@ -1,5 +1,5 @@
-"""An application with moods: `python -m benchmarks.soak.application PORT`. /error is answered 500, /break is broken off
-within the answer's head, /slow takes a while; all else is answered 200 once its body has come.
+"""An upstream that fails on request: `python -m benchmarks.soak.application PORT`. /error is answered 500, /break is
+broken off within the answer's head, /slow takes a while; all else is answered 200 once its body has come.
 """
 
 import asyncio

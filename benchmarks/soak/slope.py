@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 
 class Sample(NamedTuple):
-    """What a process held at a moment: resident memory in MiB, open files."""
+    """Resources of a process at one moment: resident memory in MiB, open files."""
 
     at_s: float
     rss_mib: float

@@ -1,4 +1,4 @@
-"""What goes wrong beside the steady traffic: clients that leave at every stage, an application that breaks off, and
+"""Faults injected beside the steady traffic: clients that leave at every stage, an application that breaks off, and
 edits of the configuration. Each request that waits for its answer says what that must be.
 """
 
@@ -17,7 +17,7 @@ _PATIENCE_S = 10.0
 
 
 class Trouble:
-    """Makes trouble for a sidecar until cancelled. `unexpected` holds what should not have happened."""
+    """Injects faults into a sidecar until cancelled. `unexpected` collects wrong results."""
 
     def __init__(self, port: int, pid: int, config: Path) -> None:
         self._port = port
