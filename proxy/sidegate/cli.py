@@ -61,12 +61,6 @@ def _run(settings: Settings, options: argparse.Namespace) -> int:
     return 0
 
 
-def _build() -> str:
-    """Whether the data path was compiled when the wheel was built (hatch_build.py)."""
-    spec = find_spec("sidegate.edge.client")
-    return "pure Python" if spec is None or str(spec.origin).endswith(".py") else "compiled"
-
-
 def _can_trace() -> bool:
     try:
         return find_spec("opentelemetry.sdk.trace") is not None and find_spec(_EXPORTER) is not None
@@ -76,7 +70,7 @@ def _can_trace() -> bool:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="sidegate", description=sidegate.__doc__, allow_abbrev=False)
-    parser.add_argument("--version", action="version", version=f"sidegate {sidegate.__version__} ({_build()})")
+    parser.add_argument("--version", action="version", version=f"sidegate {sidegate.__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     default = os.environ.get("CONFIG") or DEFAULT_CONFIG
     about_config = "configuration file (default: $CONFIG, else config.yaml)"
