@@ -120,8 +120,8 @@ def _allowance(policy: _Policy, asked_s: float) -> Allowance:
 class Floor:
     """Lower bound of a bucket's tokens.
 
-    Stays true for requests that overlap, in whatever order they were decided, if told of all charges by the time it
-    is asked. A bucket that the store does not know yet grows only from its first charge, hence so does the floor.
+    Holds for overlapping requests in any order of decision, if all charges are known when it
+    is called. A bucket that the store does not know yet grows only from its first charge, hence so does the floor.
     """
 
     __slots__ = ("_allowance", "_line", "_ungrown")

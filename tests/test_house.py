@@ -30,13 +30,6 @@ LARGE_CLASSES = {
 }
 PHRASE_FILES = {
     "tests/test_house.py": "names the phrases",
-    **dict.fromkeys(
-        (
-            *(f"tests/{room}/*" for room in ("edge",)),
-            "benchmarks/*",
-        ),
-        "rewritten room by room",
-    ),
 }
 
 # -- the rules --------------------------------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 """`make bench-cores`: the capacity of two workers compared with one.
 
-Load, application and store want the same two cores, so that requests a second say little. What is told is what the
+Load, application and store want the same two cores, so that requests a second say little. The result is what the
 sidecar itself could serve: requests by the CPU time of its busiest process, which is the one that would be full first.
 Prints a table; exit 0 measured, 1 wrong answers, 2 nothing to measure with.
 """

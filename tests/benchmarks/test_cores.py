@@ -5,7 +5,7 @@ import pytest
 from benchmarks.bench.cores import Served, times
 
 
-def test_what_could_be_served_is_bounded_by_the_busiest_process() -> None:
+def test_the_capacity_is_bounded_by_the_busiest_process() -> None:
     assert Served(1000, [10.0, 50_000.0]).possible == 20_000
     assert Served(1000, [10.0, 25_000.0, 25_000.0]).possible == 40_000
     assert Served(1000, [10.0, 40_000.0, 10_000.0]).possible == 25_000

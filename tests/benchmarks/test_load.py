@@ -94,7 +94,7 @@ async def test_something_that_is_no_sidecar_is_named(
 
 
 @pytest.mark.parametrize("loop", [["--concurrency", "4"], ["--rate", "5000"]], ids=["closed", "open"])
-async def test_every_user_is_admitted_what_its_bucket_holds(
+async def test_every_user_is_admitted_as_its_bucket_allows(
     loop: list[str], limiter: FakeLimiter, start: Start, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert await run(await start(limiter), "load", "--users", "3", "--requests", "48", *loop) == 0

@@ -25,7 +25,9 @@ def recorded(*seconds: float) -> Latencies:
         ([86_400.0], 50, 3600.0),  # longer than an hour counts as an hour
     ],
 )
-def test_a_percentile_is_what_so_many_do_not_exceed(seconds: list[float], percent: float, expected: float) -> None:
+def test_a_percentile_is_the_value_that_its_share_does_not_exceed(
+    seconds: list[float], percent: float, expected: float
+) -> None:
     assert recorded(*seconds).percentile(percent) == pytest.approx(expected, rel=2 * RELATIVE_ERROR, abs=1e-6)
 
 
@@ -51,7 +53,7 @@ def test_memory_does_not_grow_with_the_number_of_durations() -> None:
         ([1e-9], [1e-6]),
     ],
 )
-def test_histogram_steps_span_what_occurred(seconds: list[float], upper: list[float]) -> None:
+def test_histogram_steps_span_the_observed_values(seconds: list[float], upper: list[float]) -> None:
     assert edges([(value, 1) for value in seconds]) == pytest.approx(upper)
 
 

@@ -33,7 +33,7 @@ def test_the_fraction_of_a_token_is_bounded_by_the_seconds_until_full(
     assert allowance(remaining=remaining, reset_s=reset_s).most == pytest.approx(most)
 
 
-def test_what_cannot_refuse_is_left_out() -> None:
+def test_policies_that_cannot_refuse_are_left_out() -> None:
     blocked = {"name": "blocked", "key": "alice", "blocked": True}
     entries = [FRESH | {"shadow": True}, FRESH | {"cost": 0}, blocked, FRESH]
     assert [found.name for found in read_status({"policies": entries}, 0.0)] == ["ratelimit:alice"]
@@ -48,7 +48,7 @@ def test_what_cannot_refuse_is_left_out() -> None:
         ({"policies": [FRESH | {"rate": {"tokens": 1, "period_us": 0}}]}, "rate.period_us"),
     ],
 )
-def test_a_document_that_is_no_status_says_where(document: object, place: str) -> None:
+def test_an_invalid_status_document_is_reported_with_its_source(document: object, place: str) -> None:
     with pytest.raises(StatusError, match=f"^{place}: "):
         read_status(document, 0.0)
 
@@ -67,7 +67,7 @@ def test_a_document_that_is_no_status_says_where(document: object, place: str) -
         ({"rate": {"tokens": 100, "period_us": 1_000_000}, "remaining": 15, "reset_s": 0}, 111.0, 15 + 1001),
     ],
 )
-def test_a_run_admits_at_most_what_was_there_and_what_grew(
+def test_a_run_admits_at_most_the_initial_tokens_and_their_growth(
     changes: dict[str, object], last_s: float, most: int
 ) -> None:
     assert allowance(**changes).most_requests(101.0, last_s) == most
@@ -84,7 +84,7 @@ def test_a_bucket_grows_for_sure_only_after_its_first_charge() -> None:
     assert floor.tokens(1006.0) == pytest.approx(10, abs=0.01)
 
 
-def test_what_was_there_passes_before_anything_grew() -> None:
+def test_the_initial_tokens_pass_before_any_growth() -> None:
     floor = Floor(allowance())
     for _ in range(9):
         floor.charge(101.0)

@@ -115,7 +115,7 @@ def plan(**changes: object) -> Load:
         ({"rate": 4.0, "requests": 2}, [10.0, 12.0, 12.0], [10.0, 10.25, None]),
     ],
 )
-def test_a_schedule_says_when_the_next_request_is_due(
+def test_a_schedule_returns_the_time_of_the_next_request(
     changes: dict[str, object], nows: list[float], dues: list[float | None]
 ) -> None:
     schedule = Schedule(plan(**changes), 10.0)

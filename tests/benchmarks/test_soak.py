@@ -27,7 +27,7 @@ def test_a_slope_is_that_of_the_straight_line_through_all_points() -> None:
     assert slope_per_hour([(5, 10.0)]) == slope_per_hour([]) == 0
 
 
-def test_what_fills_in_the_first_third_is_no_growth() -> None:
+def test_a_rise_in_the_first_third_is_no_growth() -> None:
     assert [sample.files for sample in settled(samples(1, 2, 3, 3, 3, 3))] == [3, 3, 3, 3]
 
 

@@ -23,7 +23,7 @@ def test_the_ratio_is_that_of_adjacent_windows_so_that_a_slow_minute_hits_both()
     assert "5.00 ms of CPU a second for being watched, 0.50 % of a core" in third
 
 
-def test_what_an_extra_adds_is_taken_within_a_round() -> None:
+def test_the_cost_of_an_extra_is_paired_within_a_round() -> None:
     rounds = [{extras.PLAIN: 20.0, "ids": 21.0}, {extras.PLAIN: 200.0, "ids": 201.0}]
     plain, ids = extras.lines(rounds)
     assert plain == "without extras: 110.00 µs of CPU a request"
@@ -37,14 +37,14 @@ def test_every_extra_is_a_configuration_that_a_sidecar_takes() -> None:
 
 @pytest.mark.slow
 @NEEDS_WRK
-def test_a_short_run_tells_what_being_watched_costs(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_short_run_reports_the_monitoring_overhead(capsys: pytest.CaptureFixture[str]) -> None:
     assert watching.main(["--pairs", "1", "--seconds", "1"]) == 0
     assert "watched / alone, pair by pair: " in capsys.readouterr().out
 
 
 @pytest.mark.slow
 @NEEDS_WRK
-def test_a_short_run_tells_what_extras_cost(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_short_run_reports_the_cost_of_extras(capsys: pytest.CaptureFixture[str]) -> None:
     assert extras.main(["--rounds", "1", "--seconds", "1"]) == 0
     printed = capsys.readouterr().out
     assert all(f"{name}: " in printed for name in extras.extras(1))

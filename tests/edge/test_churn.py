@@ -32,7 +32,7 @@ def open_files(sidecar: Sidecar) -> int:
 
 @pytest.mark.slow
 @pytest.mark.timeout(180)
-def test_clients_that_abort_cost_nobody_an_answer_and_leave_nothing_behind(
+def test_aborting_clients_do_not_affect_others_and_leave_no_state(
     sidecar: Sidecar, recorder: Recorder, store_server: StoreServer
 ) -> None:
     recorder.always(0.005, Act.TARGET)
@@ -76,7 +76,7 @@ def test_clients_that_abort_cost_nobody_an_answer_and_leave_nothing_behind(
 @pytest.mark.slow
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize("method", ["GET", "POST"])
-def test_an_application_that_closes_its_connections_at_random_is_asked_once(
+def test_a_request_is_sent_once_to_an_application_that_closes_connections_at_random(
     method: str, sidecar: Sidecar, recorder: Recorder
 ) -> None:
     chance = random.Random(17)

@@ -135,14 +135,14 @@ def test_the_request_parser_is_strict(data: bytes) -> None:
         b"Host: a\r\nTransfer-Encoding: identity, chunked\r\n",
     ],
 )
-def test_the_request_parser_lets_through_what_the_reader_must_stop(fields: bytes) -> None:
+def test_the_reader_refuses_requests_that_llhttp_accepts(fields: bytes) -> None:
     request(b"POST / HTTP/1.1\r\n" + fields + b"\r\n")
 
 
 @pytest.mark.parametrize(
     "line", [b"GET /" + b"a" * 16_384 + b" HTTP/1.1\r\n" + HEAD, GET[:-2] + b"X: " + b"a" * 16_384]
 )
-def test_a_line_that_is_too_long_is_told_apart(line: bytes) -> None:
+def test_a_line_that_is_too_long_has_its_own_error(line: bytes) -> None:
     with pytest.raises(EngineError) as raised:
         request(line + b"\r\n\r\n")
     assert raised.value.too_long
@@ -175,7 +175,7 @@ def test_a_folded_field_of_an_answer_comes_out_on_one_line() -> None:
 @pytest.mark.parametrize(
     "data", [b"HTTP/1.1 200 OK\r\nX-A: a\x00b\r\n\r\n", b"SSH-2.0\r\n\r\n", b"HTTP/1.1 20 OK\r\n\r\n"]
 )
-def test_the_response_parser_refuses_what_is_no_answer(data: bytes) -> None:
+def test_the_response_parser_refuses_invalid_answers(data: bytes) -> None:
     with pytest.raises(EngineError):
         response(data)
 

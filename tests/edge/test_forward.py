@@ -231,7 +231,7 @@ def test_one_connection_to_the_application_serves_many_clients(sidecar: Sidecar,
     ids=["1.1", "1.1 close", "1.0", "1.0 keep-alive"],
 )
 @pytest.mark.parametrize("target", [b"/", b"/health"])
-def test_the_client_says_how_long_its_connection_lives(
+def test_the_client_decides_whether_its_connection_stays_open(
     raw: bytes, closes: bool, target: bytes, sidecar: Sidecar, recorder: Recorder
 ) -> None:
     with RawClient(sidecar.port) as client:
@@ -280,7 +280,7 @@ def test_an_answer_that_ends_with_its_connection_arrives_whole(sidecar: Sidecar,
         assert client.get().status == 200
 
 
-# Who is told what
+# Fields for the application and the client
 
 
 def test_the_application_learns_where_a_request_came_from(sidecar: Sidecar, recorder: Recorder) -> None:
@@ -524,7 +524,7 @@ def test_requests_wait_for_one_of_the_few_connections(impatient_sidecar: Sidecar
     assert recorder.accepted - before <= 2
 
 
-def test_requests_that_wait_too_long_for_a_connection_are_told_to_come_back(
+def test_requests_that_wait_too_long_for_a_connection_get_retry_after(
     impatient_sidecar: Sidecar, recorder: Recorder
 ) -> None:
     recorder.always(Act.HOLD)
@@ -573,7 +573,9 @@ def test_a_client_that_leaves_the_queue_frees_its_place(impatient_sidecar: Sidec
     assert b"/gone" not in [received.target for received in recorder.requests]
 
 
-def test_more_connections_than_allowed_are_told_so_and_closed(impatient_sidecar: Sidecar, recorder: Recorder) -> None:
+def test_connections_beyond_the_limit_are_answered_503_and_closed(
+    impatient_sidecar: Sidecar, recorder: Recorder
+) -> None:
     recorder.always(Act.HOLD)
     clients = [RawClient(impatient_sidecar.port) for _ in range(8)]
     try:

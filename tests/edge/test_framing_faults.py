@@ -160,7 +160,7 @@ def test_a_field_that_a_policy_names_with_underscores_is_sent_on() -> None:
     ],
     ids=lambda raw: repr(raw[:45]),
 )
-def test_an_answer_that_parsers_read_differently_is_502_and_reaches_nobody_else(
+def test_an_answer_that_parsers_read_differently_is_502_and_reaches_no_other_request(
     answer: bytes, sidecar: Sidecar, recorder: Recorder
 ) -> None:
     recorder.always(SECOND)
@@ -224,7 +224,7 @@ def test_interim_answers_do_not_extend_the_time_without_end(impatient_sidecar: S
 
 
 @pytest.mark.parametrize("method", ["GET", "POST", "PUT"])
-def test_an_unsolicited_answer_that_is_in_the_kernel_is_given_to_nobody(
+def test_an_unsolicited_answer_in_the_kernel_reaches_no_request(
     method: str, sidecar: Sidecar, recorder: Recorder
 ) -> None:
     for _ in range(5):
@@ -280,7 +280,7 @@ RAISING = [
 
 
 @pytest.mark.parametrize(("where", "method"), RAISING, ids=lambda value: getattr(value, "__name__", value))
-async def test_what_raises_is_answered_500_logged_and_recorded_once(
+async def test_an_exception_is_answered_500_logged_and_recorded_once(
     where: type, method: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     edge = Edge()
@@ -293,7 +293,7 @@ async def test_what_raises_is_answered_500_logged_and_recorded_once(
     await edge.close()
 
 
-async def test_what_raises_within_a_body_is_answered_and_recorded_once(caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_exception_within_a_body_is_answered_and_recorded_once(caplog: pytest.LogCaptureFixture) -> None:
     edge = Edge()
     head = b"POST / HTTP/1.1\r\n" + HOST + b"Content-Length: 10\r\n\r\n"
     await edge.feed([head + b"hello"])
@@ -304,7 +304,7 @@ async def test_what_raises_within_a_body_is_answered_and_recorded_once(caplog: p
     await edge.close()
 
 
-async def test_what_raises_within_an_answers_body_breaks_it_off_and_is_recorded_once() -> None:
+async def test_an_exception_within_the_body_of_an_answer_aborts_it_and_is_recorded_once() -> None:
     edge = Edge([[b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n", b"hello"]])
     with patch.object(ResponseReader, "read_body", side_effect=Boom):
         await edge.feed([GET])

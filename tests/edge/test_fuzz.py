@@ -225,5 +225,5 @@ CHECKS: dict[str, Callable[[Pieces], None]] = {
 
 # Named after the check that they are for: `client-….raw`, `application-….raw`, `fields-….raw`, `frames-….raw`.
 @pytest.mark.parametrize("seed", sorted(SEEDS.glob("*.raw")), ids=lambda seed: seed.stem)
-def test_what_was_found_once(seed: Path) -> None:
+def test_fuzzing_findings_stay_fixed(seed: Path) -> None:
     CHECKS[seed.name.partition("-")[0]](seed.read_bytes().removesuffix(CUT).split(CUT))

@@ -102,7 +102,7 @@ CASES = [
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.id} {case.title}")
-def test_a_bad_answer_harms_nobody_else(case: Case, sidecar: Sidecar, recorder: Recorder) -> None:
+def test_a_bad_answer_does_not_affect_other_requests(case: Case, sidecar: Sidecar, recorder: Recorder) -> None:
     recorder.always(SECOND)
     recorder.answer(*case.steps)
     with RawClient(sidecar.port) as client:
@@ -126,7 +126,7 @@ def test_a_bad_answer_harms_nobody_else(case: Case, sidecar: Sidecar, recorder: 
 @pytest.mark.parametrize(
     ("method", "sent"), [("GET", 2), ("HEAD", 2), ("PUT", 2), ("DELETE", 2), ("POST", 1), ("PATCH", 1)]
 )
-def test_only_what_may_be_repeated_is_sent_again_and_only_once(
+def test_only_repeatable_requests_are_sent_again_and_only_once(
     method: str, sent: int, act: Act, sidecar: Sidecar, recorder: Recorder
 ) -> None:
     body = b"hello" if method in ("PUT", "POST", "PATCH") else None
@@ -141,7 +141,7 @@ def test_only_what_may_be_repeated_is_sent_again_and_only_once(
 
 
 @pytest.mark.parametrize("method", ["GET", "PUT"])
-def test_what_may_be_repeated_is_answered_where_a_reused_connection_turns_out_closed(
+def test_a_repeatable_request_succeeds_if_its_reused_connection_is_closed(
     method: str, sidecar: Sidecar, recorder: Recorder
 ) -> None:
     body = b"hello" if method == "PUT" else None
@@ -169,7 +169,7 @@ def test_a_request_whose_answer_had_begun_is_never_sent_again(sidecar: Sidecar, 
 
 @pytest.mark.parametrize("method", ["GET", "POST"])
 @pytest.mark.parametrize("unasked", [POISON, b"\r\n", b"x"])
-def test_bytes_that_come_unasked_on_an_idle_connection_are_given_to_nobody(
+def test_unsolicited_bytes_on_an_idle_connection_reach_no_request(
     unasked: bytes, method: str, sidecar: Sidecar, recorder: Recorder
 ) -> None:
     assert get(sidecar.port, "/before").status == 200
@@ -220,7 +220,7 @@ def test_cookies_and_repeated_fields_keep_their_number_and_order(sidecar: Sideca
     assert ours == [("Set-Cookie", "a=1"), ("X-A", "1"), ("set-cookie", "b=2, c"), ("X-A", "2"), ("Set-Cookie", "a=1")]
 
 
-def test_what_connection_names_in_an_answer_is_not_passed_on(sidecar: Sidecar, recorder: Recorder) -> None:
+def test_fields_named_by_connection_in_an_answer_are_not_forwarded(sidecar: Sidecar, recorder: Recorder) -> None:
     recorder.answer(answer(b"hello", b"Connection: X-Secret, keep-alive", b"X-Secret: s", b"Keep-Alive: timeout=5"))
     reply = get(sidecar.port)
     assert (reply.values("X-Secret"), reply.values("Keep-Alive"), reply.values("Connection")) == ([], [], [])

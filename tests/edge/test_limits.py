@@ -250,7 +250,7 @@ def test_an_application_that_accepts_no_connection_in_time(store_server: StoreSe
     ],
     ids=["unfinished", "nonsense", "too large"],
 )
-def test_what_is_no_request_is_logged_with_its_reason(sent: bytes, reason: str, impatient_sidecar: Sidecar) -> None:
+def test_an_invalid_request_is_logged_with_its_reason(sent: bytes, reason: str, impatient_sidecar: Sidecar) -> None:
     with RawClient(impatient_sidecar.port) as client:
         client.send(sent)
         assert client.reply().json()["error"] == reason
@@ -304,7 +304,7 @@ def answers(sidecar: Sidecar) -> bool:
         return False
 
 
-def test_a_soft_limit_of_file_descriptors_is_raised_and_a_hard_one_told(
+def test_a_soft_limit_of_file_descriptors_is_raised_and_a_low_hard_one_logged(
     store_server: StoreServer, recorder: Recorder
 ) -> None:
     config = configuration(store_server.url, recorder.url, listen={"max_connections": 1000})

@@ -116,7 +116,7 @@ def test_both_lanes_read_a_plain_request_alike(raw: bytes) -> None:
 @example(b"GET / HTTP/1.1\r\nHost: a\r\nX-A : b\r\n\r\n", [])
 @example(b"GET / HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n", [])
 @example(b"GET /#a HTTP/1.1\r\nHost: a\r\n\r\n", [])
-def test_what_the_plain_lane_takes_llhttp_takes_alike(raw: bytes, changes: list[tuple[int, int, bytes]]) -> None:
+def test_llhttp_reads_every_plain_request_alike(raw: bytes, changes: list[tuple[int, int, bytes]]) -> None:
     raw = changed(raw, changes)
     plain = plain_request(raw, NAMES)
     if plain is not None:
@@ -127,9 +127,7 @@ def test_what_the_plain_lane_takes_llhttp_takes_alike(raw: bytes, changes: list[
 
 
 @given(REQUESTS, st.sampled_from(CHANGES), st.integers(0, 99))
-def test_what_the_plain_lane_takes_of_hostile_requests_llhttp_takes_alike(
-    raw: bytes, change: object, seed: int
-) -> None:
+def test_llhttp_reads_every_plain_hostile_request_alike(raw: bytes, change: object, seed: int) -> None:
     assert callable(change)
     test = change(raw, random.Random(seed))
     plain = plain_request(test, NAMES)
@@ -151,9 +149,7 @@ def answer_by_llhttp(raw: bytes) -> tuple[ResponseHead, bytes] | None:
 
 
 @given(ANSWERS, st.lists(CHANGE, max_size=3))
-def test_what_the_plain_lane_takes_of_answers_llhttp_takes_alike(
-    raw: bytes, changes: list[tuple[int, int, bytes]]
-) -> None:
+def test_llhttp_reads_every_plain_answer_alike(raw: bytes, changes: list[tuple[int, int, bytes]]) -> None:
     raw = changed(raw, changes)
     plain = plain_response(raw, ANSWER_NAMES)
     if plain is not None:

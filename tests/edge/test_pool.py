@@ -195,7 +195,7 @@ async def test_one_that_must_be_fresh_is_none_that_has_been_idle(bench: Bench) -
     fresh.abort()
 
 
-async def test_one_that_must_be_fresh_is_not_given_what_others_give_back(bench: Bench) -> None:
+async def test_a_request_that_needs_a_fresh_connection_gets_no_returned_one(bench: Bench) -> None:
     pool = bench.pool(max_connections=1)
     holding = bench.want(pool)
     used = await holding.connected()
@@ -286,7 +286,7 @@ async def test_a_connection_that_dies_makes_room_for_who_waits(bench: Bench) -> 
     await waiting.give_back()
 
 
-async def test_more_requests_than_may_wait_are_told_at_once(bench: Bench) -> None:
+async def test_requests_beyond_the_queue_fail_at_once(bench: Bench) -> None:
     pool = bench.pool(max_connections=1, max_waiting=4)
     holding = bench.want(pool)
     await holding.connected()
@@ -299,7 +299,7 @@ async def test_more_requests_than_may_wait_are_told_at_once(bench: Bench) -> Non
 
 
 @pytest.mark.slow
-async def test_who_waits_too_long_is_told_in_the_order_of_waiting(bench: Bench) -> None:
+async def test_requests_that_wait_too_long_fail_in_the_order_of_waiting(bench: Bench) -> None:
     pool = bench.pool(max_connections=1, queue_timeout="300ms")
     holding = bench.want(pool)
     await holding.connected()
@@ -342,7 +342,7 @@ async def test_who_no_longer_wants_one_gets_none(bench: Bench) -> None:
     await next_one.give_back()
 
 
-async def test_a_connection_that_nobody_wants_any_more_is_kept_for_the_next_and_not_for_ever(bench: Bench) -> None:
+async def test_an_unused_connection_is_kept_for_the_next_request_until_its_timeout(bench: Bench) -> None:
     pool = bench.pool(idle_timeout="50ms")
     gone = bench.want(pool)
     pool.cancel(gone)
@@ -351,7 +351,7 @@ async def test_a_connection_that_nobody_wants_any_more_is_kept_for_the_next_and_
     await until(lambda: pool.open == 0)
 
 
-async def test_every_one_that_waits_is_told_that_nothing_can_be_reached(bench: Bench) -> None:
+async def test_all_waiting_requests_fail_when_the_application_is_unreachable(bench: Bench) -> None:
     pool = bench.pool(f"http://127.0.0.1:{free_port()}", max_connections=1)
     for request in [bench.want(pool) for _ in range(3)]:
         assert isinstance((await request.told()).error, ConnectFailed)
@@ -361,7 +361,7 @@ async def test_every_one_that_waits_is_told_that_nothing_can_be_reached(bench: B
 # The end
 
 
-async def test_closing_ends_what_is_idle_and_what_comes_back(bench: Bench) -> None:
+async def test_closing_the_pool_ends_idle_and_returned_connections(bench: Bench) -> None:
     pool = bench.pool()
     idle, busy = bench.want(pool), bench.want(pool)
     await busy.connected()

@@ -49,7 +49,7 @@ def fields_of(lines: bytes) -> dict[str, str]:
         (Level(2, 0, False), 5, '"ratelimit";r=2;t=18', "78"),
     ],
 )
-def test_one_policy_is_told_with_what_is_left_and_when_more_comes(
+def test_the_fields_of_one_policy_have_remaining_tokens_and_reset(
     level: Level, cost: int, rate_limit: str, reset: str
 ) -> None:
     fields = fields_of(BOTH.of(verdict(("ratelimit", TEN_A_MINUTE, cost, level))))
@@ -85,7 +85,7 @@ def test_the_widespread_fields_speak_of_the_policy_nearest_its_end(first: Level,
     assert fields_of(found)["X-RateLimit-Limit"] == nearest
 
 
-def test_a_shadow_policy_is_not_told() -> None:
+def test_a_shadow_policy_has_no_fields() -> None:
     assert BOTH.of(verdict(("a", TEN_A_MINUTE, 1, Level(0, 0, False)), shadow=["a"])) == b""
     both = verdict(("a", TEN_A_MINUTE, 1, Level(0, 0, False)), ("b", FIVE_A_SECOND, 1, Level(4, 0, True)), shadow=["a"])
     assert fields_of(BOTH.of(both))["RateLimit-Policy"] == '"b";q=5;w=1'
@@ -96,7 +96,7 @@ def test_nothing_is_invented_while_the_store_is_down() -> None:
     assert BOTH.of(store_failed(applied, "timeout")) == b""
 
 
-def test_a_bucket_that_was_not_looked_at_is_not_told_of_beyond_its_policy() -> None:
+def test_a_bucket_that_was_not_read_has_only_a_policy_field() -> None:
     found = fields_of(BOTH.of(verdict(("a", TEN_A_MINUTE, 1, None), ("b", FIVE_A_SECOND, 1, Level(0, 0, False)))))
     assert found["RateLimit"] == '"b";r=0;t=1'
 
@@ -135,6 +135,6 @@ def test_the_fields_are_structured_fields_of_rfc_9651_with_whole_numbers(level: 
 
 @pytest.mark.parametrize("level", LEVELS, ids=str)
 @pytest.mark.parametrize("cost", [0, 1, 7])
-def test_the_fast_way_for_one_policy_says_what_the_plain_way_says(level: Level, cost: int) -> None:
+def test_the_fast_path_for_one_policy_equals_the_plain_path(level: Level, cost: int) -> None:
     one = verdict(("ratelimit", TEN_A_MINUTE, cost, level))
     assert BOTH.of(one) == BOTH.plainly(one)

@@ -40,7 +40,7 @@ def refused(*levels: Level | None, cost: int = 1, blocked: bool = False, shadow:
 REPLIES = RefusalReplies(RateLimitFields(standard=True, legacy=False))
 
 
-def test_a_refusal_says_which_policies_refused_and_when_to_come_back() -> None:
+def test_a_refusal_names_the_refusing_policies_and_retry_after() -> None:
     verdict = refused(Level(0, 1_500_000, False), Level(3, 0, True), Level(0, 0, False))
     line, fields, body = parsed(REPLIES.of(verdict, head_only=False, connection=b"X: y\r\n"))
     assert line == "HTTP/1.1 429 Too Many Requests"
@@ -148,7 +148,7 @@ def test_the_stores_outage_is_no_fault_of_the_clients() -> None:
         (Failure.VERSION, 505),
     ],
 )
-def test_each_fault_has_the_status_that_says_whose_it_is(fault: Failure, status: int) -> None:
+def test_each_failure_has_the_status_of_its_cause(fault: Failure, status: int) -> None:
     assert fault.status == status
 
 

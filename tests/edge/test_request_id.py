@@ -72,7 +72,7 @@ def test_an_id_of_the_clients_own_is_kept(own: str, identifying: Sidecar, record
         ["X-Request-ID: a", "X-Request-ID: b"],
     ],
 )
-def test_what_is_no_id_is_replaced(fields: list[str], identifying: Sidecar, recorder: Recorder) -> None:
+def test_an_invalid_request_id_is_replaced(fields: list[str], identifying: Sidecar, recorder: Recorder) -> None:
     made = get(identifying.port, "/", *fields).value("X-Request-ID")
     assert MADE.fullmatch(made)
     assert recorder.only().value("x-request-id").decode() == made

@@ -90,13 +90,13 @@ def test_everything_else_is_passed_on_byte_for_byte_and_in_order() -> None:
 @pytest.mark.parametrize(
     "connection", [[b"X-Private"], [b"close, X-Private"], [b"close", b"x-private"], [b"X-PRIVATE \t, , close"]]
 )
-def test_what_connection_names_is_not_passed_on(connection: list[bytes]) -> None:
+def test_fields_named_by_connection_are_not_forwarded(connection: list[bytes]) -> None:
     assert b"X-Private: p" not in request_lines((b"X-Private", b"p"), connection=connection)
     assert b"X-Private: p" not in response_lines((b"X-Private", b"p"), connection=connection)
 
 
 @pytest.mark.parametrize("name", [b"X-User-ID", b"Host", b"Cache-Control", b"Via"])
-def test_what_decides_something_cannot_be_taken_away_by_naming_it_in_connection(name: bytes) -> None:
+def test_fields_that_decide_cannot_be_removed_by_connection(name: bytes) -> None:
     lines = request_lines((name, b"value"), connection=[name])
     assert b"%b: value" % name in lines
 
@@ -145,7 +145,7 @@ def test_forwarding_fields_are_continued_for_a_trusted_peer_and_replaced_for_any
         ]
 
 
-def test_via_is_appended_to_what_is_there() -> None:
+def test_via_is_appended_to_an_existing_one() -> None:
     assert request_lines((b"Via", b"1.0 old"))[-2:] != []
     assert [line for line in request_lines((b"Via", b"1.0 old")) if line.startswith(b"Via")] == [
         b"Via: 1.0 old",
@@ -223,7 +223,7 @@ def test_a_host_and_port_are_valid(host: str) -> None:
 @pytest.mark.parametrize(
     "host", ["a b", "a/b", "a?b", "a#b", "a@b", "a\\b", "a\tb", "h:80:80", "h:a", "[::1", "[g]", "a\udcff", "a\n"]
 )
-def test_what_an_application_could_misread_is_no_valid_host(host: str) -> None:
+def test_an_ambiguous_host_is_invalid(host: str) -> None:
     assert not valid_hosts[host.encode("utf-8", "surrogateescape")]
 
 

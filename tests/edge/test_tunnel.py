@@ -112,7 +112,9 @@ def test_a_handshake_that_the_application_refuses_leaves_http_as_it_was(
     ],
     ids=["another protocol", "one of two", "not in Connection", "POST", "a body", "HTTP/1.0"],
 )
-def test_what_does_not_ask_for_a_websocket_gets_none(raw: bytes, sidecar: Sidecar, recorder: Recorder) -> None:
+def test_a_request_without_a_valid_handshake_gets_no_websocket(
+    raw: bytes, sidecar: Sidecar, recorder: Recorder
+) -> None:
     recorder.answer(AGREED, Act.SINK)
     with RawClient(sidecar.port) as client:
         client.send(raw)
@@ -147,9 +149,7 @@ def test_an_early_hint_may_come_before_the_agreement(sidecar: Sidecar, recorder:
 # Bytes
 
 
-def test_what_is_sent_behind_the_handshake_by_either_side_is_passed_on_first(
-    sidecar: Sidecar, recorder: Recorder
-) -> None:
+def test_bytes_behind_the_handshake_of_either_side_are_forwarded_first(sidecar: Sidecar, recorder: Recorder) -> None:
     recorder.answer(AGREED + frame(b"from the application"), Act.ECHO)
     with RawClient(sidecar.port) as client:
         client.send(request("/ws", *ASKING) + frame(b"early", mask=b"abcd"))
@@ -230,7 +230,7 @@ def test_websockets_are_counted_among_the_connections(sidecar: Sidecar, recorder
 
 
 @pytest.mark.slow
-def test_a_silent_websocket_is_told_goodbye_on_both_sides(restless_sidecar: Sidecar, recorder: Recorder) -> None:
+def test_a_silent_websocket_is_closed_with_1001_on_both_sides(restless_sidecar: Sidecar, recorder: Recorder) -> None:
     recorder.answer(AGREED, Act.SINK)
     with RawClient(restless_sidecar.port) as client:
         assert handshake(client).status == 101

@@ -5,7 +5,7 @@ from sidegate.config import Settings
 from sidegate.workers.place import VARIABLE, WorkerId, place_in, usable_cores, worker_count
 
 
-def test_a_place_is_told_in_the_environment_and_read_back() -> None:
+def test_a_worker_id_is_passed_in_the_environment_and_read_back() -> None:
     place = WorkerId(2, 4, 8080, 7)
     assert place_in({VARIABLE: place.variable()}) == place
     assert place_in({}) is None

@@ -59,7 +59,7 @@ def state(sidecar: Sidecar) -> dict[str, Any]:
     return found
 
 
-def test_policies_timeline_top_and_events_count_what_all_workers_did(pair: Sidecar) -> None:
+def test_policies_timeline_top_and_events_count_all_workers(pair: Sidecar) -> None:
     assert spend(pair, "ann") == {200: 2, 429: REQUESTS - 2}
     wanted = {"allowed": 2, "refused": REQUESTS - 2}
     eventually(lambda: outcomes(pair) == wanted, "both workers' counts under /policies")
@@ -77,7 +77,7 @@ def test_policies_timeline_top_and_events_count_what_all_workers_did(pair: Sidec
     assert history["state"]["refused"][0]["count"] == REQUESTS - 2
 
 
-def test_connections_of_all_workers_are_added_and_each_worker_is_told_of(pair: Sidecar) -> None:
+def test_connections_of_all_workers_are_added_and_each_worker_is_listed(pair: Sidecar) -> None:
     with ExitStack() as stack:
         for _ in range(12):
             client = stack.enter_context(RawClient(pair.port))
@@ -89,7 +89,7 @@ def test_connections_of_all_workers_are_added_and_each_worker_is_told_of(pair: S
         assert first["hash"] == second["hash"] == ask(pair, "/config")[2]["hash"]
 
 
-def test_what_a_dead_worker_counted_stays_and_a_new_first_worker_does_not_count_it_as_new(pair: Sidecar) -> None:
+def test_counts_of_a_dead_worker_stay_and_are_not_new_to_a_restarted_leader(pair: Sidecar) -> None:
     pair.may_complain = True  # worker_died is an error
     spend(pair, "ann")
     wanted = {"allowed": 2, "refused": REQUESTS - 2}
@@ -106,7 +106,7 @@ def test_what_a_dead_worker_counted_stays_and_a_new_first_worker_does_not_count_
     eventually(lambda: drawn(pair)["refused"] == REQUESTS - 2, "a timeline that begins with the new one")
 
 
-def test_a_reset_reaches_what_every_worker_holds_locally(own_store_server: StoreServer) -> None:
+def test_a_reset_reaches_the_local_buckets_of_every_worker(own_store_server: StoreServer) -> None:
     recorder = Recorder()
     policy = {"name": "p", "match": {"path": ["/**"]}, "key": "header:X-User-ID", "limit": "1/day", "burst": 4}
     config = configuration(

@@ -57,7 +57,7 @@ def test_workers_share_the_port_the_buckets_and_the_metrics_and_end_together(
     assert len(pair.events("stopped")) == 2
 
 
-def test_a_worker_that_dies_is_started_again_and_what_it_counted_stays(pair: Sidecar) -> None:
+def test_a_dead_worker_is_restarted_and_its_counts_stay(pair: Sidecar) -> None:
     pair.may_complain = True  # worker_died is an error
     for _ in range(20):
         assert get(pair.port, "/a", "X-User-ID: ann").status == 200
@@ -112,7 +112,7 @@ def test_workers_end_when_their_parent_is_killed(pair: Sidecar) -> None:
     eventually(all_gone, "no worker left")
 
 
-def test_where_a_worker_cannot_start_the_parent_says_so_and_ends(store_server: StoreServer, tmp_path: Path) -> None:
+def test_a_worker_that_cannot_start_ends_the_parent_with_a_log_line(store_server: StoreServer, tmp_path: Path) -> None:
     taken = free_port()
     with hold_port("127.0.0.1", taken) as held:
         held.listen()
@@ -133,7 +133,7 @@ def test_a_port_that_others_share_is_taken() -> None:
             hold_port("127.0.0.1", port)
 
 
-def test_what_is_no_number_of_workers_is_told(tmp_path: Path) -> None:
+def test_an_invalid_number_of_workers_is_reported(tmp_path: Path) -> None:
     for wrong in ("0", "many", "1.5"):
         path = tmp_path / "config.yaml"
         path.write_text(f"listen: {{workers: {wrong}}}\npolicies: []\n", "utf-8")
