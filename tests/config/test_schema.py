@@ -10,7 +10,9 @@ import yaml
 from jsonschema import Draft202012Validator
 from referencing.jsonschema import EMPTY_REGISTRY
 from sidegate.config import ConfigError, parse
+from sidegate.config.model import Settings
 from sidegate.config.schema import json_schema
+from sidegate.config.section import Section
 
 from tests.sidecar import ROOT
 
@@ -37,6 +39,18 @@ def test_the_demonstration_names_its_schema_for_editors_and_fits_it() -> None:
     assert named is not None
     assert (ROOT / named[1]).resolve() == PUBLISHED
     VALIDATOR.validate(yaml.safe_load(text))
+
+
+def test_the_demonstration_shows_every_key_of_every_section() -> None:
+    text = (ROOT / "config.yaml").read_text("utf-8")
+    missing = [
+        f"{section}.{key}"
+        for section, field in Settings.model_fields.items()
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Section)
+        for name, setting in field.annotation.model_fields.items()
+        if not re.search(rf"\b{(key := setting.alias or name)}:", text)
+    ]
+    assert missing == []
 
 
 def described(schema: Any) -> Iterator[tuple[str, bool]]:

@@ -1,1 +1,1 @@
-"""Several processes on one port, for machines with several cores: one parent, and workers that are whole sidecars."""
+"""Several worker processes on one port, with one parent that starts and restarts them."""

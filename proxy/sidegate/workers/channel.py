@@ -1,4 +1,4 @@
-"""Between parent and worker: JSON messages, one a line, over a pair of sockets. Its end is the other side's end."""
+"""JSON messages between parent and worker, one a line, over a pair of sockets. EOF: the other side has ended."""
 
 import asyncio
 import contextlib
@@ -12,7 +12,7 @@ Message = dict[str, Any]
 
 # Bounds one message: a worker's metrics take about 100 bytes a series.
 _LARGEST_MESSAGE_BYTES = 16 * 2**20
-# Bounds what waits for a process that hangs.
+# Bounds the messages that wait for a process that hangs.
 _MOST_UNTAKEN_BYTES = 2**20
 
 
@@ -24,20 +24,20 @@ class Channel:
         self._writer = writer
 
     def send(self, message: Message) -> None:
-        """Send, without waiting; lost where the other side has gone, or has stopped taking what it is sent."""
+        """Send without waiting. The message is lost if the other side has ended or has stopped reading."""
         if not self._writer.is_closing() and self._writer.transport.get_write_buffer_size() < _MOST_UNTAKEN_BYTES:
             self._writer.write(orjson.dumps(message, option=orjson.OPT_APPEND_NEWLINE))
 
-    async def listen(self, heard: Callable[[Message], None]) -> None:
-        """Call `heard` with each message until the other side ends."""
+    async def listen(self, receive: Callable[[Message], None]) -> None:
+        """Call `receive` with each message until the other side ends."""
         try:
             while line := await self._reader.readline():
-                heard(orjson.loads(line))
+                receive(orjson.loads(line))
         except (ConnectionError, ValueError):
-            return  # broken off, also within a message: as good as gone
+            return  # reset, or cut off within a message: treated as the end
 
     async def close(self) -> None:
-        """End it, and wait until it has ended."""
+        """Close the channel and wait until it is closed."""
         self._writer.close()
         with contextlib.suppress(ConnectionError):
             await self._writer.wait_closed()

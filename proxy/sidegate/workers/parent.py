@@ -1,13 +1,13 @@
-"""The parent of the workers: starts them, starts a dead one again, passes signals on, and gathers their metrics.
+"""The parent of the workers: starts and restarts them, forwards signals, and collects their metrics.
 
-It serves nothing itself. Each worker is a whole sidecar in a process of its own, listening on the same port
+The parent serves no requests. Each worker is a whole sidecar in its own process, and all listen on the same port
 (SO_REUSEPORT: the kernel spreads new connections over them). The parent holds the port, bound but not listening, so
-that it is the same for every worker, also for one that is started again.
+that every worker gets the same one, also after a restart.
 
-Figures. Each worker reports once a second: its metrics, and a word on its state. When the first one does, the parent
-sends it what the others said: their metrics added up, and the word of each. It has the admin listener and tells of all
-of them (admin/workers_view). Counters of a worker that died stay in the sum, so that no counter falls back.
-The first message to a first worker holds what was counted before it was there.
+Metrics. Each worker reports its metrics and its state once a second. When the first worker reports, the parent sends it
+the sum of the others' metrics and the state of each; the first worker has the admin listener, which covers all workers
+(admin/workers_view). Counters of a dead worker stay in the sum, so that no counter decreases. The first message to a
+first worker holds the counts from before its start.
 """
 
 import asyncio
@@ -25,13 +25,13 @@ from sidegate.telemetry.merge_metrics import Snapshot, merged, without_gauges
 from sidegate.workers.channel import Channel, Message, open_channel
 from sidegate.workers.place import VARIABLE, WorkerId
 
-# Pauses before a dead worker is started again: doubling, until one has lived for STEADY_S.
+# Pauses before a dead worker is restarted: doubling, until one has run for STEADY_S.
 FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 10.0
 STEADY_S = 10.0
-# A worker that serves and sends no report for so long hangs, and is replaced. Reports come each second.
+# A worker that serves but sends no report for so long is replaced. Reports are due each second.
 HUNG_AFTER_S = 5.0
-# Beyond `listen.drain_timeout`, in which a worker ends by itself.
+# Added to `listen.drain_timeout`, within which a worker ends by itself.
 KILL_AFTER_S = 5.0
 
 logger = logging.getLogger(__name__)
@@ -49,10 +49,10 @@ def supervise(settings: Settings, path: Path, count: int) -> int:
 
 
 def hold_port(host: str, port: int) -> socket.socket:
-    """A socket that keeps a port for sockets that share it. Raises OSError where somebody else has it."""
+    """A socket that reserves a port for sockets that share it. Raises OSError where the port is taken."""
     family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
     with socket.socket(family, socket.SOCK_STREAM) as alone:
-        # Sharing would let two sidecars sit on one port unnoticed: look for others first.
+        # With SO_REUSEPORT two sidecars could share one port by mistake: check for others first.
         alone.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         alone.bind(address)
         found = alone.getsockname()
@@ -67,7 +67,7 @@ def hold_port(host: str, port: int) -> socket.socket:
 
 
 class Parent:
-    """See the module's text."""
+    """The parent; see the module's docstring."""
 
     def __init__(self, path: Path, count: int, port: int, drain_timeout_s: float) -> None:
         self._path = path
@@ -86,7 +86,7 @@ class Parent:
         self._retired: Snapshot = []
 
     async def run(self) -> int:
-        """Keep the workers until told to stop, then let them drain; 1 where one could not start or had to be killed."""
+        """Run the workers until SIGTERM or SIGINT, then drain them; returns 1 if one could not start or was killed."""
         loop = asyncio.get_running_loop()
         for each in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(each, self._stop.set)
@@ -103,7 +103,7 @@ class Parent:
 
     def _pass_on(self, passed: signal.Signals) -> None:
         for number, process in self._running.items():
-            # One that is just starting would die of a SIGHUP, and reads the file anyway.
+            # SIGHUP would end a worker that is just starting, which reads the file anyway.
             if passed is not signal.SIGHUP or number in self._ready:
                 process.send_signal(passed)
 
@@ -130,7 +130,7 @@ class Parent:
                     self._ready.discard(number)
 
     async def _keep(self, number: int) -> None:
-        """Start a worker whenever it is not there."""
+        """Start a worker, and restart it whenever it ends."""
         loop = asyncio.get_running_loop()
         pause_s, has_served = FIRST_PAUSE_S / 2, False
         while not self._stop.is_set():
@@ -139,11 +139,11 @@ class Parent:
             has_served |= number in self._heard_s
             self._ready.discard(number)
             if self._stop.is_set():
-                self._failed |= status not in (0, -signal.SIGTERM)  # the latter: it was only starting
+                self._failed |= status not in (0, -signal.SIGTERM)  # -SIGTERM: it was still starting
                 return
             fields = {"worker": number, "status": status}
             if not has_served:
-                # What keeps it from starting keeps all of them: say so and end, as a single sidecar would.
+                # The same fault stops all workers from starting: log it and end, as a single sidecar does.
                 logger.error("worker_cannot_start", extra={"fields": fields})
                 self._failed = True
                 self._stop.set()
@@ -158,9 +158,9 @@ class Parent:
                 continue
 
     async def _live(self, number: int) -> int:
-        """One worker's life; returns its exit status."""
+        """Run one worker process; returns its exit status."""
         ours, theirs = socket.socketpair()
-        # Started without its store, it takes the share that the others take.
+        # Without a store at its start, it uses the count of the other workers.
         proxies = max(self._proxies.values(), default=0)
         place = WorkerId(number, self._count, self._port, theirs.fileno(), proxies)
         with theirs:
@@ -169,10 +169,10 @@ class Parent:
                 stdin=subprocess.DEVNULL,
                 env={**os.environ, VARIABLE: place.variable()},
                 pass_fds=(place.channel,),
-                process_group=0,  # a terminal's Ctrl-C is the parent's to pass on
+                process_group=0,  # the parent forwards a terminal's Ctrl-C
             )
         self._running[number] = process
-        if self._stop.is_set():  # it came too late for the signal that went to the others
+        if self._stop.is_set():  # started after the signal went to the others
             process.send_signal(signal.SIGTERM)
         channel = self._channels[number] = await open_channel(ours)
         if number == 0:
@@ -186,7 +186,7 @@ class Parent:
         return status
 
     def _heard(self, number: int, message: Message) -> None:
-        if "forget" in message:  # a bucket that was reset, which the others are to know of
+        if "forget" in message:  # a bucket was reset: forward it to the other workers
             for each, channel in self._channels.items():
                 if each != number:
                     channel.send(message)

@@ -1,4 +1,4 @@
-"""A worker's place among its like: how many there are, which one it is, and what part of each bound is its own."""
+"""The identity of a worker: its number, the count of workers, and its part of each bound."""
 
 import os
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ from typing import Literal
 
 from sidegate.config import Settings
 
-# How a parent tells a worker its place; not for people.
+# The environment variable in which a parent passes the identity; internal.
 VARIABLE = "SIDEGATE_WORKER"
 _CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
@@ -32,11 +32,11 @@ class WorkerId:
         return self.number == 0
 
     def variable(self) -> str:
-        """The place, as the value of VARIABLE."""
+        """The identity as the value of VARIABLE."""
         return f"{self.number},{self.count},{self.port},{self.channel},{self.proxies}"
 
     def share_of(self, settings: Settings) -> Settings:
-        """The settings with the worker's own part of what the sidecar as a whole may claim."""
+        """The settings with the worker's part of the bounds of the whole sidecar."""
         listen = settings.listen.model_copy(
             update={"port": self.port, "max_connections": self._part(settings.listen.max_connections)}
         )
@@ -51,13 +51,13 @@ class WorkerId:
 
 
 def place_in(environ: Mapping[str, str]) -> WorkerId | None:
-    """The place that a parent has told; None where there is no parent."""
+    """The identity that the parent has passed; None without a parent."""
     text = environ.get(VARIABLE)
     return WorkerId(*map(int, text.split(","))) if text else None
 
 
 def worker_count(wanted: int | Literal["auto"]) -> int:
-    """How many workers there shall be; `auto` is one for each core that this process may use."""
+    """The number of workers; `auto` is one for each core that this process may use."""
     return usable_cores(len(os.sched_getaffinity(0)), _quota_text()) if wanted == "auto" else wanted
 
 
