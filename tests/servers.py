@@ -95,6 +95,10 @@ class StoreServer:
         seconds, us = self.client.time()
         return int(seconds) * 1_000_000 + int(us)
 
+    def buckets(self) -> list[bytes]:
+        """The names of all buckets, sorted. The list of proxies, which each sidecar writes when it likes, is none."""
+        return sorted(self.client.scan_iter("*:*:*"))  # prefix, policy, key
+
     def log(self, lines: int = 40) -> str:
         """The last lines of the server's log."""
         text = (self._folder / "log").read_text("utf-8", "replace")
