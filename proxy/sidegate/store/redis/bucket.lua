@@ -13,7 +13,7 @@
 -- so that a swinging clock credits no time twice; a `since` further in the future counts as now. All buckets are read
 -- before any is written, so that an error (a foreign key, no memory, a replica) charges nothing. A refusal writes nothing,
 -- except once for a new bucket below the cost, for one with another rate, and for one with a `since` too far in the future:
--- these would never begin to grow otherwise.
+-- these would never begin to grow otherwise. Redis and Valkey write a number with 17 digits, so that integers arrive exactly.
 
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
@@ -102,9 +102,8 @@ end
 -- A bucket charged under two limits at once (a reload) is written under the one that it was settled to.
 for key in pairs(changed) do
   local at = under[key]
-  redis.call('HSET', KEYS[key], 'tokens', string.format('%.0f', tokens[key]),
-    'since', string.format('%.0f', since[key]), 'rate', limits[at + 1])
-  redis.call('PEXPIRE', KEYS[key], string.format('%.0f', limits[at + 6]))
+  redis.call('HSET', KEYS[key], 'tokens', tokens[key], 'since', since[key], 'rate', limits[at + 1])
+  redis.call('PEXPIRE', KEYS[key], limits[at + 6])
 end
 reply[#reply + 1] = tonumber(ARGV[3])
 return reply
