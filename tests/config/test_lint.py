@@ -12,7 +12,8 @@ NO_PROXY = "client_ip: {trusted_proxies: []}\n"
 
 def warnings_of(text: str, folder: Path) -> list[str]:
     file = folder / "c.yaml"
-    file.write_text(text)
+    # On loopback no proxy can be in front of another machine's clients: its scheme is never lost.
+    file.write_text(text if not text or "listen:" in text else f"{text}\nlisten: {{host: 127.0.0.1}}\n")
     return [str(warning).removeprefix(f"{folder}/") for warning in examine(file, {}).warnings]
 
 
@@ -148,6 +149,28 @@ def test_a_plausible_configuration_gets_no_warning(text: str, tmp_path: Path) ->
 
 def test_the_demonstration_gets_no_warning() -> None:
     assert examine(ROOT / "config.yaml", {}).warnings == ()
+
+
+LOST = (
+    "client_ip.trusted_proxies: no proxy is trusted, so X-Forwarded-Proto is replaced and the application sees http for "
+    "every request; if a proxy in front ends TLS, name its network here"
+)
+
+
+@pytest.mark.parametrize(
+    ("listen", "proxies", "lost"),
+    [
+        ("0.0.0.0", "[]", True),
+        ("0.0.0.0", "[10.0.0.0/8]", False),
+        ("0.0.0.0", "[127.0.0.0/8]", False),
+        ("::1", "[]", False),
+    ],
+)
+def test_a_configuration_that_loses_the_scheme_of_requests_is_warned_of(
+    listen: str, proxies: str, lost: bool, tmp_path: Path
+) -> None:
+    text = f"listen: {{host: '{listen}'}}\nclient_ip: {{trusted_proxies: {proxies}}}\npolicies: [{{name: a, key: client_ip, limit: 1/s}}]"
+    assert warnings_of(text, tmp_path) == ([f"c.yaml:2:30: {LOST}"] if lost else [])
 
 
 def test_an_address_limit_on_other_requests_does_not_stop_forged_identities(tmp_path: Path) -> None:

@@ -291,8 +291,13 @@ def test_the_application_learns_where_a_request_came_from(sidecar: Sidecar, reco
         "X-Forwarded-Host: evil",
         "X-Forwarded-Proto: https",
         "Via: 1.0 old",
+        "Forwarded: for=6.6.6.6;proto=https",
+        "X-Real-IP: 6.6.6.6",
+        "X-Forwarded-Port: 443",
     )
     received = recorder.only()
+    assert received.value("forwarded") == b'for=127.0.0.1;host="app.test";proto=http'
+    assert received.values("x-real-ip") + received.values("x-forwarded-port") == []
     assert received.value("host") == b"app.test"
     assert received.value("x-forwarded-for") == b"127.0.0.1"
     assert received.value("x-forwarded-host") == b"app.test"
@@ -303,6 +308,22 @@ def test_the_application_learns_where_a_request_came_from(sidecar: Sidecar, reco
 def test_the_client_learns_that_a_proxy_stands_between(sidecar: Sidecar, recorder: Recorder) -> None:
     recorder.answer(b"HTTP/1.1 200 OK\r\nVia: 1.1 old\r\nContent-Length: 0\r\n\r\n")
     assert get(sidecar.port).values("Via") == ["1.1 old", "1.1 sidegate"]
+
+
+@pytest.mark.slow
+def test_claims_of_a_trusted_proxy_pass_and_via_can_be_left_out(store_server: StoreServer, recorder: Recorder) -> None:
+    config = configuration(
+        store_server.url, recorder.url, upstream={"via": False}, client_ip={"trusted_proxies": ["127.0.0.0/8"]}
+    )
+    recorder.always(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+    claims = ("X-Real-IP: 9.9.9.9", "X-Forwarded-Port: 443", "X-Forwarded-For: 9.9.9.9", "X-Forwarded-Proto: https")
+    with Sidecar(config) as sidecar, RawClient(sidecar.port) as client:
+        assert client.get("/", *claims).values("Via") == []
+        assert client.get("/", "Max-Forwards: 0", method="OPTIONS").values("Via") == []
+    received = recorder.only()
+    assert (received.value("x-real-ip"), received.value("x-forwarded-port")) == (b"9.9.9.9", b"443")
+    assert received.value("forwarded") == b'for=9.9.9.9;host="app.test";proto=https, for=127.0.0.1'
+    assert received.values("via") == []
 
 
 # The decision comes before the body

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 
 import pytest
-from sidegate.edge.field_names import removable, request_names, response_names
-from sidegate.edge.heads import RequestHead
+from sidegate.edge.field_names import CLAIMS, removable, request_names, response_names
+from sidegate.edge.heads import RequestHead, ResponseHead
 from sidegate.edge.plain_head import valid_hosts
 from sidegate.edge.request_reader import RequestReader
 from sidegate.edge.response_reader import ResponseReader
@@ -143,6 +143,98 @@ def test_forwarding_fields_are_continued_for_a_trusted_peer_and_replaced_for_any
         assert [line for line in lines if line.lower().startswith(b"x-forwarded-%b:" % name.lower())] == [
             b"X-Forwarded-%b: %b" % (name, value)
         ]
+
+
+# Values of Forwarded, by X-Forwarded-* and Forwarded of the request
+
+
+@pytest.mark.parametrize(
+    ("fields", "trusted", "expected"),
+    [
+        ([], False, b'for=10.0.0.9;host="app.test";proto=http'),
+        ([(b"Forwarded", b"for=6.6.6.6;proto=https")], False, b'for=10.0.0.9;host="app.test";proto=http'),
+        ([(b"fORWARDED", b"for=1.2.3.4;proto=https")], True, b"for=1.2.3.4;proto=https, for=10.0.0.9"),
+        ([(b"Forwarded", b"for=a"), (b"Forwarded", b"for=b")], True, b"for=a, for=b, for=10.0.0.9"),
+        ([], True, b'for=10.0.0.9;host="app.test";proto=http'),
+        (
+            [(b"X-Forwarded-For", b"1.2.3.4"), (b"X-Forwarded-Proto", b"https"), (b"X-Forwarded-Host", b"o:1")],
+            True,
+            b'for=1.2.3.4;host="o:1";proto=https, for=10.0.0.9',
+        ),
+        (
+            [(b"X-Forwarded-For", b"2001:db8::1, [::1]:8,9.9.9.9:80"), (b"X-Forwarded-For", b" evil;by=x , \t")],
+            True,
+            (
+                b'for="[2001:db8::1]";host="app.test";proto=http, for="[::1]:8", for="9.9.9.9:80", for=unknown, '
+                b"for=unknown, for=10.0.0.9"
+            ),
+        ),
+        (
+            [(b"X-Forwarded-Host", b'a";proto=https'), (b"X-Forwarded-Proto", b"https;for=x")],
+            True,
+            b"for=10.0.0.9",
+        ),
+        ([(b"X-Forwarded-For", b"1" * 65)], True, b'for=unknown;host="app.test";proto=http, for=10.0.0.9'),
+    ],
+)
+def test_forwarded_says_what_the_x_forwarded_fields_say(fields: Pairs, trusted: bool, expected: bytes) -> None:
+    lines = request_lines((b"Host", b"app.test"), *fields, trusted=trusted)
+    assert [line for line in lines if line.lower().startswith(b"forwarded:")] == [b"Forwarded: " + expected]
+
+
+def test_an_ipv6_peer_is_quoted_in_forwarded() -> None:
+    assert b'Forwarded: for="[2001:db8::9]";host="app.test";proto=http' in request_lines(peer=b"2001:db8::9")
+
+
+def test_a_long_chain_of_addresses_is_cut_at_its_far_end_in_forwarded() -> None:
+    lines = request_lines((b"X-Forwarded-For", b"1.1.1.1," * 3000 + b"2.2.2.2"), trusted=True)
+    (forwarded,) = [line for line in lines if line.startswith(b"Forwarded:")]
+    assert forwarded.count(b"for=") == 33
+    assert forwarded.endswith(b"for=1.1.1.1, for=2.2.2.2, for=10.0.0.9")
+
+
+# Fields that applications believe of a proxy
+CLAIMED = [
+    *(name.encode() for name in sorted(CLAIMS)),
+    *(b"X-FORWARDED-PORT", b"x-forwarded-prefix", b"X-Forwarded-Ssl", b"X-Forwarded-Anything-Else"),
+]
+
+
+@pytest.mark.parametrize("name", CLAIMED)
+@pytest.mark.parametrize("general", [False, True], ids=["plain lane", "general lane"])
+def test_a_claim_passes_from_a_trusted_peer_only(name: bytes, general: bool) -> None:
+    fields = [(name, b"claimed"), *([(b"TE", b"x")] if general else []), (name, b"twice")]
+    assert [line for line in request_lines(*fields) if line.lower().startswith(name.lower() + b":")] == []
+    passed = request_lines(*fields, connection=[name], trusted=True)
+    assert [line for line in passed if line.startswith(name + b":")] == [name + b": claimed", name + b": twice"]
+
+
+@pytest.mark.parametrize("name", [b"X_Real_IP", b"X.Forwarded.Port", b"x_forwarded-prefix", b"CLIENT_IP"])
+def test_a_claim_in_a_spelling_of_wsgi_never_passes(name: bytes) -> None:
+    names = request_names(set(), pass_underscores=True)
+    head = RequestReader(1024).read_head(b"GET / HTTP/1.1\r\nHost: h\r\n%b: 1\r\n\r\n" % name, names)
+    assert head is not None
+    assert name not in request_head(head, b"app:9000", b"10.0.0.9", b"", trusted=True)
+
+
+def test_a_policy_reads_a_claim_as_it_was_sent() -> None:
+    names = request_names({"x-real-ip", "x-forwarded-port"})
+    raw = b"GET / HTTP/1.1\r\nHost: h\r\nX-Real-IP: 1.1.1.1\r\nX-Forwarded-Port: 443\r\n\r\n"
+    head = RequestReader(1024).read_head(raw, names)
+    assert head is not None
+    assert (head.get("X-Real-IP"), head.get("x-forwarded-port")) == ("1.1.1.1", "443")
+    assert b"1.1.1.1" not in request_head(head, b"app:9000", b"10.0.0.9", b"", trusted=False)
+
+
+def test_an_answer_keeps_fields_that_are_claims_in_requests() -> None:
+    assert b"X-Forwarded-Port: 1" in response_lines((b"X-Forwarded-Port", b"1"))
+
+
+def test_without_via_neither_head_has_the_field() -> None:
+    head = read_request()
+    assert b"Via" not in request_head(head, b"app:9000", b"10.0.0.9", b"", trusted=False, via=b"")
+    assert b"Via" not in request_head(head, b"app:9000", b"10.0.0.9", b"", trusted=True, via=b"")
+    assert b"Via" not in response_head(ResponseHead(200, [b"HTTP/1.1 200 OK"], 0, dated=True), b"", b"")
 
 
 def test_via_is_appended_to_an_existing_one() -> None:

@@ -7,6 +7,7 @@ written does not prove is left out.
 from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 
+from sidegate.config.addresses import is_loopback
 from sidegate.config.faults import Path, quote
 from sidegate.config.model import Settings
 from sidegate.config.overlap import Comparison
@@ -42,6 +43,7 @@ def advice(settings: Settings) -> Iterator[Advice]:
         if network.prefixlen == 0:
             message = f"'{network}' trusts every peer: any client can claim any address; expected your proxies"
             yield ("client_ip", "trusted_proxies", index), message
+    yield from _lost_scheme(settings)
     exempt = [policy for policy in settings.policies if policy.exempt]
     by_address = [policy for policy in settings.policies if _is_by_address(policy)]
     comparison = Comparison()
@@ -57,6 +59,15 @@ def advice(settings: Settings) -> Iterator[Advice]:
             *_addresses_by_hand(policy),
         ]
         yield from ((("policies", index, *path), message) for path, message in found)
+
+
+def _lost_scheme(settings: Settings) -> Iterator[Advice]:
+    if not settings.client_ip.trusted_proxies and not is_loopback(settings.listen.host):
+        message = (
+            "no proxy is trusted, so X-Forwarded-Proto is replaced and the application sees http for every request; if "
+            "a proxy in front ends TLS, name its network here"
+        )
+        yield ("client_ip", "trusted_proxies"), message
 
 
 # -- rules without effect ----------------------------------------------------------------------------------------------

@@ -158,6 +158,10 @@ class UpstreamSettings(Section):
         False,
         description="Whether fields with other characters than letters, digits and hyphens in their names are sent on.",
     )
+    via: Live[Flag] = Field(
+        True,
+        description="Whether requests and answers get a Via field; nginx compresses no answer to a request with it.",
+    )
 
 
 class ClientIpSettings(Section):

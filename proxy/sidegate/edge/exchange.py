@@ -115,7 +115,7 @@ class Exchange:
             self._keep = not closes
         verdict = self._verdict
         fields = request.live.rate_limit_fields.of(verdict) if verdict.applied else b""
-        lines = response_head(head, line + fields + request.last_lines(self._keep))
+        lines = response_head(head, line + fields + request.last_lines(self._keep), request.live.via)
         if ended:
             client.socket.write(lines + content)
             self._finish()
@@ -141,14 +141,15 @@ class Exchange:
             else:
                 self.give_up(Failure.UPSTREAM_BROKEN)  # nobody asked to switch protocols, or not to this one
         elif head.status != 100 and traits.minor:
-            self._client.socket.write(response_head(head, b""))
+            self._client.socket.write(response_head(head, b"", self._request.live.via))
 
     def _switch(self, head: ResponseHead) -> None:
         connection, self.connection = self.connection, None
         assert connection is not None  # noqa: S101  (its answer is being passed on)
-        fields = self._request.live.rate_limit_fields.of(self._verdict) if self._verdict.applied else b""
+        live = self._request.live
+        fields = live.rate_limit_fields.of(self._verdict) if self._verdict.applied else b""
         ours = fields + self._request.id_line + UPGRADE
-        self._client.open_tunnel(response_head(head, ours), connection)
+        self._client.open_tunnel(response_head(head, ours, live.via), connection)
         self._end(head.status)
 
     def _finish(self) -> None:
@@ -237,6 +238,6 @@ def _request_bytes(client: ClientSide, request: ForwardedRequest) -> bytes:
         framing += UPGRADE if head.traits.websocket else empty
     if "max-forwards" in head.special and (hops := hops_left(head)) is not None:
         take_hop(head, hops)
-    runtime, peer = client.runtime, client.socket.peer
-    trusted = request.live.policies.identity.trusts(peer)
-    return request_head(head, runtime.authority, peer.encode(), framing, trusted=trusted) + body
+    live, peer = request.live, client.socket.peer
+    trusted = live.policies.identity.trusts(peer)
+    return request_head(head, client.runtime.authority, peer.encode(), framing, trusted=trusted, via=live.via) + body

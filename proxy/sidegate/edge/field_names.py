@@ -18,7 +18,16 @@ _SAFE = re.compile(r"[0-9a-z-]+")
 
 _HOP_BY_HOP = ("keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection", "te", "trailer")
 _FRAMING = ("content-length", "transfer-encoding")
-FORWARDED = ("x-forwarded-for", "x-forwarded-host", "x-forwarded-proto")
+FORWARDED = ("x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "forwarded")
+# By these an application learns its client's address, its own URL or a TLS connection in front of it, as far as it
+# believes them: they pass from trusted proxies only. So does every other name that begins with `x-forwarded-`.
+CLAIMS = frozenset(
+    {
+        *("x-real-ip", "x-client-ip", "client-ip", "x-cluster-client-ip", "true-client-ip", "cf-connecting-ip"),
+        *("x-original-url", "x-rewrite-url", "x-original-for", "x-original-host", "x-original-proto"),
+        *("x-scheme", "x-url-scheme", "front-end-https"),
+    }
+)
 # Naming these in Connection does not remove them.
 _NEVER_REMOVED = frozenset({"cache-control", "via", "date"})
 
@@ -34,6 +43,8 @@ class FieldRole(NamedTuple):
 # A name that is no token (RFC 9110 §5.1), and one that is not sent on since applications may read it as another.
 NOT_A_NAME = FieldRole("")
 UNSAFE_NAME = FieldRole("", plain=True)
+# One of CLAIMS. Its name is no token, so that no field can have it.
+CLAIM = FieldRole("(claim)", plain=True)
 
 
 class FieldNames(dict[bytes, "FieldRole | None"]):
@@ -42,11 +53,14 @@ class FieldNames(dict[bytes, "FieldRole | None"]):
     `recorded` holds the names (lower case) whose values a head keeps in `special`.
     """
 
-    def __init__(self, roles: Collection[FieldRole], *, pass_underscores: bool = True) -> None:
+    def __init__(
+        self, roles: Collection[FieldRole], *, claims: Collection[str] = (), pass_underscores: bool = True
+    ) -> None:
         super().__init__()
         self._roles = {role.name: role for role in roles}
         self.recorded = frozenset(self._roles)
-        self._folded = frozenset(name for name in self._roles if name not in _NEVER_REMOVED)
+        self._claims = frozenset(claims)
+        self._folded = frozenset(name for name in self._roles if name not in _NEVER_REMOVED) | self._claims
         self._pass_underscores = pass_underscores
 
     def __missing__(self, name: bytes) -> "FieldRole | None":
@@ -62,6 +76,8 @@ class FieldNames(dict[bytes, "FieldRole | None"]):
             return NOT_A_NAME
         lowered = name.decode().lower()
         role = self._roles.get(lowered)
+        if role is None and self._claims and is_claim(lowered):
+            return CLAIM
         if role is None and not _SAFE.fullmatch(lowered):
             folded = re.sub("[^0-9a-z-]", "-", lowered)
             if not self._pass_underscores or folded in self._folded or folded.startswith("x-forwarded-"):
@@ -75,11 +91,11 @@ def request_names(deciding: Collection[str], id_field: str = "", *, pass_undersc
     roles |= {name: FieldRole(name, plain=True) for name in ("host", "keep-alive", *FORWARDED)}
     roles |= {"connection": FieldRole("connection"), "max-forwards": FieldRole("max-forwards", sent_on=True)}
     for name in deciding:
-        if name not in roles:
+        if name not in roles and not is_claim(name):
             roles[name] = FieldRole(name, sent_on=True, plain=True)
     if id_field:
         roles[id_field.lower()] = FieldRole(id_field.lower(), plain=True)
-    return FieldNames(roles.values(), pass_underscores=pass_underscores)
+    return FieldNames(roles.values(), claims=CLAIMS, pass_underscores=pass_underscores)
 
 
 def response_names(id_field: str = "") -> FieldNames:
@@ -90,6 +106,11 @@ def response_names(id_field: str = "") -> FieldNames:
     if id_field:
         roles[id_field.lower()] = FieldRole(id_field.lower(), plain=True)
     return FieldNames(roles.values())
+
+
+def is_claim(name: str) -> bool:
+    """Whether a field (lower case) passes from trusted proxies only, apart from FORWARDED."""
+    return name in CLAIMS or name.startswith("x-forwarded-")
 
 
 def removable(names: FieldNames, options: bytes) -> frozenset[bytes]:

@@ -45,7 +45,7 @@ PLAIN_TRAITS = RequestTraits()
 class RequestHead:
     """One request's head. Fulfils `decision.request.Fields`: values are decoded when they are first needed."""
 
-    __slots__ = ("_all", "_names", "framing", "lines", "method", "raw", "special", "target", "traits")
+    __slots__ = ("_all", "framing", "lines", "method", "names", "raw", "special", "target", "traits")
 
     def __init__(
         self,
@@ -65,7 +65,7 @@ class RequestHead:
         self.raw = raw  # all field lines as they came
         self.framing = framing
         self.traits = traits
-        self._names = names
+        self.names = names
         self._all: dict[str, list[str]] | None = None
 
     def getall(self, name: str, default: Sequence[str]) -> Sequence[str]:
@@ -76,7 +76,7 @@ class RequestHead:
             if len(values) == 1:
                 return (values[0].decode("utf-8", "surrogateescape"),)
             return [value.decode("utf-8", "surrogateescape") for value in values]
-        return default if lowered in self._names.recorded else self._index().get(lowered, default)
+        return default if lowered in self.names.recorded else self._index().get(lowered, default)
 
     def get(self, name: str) -> str:
         """The first value of a field; empty where it is absent."""

@@ -3,7 +3,7 @@
 from sidegate.decision.identity import SECRET_FIELDS
 from sidegate.edge.heads import RequestHead
 from sidegate.edge.http_date import date_line
-from sidegate.edge.rewrite import VIA, status_line
+from sidegate.edge.rewrite import status_line
 
 # Nothing passes more intermediaries than these digits can count; longer numbers are cut, not computed.
 MOST_DIGITS = 9
@@ -26,7 +26,7 @@ def take_hop(head: RequestHead, hops: int) -> None:
             head.lines[position] = b"%b: %d" % (line.partition(b":")[0], hops - 1)
 
 
-def last_hop_answer(head: RequestHead, rate_limit_lines: bytes, connection: bytes) -> bytes:
+def last_hop_answer(head: RequestHead, rate_limit_lines: bytes, last_lines: bytes) -> bytes:
     """The answer to a counted request that goes no further: what has arrived here, to TRACE; nothing, to OPTIONS."""
     body, content_type = b"", b""
     if head.method == "TRACE":
@@ -35,4 +35,4 @@ def last_hop_answer(head: RequestHead, rate_limit_lines: bytes, connection: byte
         fields = [line + b"\r\n" for line in head.raw if line.partition(b":")[0].lower() not in _SECRET]
         body = b"TRACE %b HTTP/1.%d\r\n%b\r\n" % (target, head.traits.minor, b"".join(fields))
     lines = b"\r\n%bContent-Length: %d\r\nCache-Control: no-store\r\n" % (content_type, len(body))
-    return b"".join((status_line(200, "OK"), lines, rate_limit_lines, date_line(), connection, VIA, b"\r\n", body))
+    return b"".join((status_line(200, "OK"), lines, rate_limit_lines, date_line(), last_lines, b"\r\n", body))

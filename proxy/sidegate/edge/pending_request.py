@@ -125,7 +125,7 @@ class PendingRequest:
     def _answer_here(self, verdict: Verdict) -> None:
         """Answer a TRACE or OPTIONS that may pass no more intermediaries, in the application's place."""
         fields = self.live.rate_limit_fields.of(verdict) if verdict.applied else b""
-        self._client.socket.write(last_hop_answer(self.head, fields, self.last_lines(True)))
+        self._client.socket.write(last_hop_answer(self.head, fields, self.last_lines(True) + self.live.via))
         self.end(200)
 
     # What its connection reports

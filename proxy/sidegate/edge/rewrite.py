@@ -1,14 +1,16 @@
 """Heads that are sent on: hop-by-hop fields removed, our own added, everything else as it was received.
 
-RFC 9110 §7.6.1 (Connection), §7.6.3 (Via), §6.6.1 (Date); RFC 9112 §3.2.2 (absolute-form), §6 (framing). The lines of a
-head hold what is sent on already (edge/heads); here they are joined with ours. Pure functions, but for the clock of a
-Date that an application left out.
+RFC 9110 §7.6.1 (Connection), §7.6.3 (Via), §6.6.1 (Date); RFC 7239 (Forwarded); RFC 9112 §3.2.2 (absolute-form), §6
+(framing). The lines of a head hold what is sent on already (edge/heads); here they are joined with ours. Pure
+functions, but for the clock of a Date that an application left out.
 """
 
 import re
 from functools import lru_cache
 from http import HTTPStatus
 
+from sidegate.edge.field_names import CLAIM
+from sidegate.edge.forwarded import continued, first_element
 from sidegate.edge.heads import RequestHead, ResponseHead
 from sidegate.edge.http_date import date_line
 
@@ -17,32 +19,60 @@ VIA = b"Via: 1.1 sidegate\r\n"
 _ABSOLUTE = re.compile(r"https?://(?:[^/?#@]*@)?([^/?#]*)", re.IGNORECASE)
 
 
-def request_head(head: RequestHead, authority: bytes, peer: bytes, last_lines: bytes, *, trusted: bool) -> bytes:
+def request_head(
+    head: RequestHead, authority: bytes, peer: bytes, last_lines: bytes, *, trusted: bool, via: bytes = VIA
+) -> bytes:
     """The head of the request to the application.
 
     `authority` stands for a missing Host, `peer` is the address of the client's connection; `last_lines` are whole
-    lines of ours, with the framing. X-Forwarded-* of a trusted peer are continued, those of any other replaced.
+    lines of ours, with the framing. X-Forwarded-* and Forwarded of a trusted peer are continued, those of any other
+    replaced. `via` is the line of that field, or empty.
     """
     special = head.special
     host = (special["host"][0] if "host" in special else b"") or authority
-    forwarded_for, forwarded_host, forwarded_proto = peer, host, b"http"
     if trusted:
-        if "x-forwarded-for" in special:
-            forwarded_for = b", ".join([*special["x-forwarded-for"], peer])
-        if "x-forwarded-host" in special:
-            forwarded_host = special["x-forwarded-host"][-1] or host
-        if "x-forwarded-proto" in special:
-            forwarded_proto = special["x-forwarded-proto"][-1] or b"http"
+        return _continued_head(head, host, peer, via + last_lines)
+    return (
+        b"%b\r\nHost: %b\r\nX-Forwarded-For: %b\r\nX-Forwarded-Host: %b\r\nX-Forwarded-Proto: http\r\n"
+        b"Forwarded: %b\r\n%b%b\r\n"
+    ) % (b"\r\n".join(head.lines), host, peer, host, first_element(peer, host, b"http"), via, last_lines)
+
+
+def _continued_head(head: RequestHead, host: bytes, peer: bytes, last_lines: bytes) -> bytes:
+    special = head.special
+    forwarded_for, forwarded_host, forwarded_proto = peer, host, b"http"
+    if "x-forwarded-for" in special:
+        forwarded_for = b", ".join([*special["x-forwarded-for"], peer])
+    if "x-forwarded-host" in special:
+        forwarded_host = special["x-forwarded-host"][-1] or host
+    if "x-forwarded-proto" in special:
+        forwarded_proto = special["x-forwarded-proto"][-1] or b"http"
     return (
         b"%b\r\nHost: %b\r\nX-Forwarded-For: %b\r\nX-Forwarded-Host: %b\r\nX-Forwarded-Proto: %b\r\n"
-        b"Via: 1.1 sidegate\r\n%b\r\n"
-    ) % (b"\r\n".join(head.lines), host, forwarded_for, forwarded_host, forwarded_proto, last_lines)
+        b"Forwarded: %b\r\n%b%b\r\n"
+    ) % (
+        b"\r\n".join(head.lines),
+        host,
+        forwarded_for,
+        forwarded_host,
+        forwarded_proto,
+        continued(special, peer, forwarded_host, forwarded_proto),
+        _claim_lines(head) if CLAIM.name in special else b"",
+        last_lines,
+    )
 
 
-def response_head(head: ResponseHead, ours: bytes) -> bytes:
-    """The head of the answer to the client. `ours` are whole lines of ours, with the framing."""
+def _claim_lines(head: RequestHead) -> bytes:
+    """The lines of a trusted proxy that the plain rules would drop (field_names.CLAIMS)."""
+    fields = [line.partition(b":") for line in head.raw]
+    kept = [b"%b: %b\r\n" % (name, value.strip(b" \t")) for name, _, value in fields if head.names[name] is CLAIM]
+    return b"".join(kept)
+
+
+def response_head(head: ResponseHead, ours: bytes, via: bytes = VIA) -> bytes:
+    """The head of the answer to the client. `ours` are whole lines of ours, with the framing; `via` as above."""
     date = b"" if head.dated or head.status < 200 else date_line()
-    return b"%b\r\n%b%bVia: 1.1 sidegate\r\n\r\n" % (b"\r\n".join(head.lines), date, ours)
+    return b"%b\r\n%b%b%b\r\n" % (b"\r\n".join(head.lines), date, ours, via)
 
 
 def origin_form(target: str) -> tuple[str, bytes]:

@@ -14,6 +14,7 @@ from sidegate.edge.pool import Pool, Spawn
 from sidegate.edge.rate_limit_fields import RateLimitFields
 from sidegate.edge.replies import RefusalReplies
 from sidegate.edge.request_id import RequestIds
+from sidegate.edge.rewrite import VIA
 
 # A page of the sidecar's own: its status and JSON content.
 OwnPage = Callable[[RequestFacts], Awaitable[tuple[int, Mapping[str, object]]]]
@@ -24,7 +25,7 @@ class LiveRules:
     """Everything that a reload replaces, in one object. A request keeps the rules that it began under.
 
     Of `listen` and `upstream` only the settings that the model declares live are read here; what else a connection
-    needs of them is in `Runtime.started`.
+    needs of them is in `Runtime.started`. `via` is the line of that field, or empty.
     """
 
     policies: PolicySet
@@ -33,6 +34,7 @@ class LiveRules:
     refusals: RefusalReplies
     listen: ListenSettings
     upstream: UpstreamSettings
+    via: bytes
 
 
 def live_rules(settings: Settings, policies: PolicySet) -> LiveRules:
@@ -48,6 +50,7 @@ def live_rules(settings: Settings, policies: PolicySet) -> LiveRules:
         refusals=RefusalReplies(fields),
         listen=settings.listen,
         upstream=settings.upstream,
+        via=VIA if settings.upstream.via else b"",
     )
 
 
