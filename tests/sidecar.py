@@ -81,6 +81,7 @@ class Sidecar:
         *,
         environment: Mapping[str, str] | None = None,
         file_limits: tuple[int, int] | None = None,
+        arguments: Sequence[str] = (),
     ) -> None:
         self.config = config
         self.admin_port = int(config["admin"]["port"])
@@ -94,7 +95,7 @@ class Sidecar:
         self._stderr_file = Path(self._folder.name) / "stderr"
         with self._stderr_file.open("wb") as stderr:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "sidegate", "run", "--config", str(self.config_file)],
+                [sys.executable, "-m", "sidegate", "run", "--config", str(self.config_file), *arguments],
                 cwd=ROOT,
                 env={**_clean_environment(), **(environment or {})},
                 stdout=subprocess.PIPE,

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from sidegate.config import Settings, digest, load
+from sidegate.config import ConfigSource, Settings, digest, load
 from sidegate.reload import STILL_S, FileChanges, FileSignature, Reloader, restart_needed
 
 ONE = "policies: [{name: a, key: client_ip, limit: 1/s}]\n"
@@ -20,7 +20,7 @@ PATIENCE_S = 30.0
 async def watched(file: Path) -> AsyncIterator[tuple[Reloader, list[Settings]]]:
     """A reloader that watches the file, and what it has taken over so far."""
     taken: list[Settings] = []
-    reloader = Reloader(file, {}, load(file, {}), lambda settings, _: taken.append(settings))
+    reloader = Reloader(ConfigSource(file, {}, {}), load(file, {}), lambda settings, _: taken.append(settings))
     task = asyncio.get_running_loop().create_task(reloader.watch())
     try:
         yield reloader, taken
@@ -105,7 +105,7 @@ async def test_a_reload_can_be_requested_for_a_file_that_looks_the_same(tmp_path
     file = tmp_path / "config.yaml"
     file.write_text(ONE)
     taken: list[Settings] = []
-    reloader = Reloader(file, {}, load(file, {}), lambda settings, _: taken.append(settings))
+    reloader = Reloader(ConfigSource(file, {}, {}), load(file, {}), lambda settings, _: taken.append(settings))
     times = file.stat()
     file.write_text(TWO)
     os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
@@ -118,7 +118,7 @@ async def test_an_edit_logs_changed_policies_and_policies_with_new_buckets(
 ) -> None:
     file = tmp_path / "config.yaml"
     file.write_text(ONE)
-    reloader = Reloader(file, {}, load(file, {}), lambda *_: None)
+    reloader = Reloader(ConfigSource(file, {}, {}), load(file, {}), lambda *_: None)
     file.write_text(TWO + "listen: {port: 81}\n")
     with caplog.at_level(logging.INFO):
         await reloader.reload()
@@ -150,8 +150,8 @@ def test_limits_need_no_restart_and_addresses_do(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("", "has no policies, while policies are active"),
-        ("# only a comment\n", "has no policies, while policies are active"),
+        ("", "is empty; expected settings"),
+        ("# only a comment\n", "is empty; expected settings"),
         ("listen: {port: 8080}\n", "has no policies, while policies are active"),
         (f"{ONE}listen:\n  idle_timeout: 7", "ends inside a value"),
         (f"{ONE}log:\n  level: info", "ends inside a value"),
@@ -161,7 +161,7 @@ async def test_an_emptied_or_cut_off_file_is_refused(tmp_path: Path, text: str, 
     file = tmp_path / "config.yaml"
     file.write_text(ONE)
     taken: list[Settings] = []
-    reloader = Reloader(file, {}, load(file, {}), lambda settings, _: taken.append(settings))
+    reloader = Reloader(ConfigSource(file, {}, {}), load(file, {}), lambda settings, _: taken.append(settings))
     file.write_text(text.replace("idle_timeout: 7", "idle_timeout: 7s"))
     await reloader.reload()
     assert not taken
@@ -175,7 +175,7 @@ async def test_an_edit_that_is_complete_is_applied(tmp_path: Path, text: str) ->
     file = tmp_path / "config.yaml"
     file.write_text(ONE)
     taken: list[Settings] = []
-    reloader = Reloader(file, {}, load(file, {}), lambda settings, _: taken.append(settings))
+    reloader = Reloader(ConfigSource(file, {}, {}), load(file, {}), lambda settings, _: taken.append(settings))
     file.write_text(text)
     await reloader.reload()
     assert len(taken) == 1

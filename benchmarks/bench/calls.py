@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import sidegate
 from sidegate.app import run
-from sidegate.config import load
+from sidegate.config import ConfigSource, load
 
 from benchmarks.bench import volley, wrk
 from benchmarks.bench.candidates import configured
@@ -92,7 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         thread.start()
         sys.setprofile(counter.profile)
         try:
-            run(load(path, {}), path)
+            run(load(path, {}), ConfigSource(path, {}, {}))
         finally:
             sys.setprofile(None)
             thread.join()

@@ -7,7 +7,6 @@ import os
 import signal
 import socket
 from collections.abc import Coroutine
-from pathlib import Path
 from typing import Any, cast
 
 import uvloop
@@ -25,7 +24,8 @@ from sidegate.admin.listener import AdminListener
 from sidegate.admin.overview import Overview
 from sidegate.admin.response_types import ConfigDocument, ConfigState, PolicyDocument
 from sidegate.admin.workers_view import WorkersView
-from sidegate.config import Settings, compile_policies, digest
+from sidegate.config import ADJUSTABLE, ConfigSource, Settings, compile_policies, digest
+from sidegate.config.store_url import Address
 from sidegate.decision.policy import PolicySet
 from sidegate.decision.request import RequestFacts
 from sidegate.edge.engine import ensure_compiled
@@ -73,15 +73,16 @@ class OwnedTasks:
 
 
 class App:
-    """One sidecar, configured by the file at `path`; with a `place`, one of several workers of a sidecar.
+    """One sidecar, configured by `source`; with a `place`, one of several workers of a sidecar.
 
     Create it inside the event loop that runs it.
     """
 
-    def __init__(self, settings: Settings, path: Path, log: LogLines, place: WorkerId | None = None) -> None:
+    def __init__(self, settings: Settings, source: ConfigSource, log: LogLines, place: WorkerId | None = None) -> None:
         self._place = place
         self._parent: Channel | None = None
-        self._reloader = Reloader(path, os.environ, settings, self._take_over)
+        self._source = source
+        self._reloader = Reloader(source, settings, self._take_over)
         self._settings = settings = place.share_of(settings) if place else settings
         self._tasks = OwnedTasks()
         policies = compile_policies(settings)
@@ -154,11 +155,16 @@ class App:
             await self._close()
 
     def _start_fields(self, port: int) -> dict[str, object]:
-        settings = self._settings
+        settings, admin = self._settings, self._settings.admin
+        adjustable = [".".join(each.path) for each in ADJUSTABLE]
         fields: dict[str, object] = {
             "version": sidegate.__version__,
             "port": port,
             "upstream": str(settings.upstream.url),
+            "store": str(settings.store.url),
+            "admin": str(Address(admin.host, admin.port)),
+            "config": str(self._source.path),
+            "origins": {path: settings.origins[path] for path in adjustable if path in settings.origins},
         }
         fields |= {"policies": len(settings.policies), "hash": digest(self._reloader.settings)}
         if self._place is not None:
@@ -255,7 +261,7 @@ class App:
         await asyncio.to_thread(self._observer.close)
 
 
-def run(settings: Settings, path: Path, place: WorkerId | None = None) -> None:
+def run(settings: Settings, source: ConfigSource, place: WorkerId | None = None) -> None:
     """Run one sidecar, with its configuration file watched, until SIGTERM or SIGINT.
 
     `place`: it is one of several workers under one parent. Raises OSError if a port is not available.
@@ -263,10 +269,10 @@ def run(settings: Settings, path: Path, place: WorkerId | None = None) -> None:
     ensure_compiled()
     log = start_logging(settings.log)
     try:
-        uvloop.run(_serve(settings, path, log, place))
+        uvloop.run(_serve(settings, source, log, place))
     finally:
         log.close()
 
 
-async def _serve(settings: Settings, path: Path, log: LogLines, place: WorkerId | None) -> None:
-    await App(settings, path, log, place).run()
+async def _serve(settings: Settings, source: ConfigSource, log: LogLines, place: WorkerId | None) -> None:
+    await App(settings, source, log, place).run()

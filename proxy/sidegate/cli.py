@@ -12,7 +12,7 @@ import sidegate
 from sidegate.commands.arguments import add_explain, add_simulate
 from sidegate.commands.check import add_check, add_schema
 from sidegate.commands.fleet.admin_arguments import add_buckets, add_status, add_top
-from sidegate.config import ConfigError, Settings, load
+from sidegate.config import ADJUSTABLE, ConfigError, ConfigSource, Settings, load
 
 _EXPORTER = "opentelemetry.exporter.otlp.proto.http.trace_exporter"
 DEFAULT_CONFIG = "config.yaml"
@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         alone: int = options.alone(options)
         return alone
     try:
-        settings = load(Path(options.config), os.environ)
+        settings = load(Path(options.config), os.environ, _flags(options))
     except ConfigError as error:
         print(error, file=sys.stderr)
         return 1
@@ -46,19 +46,25 @@ def _run(settings: Settings, options: argparse.Namespace) -> int:
             file=sys.stderr,
         )
         return 1
-    place, path = place_in(os.environ), Path(options.config)
+    place, source = place_in(os.environ), ConfigSource(Path(options.config), os.environ, _flags(options))
     try:
         if place is None and (count := worker_count(settings.listen.workers)) > 1:
             from sidegate.workers.parent import supervise
 
-            return supervise(settings, path, count)
+            return supervise(settings, source, count)
         from sidegate.app import run
 
-        run(settings, path, place)
+        run(settings, source, place)
     except OSError as error:
         print(f"sidegate: cannot start: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def _flags(options: argparse.Namespace) -> dict[str, str]:
+    """The flags of `run` that stand in for settings; empty for other commands."""
+    given = {each.flag: getattr(options, each.flag, None) for each in ADJUSTABLE if each.flag}
+    return {flag: text for flag, text in given.items() if text is not None}
 
 
 def _can_trace() -> bool:
@@ -75,8 +81,18 @@ def _parser() -> argparse.ArgumentParser:
     default = os.environ.get("CONFIG") or DEFAULT_CONFIG
     about_config = "configuration file (default: $CONFIG, else config.yaml)"
 
-    run = commands.add_parser("run", help="run the sidecar until SIGTERM, then drain it")
+    run = commands.add_parser(
+        "run",
+        help="run the sidecar until SIGTERM, then drain it",
+        description="Run the sidecar until SIGTERM, then drain it. A flag counts before the file, and the file before "
+        "the environment variable. Flags show in the list of processes: a password belongs in $REDIS_PASSWORD.",
+    )
     run.add_argument("--config", default=default, metavar="FILE", help=about_config)
+    for path, variable, flag in ADJUSTABLE:
+        if flag:
+            run.add_argument(
+                flag, dest=flag, metavar=path[1].upper(), help=f"{'.'.join(path)} (else the file, else ${variable})"
+            )
     run.set_defaults(do=_run)
 
     add_check(commands, default, about_config)

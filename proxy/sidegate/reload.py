@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
-from sidegate.config import ConfigError, Settings, compile_policies, digest, load_edit
+from sidegate.config import ConfigError, ConfigSource, Settings, compile_policies, digest, load_edit
 from sidegate.config.section import LiveMark, Section
 from sidegate.decision.policy import PolicySet
 from sidegate.decision.reading import Reading
@@ -82,13 +82,12 @@ class Reloader:
     `results` counts the edits: taken, or refused. `needing_restart` names changed settings that wait for a restart.
     """
 
-    def __init__(self, path: Path, environ: Mapping[str, str], settings: Settings, apply: Apply) -> None:
-        self._path = path
-        self._environ = environ
+    def __init__(self, source: ConfigSource, settings: Settings, apply: Apply) -> None:
+        self._source = source
         self._started_with = settings
         self._settings = settings
         self._apply = apply
-        self._file = FileChanges(_signature(path))
+        self._file = FileChanges(_signature(source.path))
         self._busy = asyncio.Lock()
         self.stale: Stale | None = None
         self.results = {"taken": 0, "refused": 0}
@@ -121,13 +120,13 @@ class Reloader:
         """Reload whenever the file has changed. Runs until cancelled."""
         while True:
             await asyncio.sleep(LOOK_EVERY_S)
-            if self._file.is_due(_signature(self._path), asyncio.get_running_loop().time()):
+            if self._file.is_due(_signature(self._source.path), asyncio.get_running_loop().time()):
                 await self.reload()
 
     async def reload(self) -> None:
         """Read the file and apply it. If it has faults, log them once and keep the settings in force."""
         async with self._busy:
-            self._file.take(_signature(self._path))
+            self._file.take(_signature(self._source.path))
             try:
                 # In a thread: checking and compiling 10,000 overrides takes a third of a second, while decisions of
                 # other requests must end within 50 ms.
@@ -147,7 +146,7 @@ class Reloader:
                 logger.warning("config_needs_restart", extra={"fields": {"settings": edit.needing_restart}})
 
     def _read(self) -> _Edit:
-        before, settings = self._settings, load_edit(self._path, self._environ, self._settings)
+        before, settings = self._settings, load_edit(self._source, self._settings)
         changes = {"hash": digest(settings), **dict(_changes(before, settings))}
         return _Edit(settings, compile_policies(settings), changes, list(restart_needed(before, settings)))
 

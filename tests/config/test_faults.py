@@ -203,8 +203,16 @@ def test_a_variable_takes_the_type_wanted_where_it_stands_and_never_becomes_stru
     assert settings.store.password.get_secret_value() == "a, b: {c}"
 
 
-def test_an_empty_document_is_all_defaults() -> None:
-    assert parse("", "c.yaml", {}) == Settings()
+@pytest.mark.parametrize("text", ["", "\n\n", "# only a comment\n", "---\n...\n", "null"])
+def test_an_empty_document_is_refused_because_it_limits_nothing(text: str) -> None:
+    (found,) = faults_of(text)
+    assert found == "c.yaml:1:1: is empty; expected settings, at least policies: [] for a sidecar that limits nothing"
+
+
+@pytest.mark.parametrize("text", ["{}", "policies: []", "listen:\n  # port: 81\n"])
+def test_a_document_that_sets_nothing_has_all_defaults(text: str) -> None:
+    settings = parse(text, "c.yaml", {})
+    assert (settings.listen, settings.store, settings.policies) == (Settings().listen, Settings().store, ())
 
 
 @pytest.mark.parametrize("name", ["missing.yaml", "."])

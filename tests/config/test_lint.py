@@ -89,7 +89,7 @@ EXEMPTS_ITSELF = "since no proxy is trusted; add client_ip, or name your proxies
                 "address; expected your proxies"
             ),
         ),
-        ("", "c.yaml:1:1: policies: no policy limits anything; every request passes"),
+        ("policies: []", "c.yaml:1:11: policies: no policy limits anything; every request passes"),
         (
             NO_PROXY + "policies: [{name: a, key: 'header:X-User-ID', limit: 1/s}]",
             f"c.yaml:2:27: policies[0].key: {FORGED}",

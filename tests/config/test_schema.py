@@ -69,7 +69,7 @@ def test_defaults_are_shown_as_they_are_written() -> None:
 
 
 RIGHT = [
-    "",
+    "{}",
     "listen:\npolicies: []",
     "listen: {port: '${PORT:-8080}', max_header_bytes: 16KiB, drain_timeout: 0s}",
     "tracing: {endpoint: 'http://c:4318/v1/traces', sample: '${S:-0.5}'}\nlisten: {request_id_header: x-correlation-id}",

@@ -127,6 +127,7 @@ def config_document(settings: Settings, state: ConfigState, needing_restart: tup
             **state,
             "hash": digest(settings),
             "needs_restart": list(needing_restart),
+            "origins": dict(settings.origins),
             "settings": effective(settings),
         },
     )

@@ -49,6 +49,7 @@ class ConfigDocument(TypedDict):
     since: NotRequired[str]
     faults: NotRequired[Sequence[str]]
     needs_restart: Sequence[str]
+    origins: Mapping[str, str]
     workers: NotRequired[Sequence[WorkerConfig]]
     settings: Mapping[str, object]
 

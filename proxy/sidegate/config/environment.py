@@ -15,15 +15,20 @@ _MAX_FAULTS = 5
 
 
 class Substituted(str):
-    """Text that came from the environment, at least in part. Readers convert it to the type of the setting."""
+    """Text in which references were replaced. Readers convert it to the type of the setting.
 
-    __slots__ = ()
+    `variables` names the environment variables whose values are in it; none where all references had their defaults.
+    """
+
+    __slots__ = ("variables",)
+    variables: tuple[str, ...]
 
 
 def substitute(text: str, environ: Mapping[str, str]) -> tuple[str, list[str]]:
     """The text with all references replaced, and messages for the first references that cannot be."""
     pieces: list[str] = []
     faults: list[str] = []
+    variables: list[str] = []
     replaced, end = False, 0
     for reference in _REFERENCE.finditer(text):
         if len(faults) == _MAX_FAULTS:
@@ -41,6 +46,11 @@ def substitute(text: str, environ: Mapping[str, str]) -> tuple[str, list[str]]:
             )
         else:
             replaced = True
-            pieces.append(environ.get(name, "") or (default or "")[2:])
+            if value := environ.get(name, ""):
+                variables.append(name)
+            pieces.append(value or (default or "")[2:])
     result = "".join(pieces) + text[end:]
-    return (Substituted(result) if replaced else result), list(dict.fromkeys(faults))
+    if replaced:
+        result = Substituted(result)
+        result.variables = tuple(dict.fromkeys(variables))
+    return result, list(dict.fromkeys(faults))

@@ -3,24 +3,29 @@
 from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path as FilePath
+from types import MappingProxyType
 from typing import NamedTuple
 
 from pydantic import ValidationError
 
 from sidegate.config.document import MAX_DOCUMENT_BYTES, MERGE_KEY, Document, Plain, read
-from sidegate.config.faults import MAX_FAULTS, ConfigError, ConfigFault, Path, Wrong, in_order
+from sidegate.config.faults import MAX_FAULTS, ConfigError, ConfigFault, Path, Wrong, in_order, written
 from sidegate.config.lint import advice
 from sidegate.config.model import Settings, repeated_names
+from sidegate.config.origins import ConfigSource, origins, overlaid
 from sidegate.config.suggestions import sentence, unknown_key
 
 _WITHOUT_POLICIES = (
     "has no policies, while policies are active: the file may be emptied or cut off. The active configuration stays; "
     "write policies: [] to remove all policies"
 )
+_EMPTY = "is empty; expected settings, at least policies: [] for a sidecar that limits nothing"
 _CUT = (
     "the file ends inside a value, without a line end, as a file does that was copied in part; end it with a line end. "
     "A reload refuses it"
 )
+
+_NO_FLAGS: Mapping[str, str] = MappingProxyType({})
 
 
 class Finding(NamedTuple):
@@ -38,22 +43,20 @@ class Examined(NamedTuple):
     warnings: tuple[ConfigFault, ...]
 
 
-def load(path: FilePath, environ: Mapping[str, str]) -> Settings:
+def load(path: FilePath, environ: Mapping[str, str], flags: Mapping[str, str] = _NO_FLAGS) -> Settings:
     """Read a configuration file. Raises ConfigError with all its faults."""
-    return parse(_content(path), str(path), environ)
+    return parse(_content(path), str(path), environ, flags)
 
 
-def load_edit(path: FilePath, environ: Mapping[str, str], before: Settings) -> Settings:
+def load_edit(source: ConfigSource, before: Settings) -> Settings:
     """Read an edit of a configuration that is active as `before`. Raises ConfigError as `load` does.
 
     Also raises it where the file was probably emptied or cut off. `policies: []`, written out, removes all policies.
     """
-    text = _content(path)
-    document, settings = _parsed(text, str(path), environ)
+    text = _content(source.path)
+    document, settings = _parsed(text, str(source.path), source.environ, source.flags)
     if before.policies and not settings.policies and "policies" not in settings.model_fields_set:
         raise ConfigError([document.fault((), _WITHOUT_POLICIES)])
-    if document.is_empty:
-        raise ConfigError([document.fault((), "is empty; expected settings. The active configuration stays")])
     if document.is_cut:
         raise ConfigError([_cut_fault(document, text)])
     return settings
@@ -62,29 +65,37 @@ def load_edit(path: FilePath, environ: Mapping[str, str], before: Settings) -> S
 def examine(path: FilePath, environ: Mapping[str, str]) -> Examined:
     """Read a configuration file as `load` does, and lint it. Raises ConfigError."""
     text = _content(path)
-    document, settings = _parsed(text, str(path), environ)
+    document, settings = _parsed(text, str(path), environ, _NO_FLAGS)
     warnings = [document.fault(where, message) for where, message in islice(advice(settings), MAX_FAULTS)]
     if document.is_cut:
         warnings.append(_cut_fault(document, text))
     return Examined(settings, tuple(in_order(warnings)))
 
 
-def parse(text: str, name: str, environ: Mapping[str, str]) -> Settings:
+def parse(text: str, name: str, environ: Mapping[str, str], flags: Mapping[str, str] = _NO_FLAGS) -> Settings:
     """Read a configuration; `name` is the file name in messages. Raises ConfigError with all its faults.
+
+    An empty document is a fault: it is more often an accident than a wish to limit nothing.
 
     After MAX_FAULTS the rest is only counted.
     """
-    return _parsed(text, name, environ)[1]
+    return _parsed(text, name, environ, flags)[1]
 
 
-def _parsed(text: str, name: str, environ: Mapping[str, str]) -> tuple[Document, Settings]:
+def _parsed(text: str, name: str, environ: Mapping[str, str], flags: Mapping[str, str]) -> tuple[Document, Settings]:
     document = read(text, name, environ)
+    if document.is_empty:
+        raise ConfigError([document.fault((), _EMPTY)])
+    content = overlaid(document.plain, environ, flags)
+    for path in content.given:
+        document.faults.pop(path, None)  # of a value that a flag replaces
     try:
-        settings = Settings.model_validate(document.plain)
+        settings = Settings.model_validate(content.plain)
     except ValidationError as error:
-        raise ConfigError(_in_order(document, _found(error, document.plain))) from None
+        raise ConfigError(_in_order(document, _found(error, document.plain), content.given)) from None
     if document.faults:
-        raise ConfigError(_in_order(document, []))
+        raise ConfigError(_in_order(document, [], {}))
+    settings.set_origins(origins(Settings, content))
     return document, settings
 
 
@@ -113,12 +124,14 @@ def _cut_fault(document: Document, text: str) -> ConfigFault:
     return ConfigFault(document.name, text.count("\n") + 1, len(text) - text.rfind("\n"), "", _CUT)
 
 
-def _in_order(document: Document, found: Sequence[Finding]) -> list[ConfigFault]:
-    """All faults in the order of the document, once each."""
+def _in_order(document: Document, found: Sequence[Finding], given: Mapping[Path, str]) -> list[ConfigFault]:
+    """All faults in the order of the document, once each; before them those of variables and flags (`given`)."""
     fresh = [each for each in found if not _follows(each, document)]
     faults = list(document.faults.values())[:MAX_FAULTS]
     faults += [
-        document.fault(path, message or unknown_key(path, anchored=path in document.anchored), at_key=at_key)
+        ConfigFault(given[path], None, None, written(path), message)
+        if path in given
+        else document.fault(path, message or unknown_key(path, anchored=path in document.anchored), at_key=at_key)
         for path, message, at_key in fresh[:MAX_FAULTS]
     ]
     faults = in_order(faults)

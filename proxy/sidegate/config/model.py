@@ -1,8 +1,8 @@
 """The whole configuration, and the checks across its sections."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, PrivateAttr, ValidationInfo, field_validator
 
 from sidegate.config import addresses
 from sidegate.config.faults import Path, Wrong, quote
@@ -25,6 +25,8 @@ from sidegate.config.store_settings import StoreSettings
 class Settings(Section):
     """The whole configuration."""
 
+    _origins: Mapping[str, str] = PrivateAttr(default_factory=dict)
+
     listen: ListenSettings = Field(ListenSettings(), description="The listener for clients, and what one may use.")
     admin: AdminSettings = Field(AdminSettings(), description="The listener for operators and probes.")
     upstream: UpstreamSettings = Field(UpstreamSettings(), description="The application behind the sidecar.")
@@ -38,6 +40,15 @@ class Settings(Section):
     policies: Live[Many[PolicySettings]] = Field(
         (), description="The limits: which requests, whose bucket, how much. Every policy that matches applies."
     )
+
+    @property
+    def origins(self) -> Mapping[str, str]:
+        """The origin of each setting by its path, such as `listen.port`; empty for settings made in code."""
+        return self._origins
+
+    def set_origins(self, found: Mapping[str, str]) -> None:
+        """Note the origins; for the reader of a configuration."""
+        self._origins = found
 
     @field_validator("admin")
     @classmethod

@@ -17,9 +17,8 @@ import signal
 import socket
 import subprocess
 import sys
-from pathlib import Path
 
-from sidegate.config import Settings
+from sidegate.config import ConfigSource, Settings
 from sidegate.telemetry.logs import start_logging
 from sidegate.telemetry.merge_metrics import Snapshot, merged, without_gauges
 from sidegate.workers.channel import Channel, Message, open_channel
@@ -37,13 +36,13 @@ KILL_AFTER_S = 5.0
 logger = logging.getLogger(__name__)
 
 
-def supervise(settings: Settings, path: Path, count: int) -> int:
+def supervise(settings: Settings, source: ConfigSource, count: int) -> int:
     """Run `count` workers until SIGTERM or SIGINT; returns the exit status. Raises OSError where the port is taken."""
     with hold_port(settings.listen.host, settings.listen.port) as held:
         writer = start_logging(settings.log)
         try:
             port = int(held.getsockname()[1])
-            return asyncio.run(Parent(path, count, port, settings.listen.drain_timeout_s).run())
+            return asyncio.run(Parent(source, count, port, settings.listen.drain_timeout_s).run())
         finally:
             writer.close()
 
@@ -69,8 +68,8 @@ def hold_port(host: str, port: int) -> socket.socket:
 class Parent:
     """The parent; see the module's docstring."""
 
-    def __init__(self, path: Path, count: int, port: int, drain_timeout_s: float) -> None:
-        self._path = path
+    def __init__(self, source: ConfigSource, count: int, port: int, drain_timeout_s: float) -> None:
+        self._source = source
         self._count = count
         self._port = port
         self._patience_s = drain_timeout_s + KILL_AFTER_S
@@ -165,7 +164,8 @@ class Parent:
         place = WorkerId(number, self._count, self._port, theirs.fileno(), proxies)
         with theirs:
             process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "sidegate", "run", "--config", str(self._path)),
+                *(sys.executable, "-m", "sidegate", "run", "--config", str(self._source.path)),
+                *(f"{flag}={text}" for flag, text in self._source.flags.items()),
                 stdin=subprocess.DEVNULL,
                 env={**os.environ, VARIABLE: place.variable()},
                 pass_fds=(place.channel,),

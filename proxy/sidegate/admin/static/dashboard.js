@@ -345,7 +345,8 @@ function drawConfig() {
 
 async function loadConfig() {
   try {
-    at("config-text").textContent = JSON.stringify((await call("/config")).settings, null, 2);
+    const { settings, origins } = await call("/config");
+    at("config-text").textContent = JSON.stringify({ settings, origins }, null, 2);
   } catch (error) {
     at("config-text").textContent = error.message;
   }
