@@ -14,7 +14,7 @@ from sidegate.edge.field_names import response_names
 from sidegate.edge.heads import ResponseHead
 from sidegate.edge.pool import Pool
 from sidegate.edge.upstream import UpstreamConnection, UpstreamState
-from sidegate.edge.upstream_errors import Busy, ConnectFailed, ConnectTimedOut, QueueFull, UpstreamError
+from sidegate.edge.upstream_errors import Busy, ConnectFailed, ConnectRefused, ConnectTimedOut, QueueFull, UpstreamError
 
 from tests.recorder import OK
 from tests.servers import free_port
@@ -30,8 +30,9 @@ class Application:
         self._server: asyncio.Server | None = None
         self.url = ""
 
-    async def start(self) -> None:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+    async def start(self, at: str = "") -> None:
+        self.writers.clear()
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", int(at.rpartition(":")[2] or 0))
         self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
 
     async def stop(self) -> None:
@@ -356,6 +357,66 @@ async def test_all_waiting_requests_fail_when_the_application_is_unreachable(ben
     for request in [bench.want(pool) for _ in range(3)]:
         assert isinstance((await request.told()).error, ConnectFailed)
     assert pool.open == 0
+
+
+# An application that refuses connections, as while it restarts
+
+
+async def test_a_refused_connection_is_tried_again_until_the_application_is_back(bench: Bench) -> None:
+    pool = bench.pool(retry="30s", max_connections=2)
+    await bench.application.stop()
+    requests = [bench.want(pool) for _ in range(5)]  # three of them wait for the other two
+    await until(lambda: pool.retries >= 4)
+    assert all(request.waits for request in requests)
+    await bench.application.start(at=bench.application.url)
+    for request in requests:
+        await request.give_back()
+    assert (pool.open, len(bench.application.writers)) == (2, 2)
+
+
+@pytest.mark.slow
+async def test_requests_fail_in_order_when_the_application_stays_away(bench: Bench) -> None:
+    pool = bench.pool(f"http://127.0.0.1:{free_port()}", retry="250ms", max_connections=1)
+    began_ns = time.perf_counter_ns()
+    first = bench.want(pool)
+    await asyncio.sleep(0.1)
+    second = bench.want(pool)
+    assert isinstance((await first.told()).error, ConnectRefused)
+    assert isinstance((await second.told()).error, ConnectRefused)
+    assert (first.told_ns - began_ns >= 250e6, second.told_ns - first.told_ns >= 50e6) == (True, True)
+    await until(lambda: not bench.tasks)
+    assert pool.open == 0
+
+
+async def test_nothing_is_tried_again_for_requests_that_have_left(bench: Bench) -> None:
+    pool = bench.pool(f"http://127.0.0.1:{free_port()}", retry="30s")
+    gone = bench.want(pool)
+    await until(lambda: pool.retries)
+    pool.cancel(gone)
+    await until(lambda: not bench.tasks)
+    assert (pool.open, pool.waiting, gone.waits) == (0, 0, True)
+
+
+async def test_after_a_restart_the_queue_has_its_own_timeout_again(bench: Bench) -> None:
+    pool = bench.pool(retry="30s", queue_timeout="20ms", max_connections=1)
+    await bench.application.stop()
+    holding, waiting = bench.want(pool), bench.want(pool)
+    await until(lambda: pool.retries)
+    await bench.application.start(at=bench.application.url)
+    await holding.connected()
+    assert isinstance((await waiting.told()).error, Busy)
+    await holding.give_back()
+
+
+async def test_a_connection_timeout_is_not_tried_again(bench: Bench) -> None:
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as deaf, contextlib.ExitStack() as fill:
+        for _ in range(2):
+            filler = fill.enter_context(socket.socket())
+            filler.setblocking(False)
+            filler.connect_ex(deaf.getsockname())
+        pool = bench.pool(f"http://127.0.0.1:{deaf.getsockname()[1]}", retry="30s", connect_timeout="50ms")
+        assert isinstance((await bench.want(pool).told()).error, ConnectTimedOut)
+        assert pool.retries == 0
 
 
 # The end

@@ -146,6 +146,11 @@ class UpstreamSettings(Section):
     total_timeout_s: Live[Timeout | None] = Field(
         None, alias="total_timeout", description="The time for a whole answer, event streams included. Default: any."
     )
+    retry_s: TimeoutOrZero = Field(
+        0.0,
+        alias="retry",
+        description="How long a request waits for an application that refuses connections, before 502; 0: not at all.",
+    )
     max_connections: Connections = Field(256, description="The most connections to the application.")
     max_waiting: Connections = Field(
         1024, description="Requests that may wait for a connection; more are answered 503 at once."

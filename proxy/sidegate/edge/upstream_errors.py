@@ -15,6 +15,10 @@ class ConnectFailed(UpstreamError):
     failure = Failure.UPSTREAM_CONNECT
 
 
+class ConnectRefused(ConnectFailed):
+    """Nobody listens at the application's address: it may be restarting."""
+
+
 class ConnectTimedOut(ConnectFailed):
     """No connection was accepted in time: nothing was sent."""
 

@@ -1,0 +1,29 @@
+"""Makes one connection to the application, and translates why there is none."""
+
+import asyncio
+import errno
+from collections.abc import Callable
+
+from sidegate.config import UpstreamSettings
+from sidegate.edge.upstream import UpstreamConnection
+from sidegate.edge.upstream_errors import Busy, ConnectFailed, ConnectRefused, ConnectTimedOut
+
+# Nobody listens, as while an application restarts.
+_REFUSED = frozenset({errno.ECONNREFUSED, errno.ENOENT})
+
+
+async def dial(settings: UpstreamSettings, new_connection: Callable[[], UpstreamConnection]) -> UpstreamConnection:
+    """A new connection. Raises ConnectRefused, ConnectTimedOut or ConnectFailed; Busy where no descriptor is left."""
+    host, port = settings.url
+    loop = asyncio.get_running_loop()
+    try:
+        async with asyncio.timeout(settings.connect_timeout_s):
+            _, connection = await loop.create_connection(new_connection, host, port)
+    except TimeoutError as error:
+        raise ConnectTimedOut(f"{host}:{port} did not accept a connection in time") from error
+    except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE):  # our own lack of file descriptors is not the application's
+            raise Busy("no file descriptor is left for a connection to the application") from error
+        failed = ConnectRefused if error.errno in _REFUSED else ConnectFailed
+        raise failed(f"{host}:{port}: {error.strerror or error}") from error
+    return connection
