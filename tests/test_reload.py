@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 from sidegate.config import ConfigSource, Settings, digest, load
-from sidegate.reload import STILL_S, FileChanges, FileSignature, Reloader, restart_needed
+from sidegate.config.changes import restart_needed
+from sidegate.reload import STILL_S, FileChanges, FileSignature, Reloader
 
 ONE = "policies: [{name: a, key: client_ip, limit: 1/s}]\n"
 TWO = "policies: [{name: b, key: client_ip, limit: 2/s}]\n"
@@ -125,7 +126,17 @@ async def test_an_edit_logs_changed_policies_and_policies_with_new_buckets(
     told = {record.getMessage(): getattr(record, "fields", None) for record in caplog.records}
     reloaded = dict(told["config_reloaded"] or {})
     assert reloaded.pop("hash") == digest(reloader.settings)
-    assert reloaded == {"policies": 1, "changed": [], "gone": ["a"], "new_with_new_buckets": ["b"]}
+    assert reloaded == {
+        "policies": 1,
+        "changed": [],
+        "gone": ["a"],
+        "new_with_new_buckets": ["b"],
+        "changes": [
+            "listen.port: 8080 → 81; takes effect at the next start",
+            "policy a is removed; requests under it lose this limit",
+            "policy b is new: 2/second for each client_ip; its buckets start new",
+        ],
+    }
     assert (reloader.results, reloader.needing_restart) == ({"taken": 1, "refused": 0}, ("listen.port",))
     assert told["config_needs_restart"] == {"settings": ["listen.port"]}
 

@@ -11,7 +11,12 @@ from pathlib import Path
 import sidegate
 from sidegate.commands.arguments import add_explain, add_simulate
 from sidegate.commands.check import add_check, add_schema
+from sidegate.commands.command_parser import CommandParser
+from sidegate.commands.completion import add_completion
+from sidegate.commands.diff import add_diff
 from sidegate.commands.fleet.admin_arguments import add_buckets, add_status, add_top
+from sidegate.commands.init import add_init
+from sidegate.commands.output import complain_of
 from sidegate.config import ADJUSTABLE, ConfigError, ConfigSource, Settings, load
 
 _EXPORTER = "opentelemetry.exporter.otlp.proto.http.trace_exporter"
@@ -28,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         settings = load(Path(options.config), os.environ, _flags(options))
     except ConfigError as error:
-        print(error, file=sys.stderr)
+        complain_of(error)
         return 1
     try:
         status: int = options.do(settings, options)
@@ -75,7 +80,7 @@ def _can_trace() -> bool:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="sidegate", description=sidegate.__doc__, allow_abbrev=False)
+    parser: argparse.ArgumentParser = CommandParser(prog="sidegate", description=sidegate.__doc__)
     parser.add_argument("--version", action="version", version=f"sidegate {sidegate.__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     default = os.environ.get("CONFIG") or DEFAULT_CONFIG
@@ -95,11 +100,14 @@ def _parser() -> argparse.ArgumentParser:
             )
     run.set_defaults(do=_run)
 
+    add_init(commands, default)
     add_check(commands, default, about_config)
+    add_diff(commands)
     add_schema(commands)
     add_explain(commands)
     add_simulate(commands)
     add_status(commands)
     add_top(commands)
     add_buckets(commands)
+    add_completion(commands, parser)
     return parser

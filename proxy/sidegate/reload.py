@@ -14,13 +14,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 from sidegate.config import ConfigError, ConfigSource, Settings, compile_policies, digest, load_edit
-from sidegate.config.section import LiveMark, Section
+from sidegate.config.changes import changes, restart_needed
 from sidegate.decision.policy import PolicySet
 from sidegate.decision.reading import Reading
 
 LOOK_EVERY_S = 0.1
 # Longer than an editor or a copy pauses between two writes.
 STILL_S = 1.0
+# Changes that one log line lists.
+MOST_CHANGES = 50
 
 logger = logging.getLogger(__name__)
 
@@ -147,24 +149,12 @@ class Reloader:
 
     def _read(self) -> _Edit:
         before, settings = self._settings, load_edit(self._source, self._settings)
-        changes = {"hash": digest(settings), **dict(_changes(before, settings))}
-        return _Edit(settings, compile_policies(settings), changes, list(restart_needed(before, settings)))
+        fields = {"hash": digest(settings), **dict(_buckets_affected(before, settings))}
+        fields["changes"] = [each.text for each in changes(before, settings)][:MOST_CHANGES]
+        return _Edit(settings, compile_policies(settings), fields, restart_needed(before, settings))
 
 
-def restart_needed(before: Settings, after: Settings) -> Iterator[str]:
-    """Paths of changed settings that take effect only at the next start: those that are not marked Live."""
-    for section, field in Settings.model_fields.items():
-        model = field.annotation
-        if not (isinstance(model, type) and issubclass(model, Section)):
-            continue
-        old, new = getattr(before, section), getattr(after, section)
-        for name, setting in model.model_fields.items():
-            live = any(isinstance(mark, LiveMark) for mark in setting.metadata)
-            if not live and getattr(old, name) != getattr(new, name):
-                yield f"{section}.{setting.alias or name}"
-
-
-def _changes(before: Settings, after: Settings) -> Iterator[tuple[str, object]]:
+def _buckets_affected(before: Settings, after: Settings) -> Iterator[tuple[str, object]]:
     """What an edit changed in the policies. A policy with a new name starts with new buckets, also a renamed one."""
     old = {policy.name: policy for policy in before.policies}
     new = {policy.name: policy for policy in after.policies}

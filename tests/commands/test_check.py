@@ -76,7 +76,7 @@ def test_json_report_has_the_same_faults_and_warnings(
 def test_missing_file_is_a_fault_without_a_position(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", "--json", str(file)]) == 1
     (fault,) = json.loads(capsys.readouterr().out)["faults"]
-    assert (fault["line"], fault["message"]) == (None, "cannot be read: No such file or directory")
+    assert (fault["line"], fault["message"]) == (None, "does not exist; sidegate init writes a configuration")
 
 
 def test_schema_is_printed(capsys: pytest.CaptureFixture[str]) -> None:

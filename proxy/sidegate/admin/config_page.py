@@ -4,39 +4,14 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any, cast
 
-from sidegate.admin.explain_page import MASK
 from sidegate.admin.limit_document import limit_document
 from sidegate.admin.response_types import ConfigDocument, ConfigState, PolicyDocument, RecentRequests
 from sidegate.config import Settings, digest
+from sidegate.config.masked import effective, mask_match
 from sidegate.config.policies import PolicySettings
 from sidegate.decision.explanation import limit_text
-from sidegate.decision.identity import SECRET_FIELDS, hashed
 from sidegate.decision.policy import Policy, PolicySet
 from sidegate.decision.verdict import REFUSALS, Outcome
-
-
-def effective(settings: Settings) -> dict[str, Any]:
-    """All settings. Passwords and the expected values of secret fields are masked; override keys that are secrets
-    (API keys, cookies) are shown as the hash that names their bucket.
-    """
-    document = settings.model_dump(mode="json", by_alias=True)
-    for written, policy in zip(document["policies"], settings.policies, strict=True):
-        _mask(written["match"])
-        parts = policy.key.parts if policy.key else ()
-        secret = [any(source.secret for source in alternatives) for alternatives in parts]
-        for override, real in zip(written["overrides"], policy.overrides, strict=True):
-            override["key"] = [
-                [hashed(value) if hidden else value for value, hidden in zip(values, secret, strict=True)]
-                for values in real.key
-            ]
-    return document
-
-
-def _mask(match: dict[str, Any]) -> None:
-    match["header"] = {
-        name: MASK if name.lower() in SECRET_FIELDS and value is not True else value
-        for name, value in match["header"].items()
-    }
 
 
 def policy_documents(
@@ -64,7 +39,7 @@ def policy_documents(
 def _written(policy: PolicySettings) -> dict[str, Any]:
     """Match, key and limit as written. Overrides, which may be thousands, are not dumped: `top` asks each second."""
     written = policy.model_dump(mode="json", by_alias=True, include={"match", "key", "limit"})
-    _mask(written["match"])
+    mask_match(written["match"])
     return written
 
 

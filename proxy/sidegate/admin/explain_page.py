@@ -7,14 +7,13 @@ from sidegate.admin.request_models import ExplainRequest
 from sidegate.admin.response_types import ExplainDocument, ExplainedPolicy
 from sidegate.config import Settings
 from sidegate.config.builtin_routes import builtin_routes, is_builtin_route
+from sidegate.config.masked import MASK
 from sidegate.decision.bucket import Level
 from sidegate.decision.explanation import Consideration, Explanation, MatchResult, explain
 from sidegate.decision.identity import SECRET_FIELDS
 from sidegate.decision.match import Mismatch
 from sidegate.decision.policy import PolicyMatch, PolicySet
 from sidegate.decision.verdict import DecisionSource, Verdict
-
-MASK = "**********"
 
 LevelsByPolicy = Mapping[str, Level | None]
 # Reads the levels of buckets without charging them.

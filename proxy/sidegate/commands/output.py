@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from rich.console import Console, RenderableType
 from rich.text import Text
 
+from sidegate.config import ConfigError
 from sidegate.telemetry.escaping import terminal_safe
 
 printable = terminal_safe
@@ -59,6 +60,12 @@ def write_line(text: str) -> None:
 def complain(text: str) -> None:
     """Write an error message to stderr."""
     sys.stderr.write(f"sidegate: {printable(text)}\n")
+
+
+def complain_of(error: ConfigError) -> None:
+    """Write the faults of a configuration to stderr, one in each line."""
+    for fault in error.faults:
+        sys.stderr.write(f"{printable(str(fault))}\n")
 
 
 def _write(text: str) -> None:

@@ -108,6 +108,9 @@ def _content(path: FilePath) -> str:
         raise ConfigError(
             [ConfigFault(name, None, None, "", "is a directory; expected a file, e.g. config.yaml")]
         ) from None
+    except FileNotFoundError:
+        message = "does not exist; sidegate init writes a configuration"
+        raise ConfigError([ConfigFault(name, None, None, "", message)]) from None
     except ValueError:
         raise ConfigError([ConfigFault(name, None, None, "", "cannot be read: no file has such a name")]) from None
     except OSError as error:
