@@ -6,9 +6,7 @@ from dataclasses import dataclass, field
 
 from deploy.settings import NUMBERS, ROOT, Settings
 
-# Which buckets the store evicts when memory is full: a bucket's time to live is never shorter than its time to full, so
-# the one nearest to expiry is nearly full, and its loss admits the least. With `noeviction`, anyone who sends enough
-# random keys locks out every new caller; `allkeys-lru` also drops keys without an expiry.
+# volatile-ttl evicts the bucket nearest to expiry (docs/operations.md, "A store that evicts").
 # A process title would overwrite the environment, which identifies left-over processes.
 _VALKEY = """\
 bind 127.0.0.1

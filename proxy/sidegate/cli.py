@@ -17,7 +17,8 @@ from sidegate.commands.diff import add_diff
 from sidegate.commands.fleet.admin_arguments import add_buckets, add_status, add_top
 from sidegate.commands.init import add_init
 from sidegate.commands.output import complain_of
-from sidegate.config import ADJUSTABLE, ConfigError, ConfigSource, Settings, load
+from sidegate.commands.setting_flags import add_setting_flags, given_flags
+from sidegate.config import ConfigError, ConfigSource, Settings, load
 
 _EXPORTER = "opentelemetry.exporter.otlp.proto.http.trace_exporter"
 DEFAULT_CONFIG = "config.yaml"
@@ -31,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         alone: int = options.alone(options)
         return alone
     try:
-        settings = load(Path(options.config), os.environ, _flags(options))
+        settings = load(Path(options.config), os.environ, given_flags(options))
     except ConfigError as error:
         complain_of(error)
         return 1
@@ -51,7 +52,7 @@ def _run(settings: Settings, options: argparse.Namespace) -> int:
             file=sys.stderr,
         )
         return 1
-    place, source = place_in(os.environ), ConfigSource(Path(options.config), os.environ, _flags(options))
+    place, source = place_in(os.environ), ConfigSource(Path(options.config), os.environ, given_flags(options))
     try:
         if place is None and (count := worker_count(settings.listen.workers)) > 1:
             from sidegate.workers.parent import supervise
@@ -66,17 +67,17 @@ def _run(settings: Settings, options: argparse.Namespace) -> int:
     return 0
 
 
-def _flags(options: argparse.Namespace) -> dict[str, str]:
-    """The flags of `run` that stand in for settings; empty for other commands."""
-    given = {each.flag: getattr(options, each.flag, None) for each in ADJUSTABLE if each.flag}
-    return {flag: text for flag, text in given.items() if text is not None}
-
-
 def _can_trace() -> bool:
     try:
         return find_spec("opentelemetry.sdk.trace") is not None and find_spec(_EXPORTER) is not None
     except ModuleNotFoundError:
         return False
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from sidegate.commands.doctor.examination import doctor
+
+    return doctor(options)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -93,14 +94,21 @@ def _parser() -> argparse.ArgumentParser:
         "the environment variable. Flags show in the list of processes: a password belongs in $REDIS_PASSWORD.",
     )
     run.add_argument("--config", default=default, metavar="FILE", help=about_config)
-    for path, variable, flag in ADJUSTABLE:
-        if flag:
-            run.add_argument(
-                flag, dest=flag, metavar=path[1].upper(), help=f"{'.'.join(path)} (else the file, else ${variable})"
-            )
+    add_setting_flags(run)
     run.set_defaults(do=_run)
 
     add_init(commands, default)
+    doctor = commands.add_parser(
+        "doctor",
+        help="check configuration, store, application, ports and open files, with advice",
+        description="Check what a sidecar with this configuration needs: configuration, store (version, role, rights, "
+        "eviction, round trip, clock), application, ports, open files. Exit status: 0 no failure; 1 a check failed; "
+        "2 wrong usage.",
+    )
+    doctor.add_argument("config", nargs="?", default=default, metavar="FILE", help=about_config)
+    add_setting_flags(doctor)
+    doctor.add_argument("--json", action="store_true", help="print JSON")
+    doctor.set_defaults(alone=_doctor)
     add_check(commands, default, about_config)
     add_diff(commands)
     add_schema(commands)

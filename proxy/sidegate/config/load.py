@@ -62,10 +62,10 @@ def load_edit(source: ConfigSource, before: Settings) -> Settings:
     return settings
 
 
-def examine(path: FilePath, environ: Mapping[str, str]) -> Examined:
+def examine(path: FilePath, environ: Mapping[str, str], flags: Mapping[str, str] = _NO_FLAGS) -> Examined:
     """Read a configuration file as `load` does, and lint it. Raises ConfigError."""
     text = _content(path)
-    document, settings = _parsed(text, str(path), environ, _NO_FLAGS)
+    document, settings = _parsed(text, str(path), environ, flags)
     warnings = [document.fault(where, message) for where, message in islice(advice(settings), MAX_FAULTS)]
     if document.is_cut:
         warnings.append(_cut_fault(document, text))

@@ -15,6 +15,13 @@ from sidegate.store.replicas import ANNOUNCE_EVERY_S, Replicas
 # How often the store's keys are counted. DBSIZE takes constant time.
 LOOK_EVERY_S = 60.0
 
+# Values of maxmemory-policy that evict no bucket in use.
+KEPT_POLICIES = ("noeviction", "volatile-ttl")
+EVICTION_ADVICE = (
+    "set maxmemory-policy volatile-ttl (a full store evicts the buckets nearest to expiry, which are nearly full, so "
+    "little is admitted in excess) or noeviction (a full store refuses writes: an outage that is seen)"
+)
+
 logger = logging.getLogger(__name__)
 
 
@@ -76,14 +83,17 @@ class Housekeeping:
             logger.warning("store_many_buckets", extra={"fields": fields})
 
     def _note_memory(self, reply: object) -> None:
-        """Warn once of a store that may evict buckets. Without the right to read INFO there is no warning."""
-        if not isinstance(reply, bytes):
-            return
-        facts = dict(line.split(":", 1) for line in reply.decode("utf-8", "replace").splitlines() if ":" in line)
+        """Warn once of a store that may evict buckets in use. Without the right to read INFO there is no warning."""
+        facts = facts_of(reply)
         policy, bound = facts.get("maxmemory_policy", ""), facts.get("maxmemory", "0")
         seen = policy if bound != "0" else ""
-        if seen not in ("", "noeviction", self._policy_seen):
-            detail = "buckets that are evicted start full again; set maxmemory-policy noeviction"
-            fields = {"maxmemory_policy": policy, "maxmemory": bound, "detail": detail}
+        if seen not in ("", *KEPT_POLICIES, self._policy_seen):
+            fields = {"maxmemory_policy": policy, "maxmemory": bound, "detail": EVICTION_ADVICE}
             logger.warning("store_evicts", extra={"fields": fields})
         self._policy_seen = seen
+
+
+def facts_of(info: object) -> dict[str, str]:
+    """The reply to INFO as a mapping; empty for an error."""
+    text = info.decode("utf-8", "replace") if isinstance(info, bytes) else ""
+    return dict(line.split(":", 1) for line in text.splitlines() if ":" in line)

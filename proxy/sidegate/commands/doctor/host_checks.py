@@ -1,0 +1,86 @@
+"""Checks of the application, the ports and the limit of open files."""
+
+import errno
+import resource
+import socket
+from collections.abc import Iterator
+
+from sidegate.commands.doctor.diagnosis import Diagnosis, failure, ok, warning
+from sidegate.commands.fleet.sidecars import ask
+from sidegate.config import Settings
+from sidegate.config.store_url import Address
+from sidegate.edge.file_limit import OWN_DESCRIPTORS
+
+
+def check_application(settings: Settings) -> Iterator[Diagnosis]:
+    """Whether it accepts connections. No request is sent."""
+    url, timeout_s = settings.upstream.url, settings.upstream.connect_timeout_s
+    try:
+        with socket.create_connection((url.host, url.port), timeout=timeout_s):
+            yield ok("application", f"{url} accepts connections")
+    except OSError as error:
+        reason = f"no connection within {timeout_s:g} s" if isinstance(error, TimeoutError) else error.strerror or error
+        yield failure(
+            "application",
+            f"{url}: {reason}",
+            f"start it, or correct upstream.url (now from: {settings.origins.get('upstream.url', 'default')})",
+        )
+
+
+def check_ports(settings: Settings) -> Iterator[Diagnosis]:
+    """Whether both ports are free, or used by a sidecar of this configuration."""
+    listen, admin = settings.listen, settings.admin
+    admin_fault = _taken(admin.host, admin.port)
+    runs_here = admin_fault == errno.EADDRINUSE and _is_sidecar(admin.host, admin.port)
+    for name, host, port, fault in (
+        ("port", listen.host, listen.port, _taken(listen.host, listen.port)),
+        ("admin port", admin.host, admin.port, admin_fault),
+    ):
+        address = Address(host, port)
+        setting = "listen.port" if name == "port" else "admin.port"
+        flag = "--port" if name == "port" else "--admin-port"
+        if not fault:
+            yield ok(name, f"{address} is free")
+        elif fault == errno.EADDRINUSE and runs_here:
+            yield ok(name, f"{address} is used by a running sidecar")
+        elif fault == errno.EADDRINUSE:
+            yield failure(name, f"{address} is used by another process", f"stop it, or change {setting} or {flag}")
+        elif fault == errno.EACCES:
+            yield failure(name, f"{address} needs the right to use ports below 1024", f"change {setting}")
+        else:
+            yield failure(name, f"{address}: this machine does not have that address", f"change {setting[:-5]}.host")
+
+
+def check_open_files(settings: Settings) -> Iterator[Diagnosis]:
+    """Whether the limit of open files covers the configured connections. A sidecar raises the soft limit itself."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = settings.listen.max_connections + settings.upstream.max_connections + OWN_DESCRIPTORS
+    if hard == resource.RLIM_INFINITY or hard >= wanted:
+        limit = "no limit" if hard == resource.RLIM_INFINITY else f"{hard} allowed"
+        yield ok("open files", f"{limit}, {wanted} needed for all connections")
+    else:
+        yield warning(
+            "open files",
+            f"{hard} allowed, {wanted} needed for all connections",
+            "raise the limit (ulimit -Hn, LimitNOFILE=), or lower listen.max_connections",
+        )
+
+
+def _taken(host: str, port: int) -> int:
+    """The error number of an attempt to listen there; 0 if it succeeds."""
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[
+            0
+        ]
+        with socket.socket(family, kind) as attempt:
+            attempt.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            attempt.bind(address)
+    except OSError as error:
+        return error.errno or errno.EADDRNOTAVAIL
+    return 0
+
+
+def _is_sidecar(host: str, port: int) -> bool:
+    local = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104  (compared with, not bound to)
+    reply = ask(f"http://{Address(local, port)}", "/livez")
+    return not reply.fault and reply.content.get("status") == "ok"
