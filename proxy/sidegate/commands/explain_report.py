@@ -17,6 +17,7 @@ _WORDS = {
     MatchResult.BLOCKED: ("blocks", "red"),
     MatchResult.EXEMPTS: ("exempts", "cyan"),
     MatchResult.KEY_EXEMPT: ("key exempt", "cyan"),
+    MatchResult.PREFLIGHT: ("preflight", "cyan"),
     MatchResult.SET_ASIDE: ("exempted", "dim"),
     MatchResult.NO_MATCH: ("no match", "dim"),
 }
@@ -74,6 +75,8 @@ def _why(item: Consideration, settings: Settings, levels: LevelsByPolicy) -> Seq
             return ["matches and exempts the request from all policies"]
         case MatchResult.KEY_EXEMPT:
             return [f"an override exempts the key {item.key}"]
+        case MatchResult.PREFLIGHT:
+            return ["matches, but a preflight of one of responses.cors.origins is not charged"]
         case MatchResult.SET_ASIDE:
             return ["matches, but an exempt policy matches as well"]
         case MatchResult.NO_MATCH:

@@ -19,7 +19,8 @@ def compile_policies(settings: Settings) -> PolicySet:
     on_failure = OnStoreFailure(settings.store.on_failure)
     prefix = settings.client_ip.ipv6_prefix
     policies = [_policy(policy, on_failure, prefix) for policy in settings.policies]
-    return PolicySet(policies, settings.client_ip.addresses, settings.store.key_prefix)
+    origins = settings.responses.cors.browser_origins
+    return PolicySet(policies, settings.client_ip.addresses, settings.store.key_prefix, origins)
 
 
 def _policy(written: PolicySettings, on_failure: OnStoreFailure, prefix: int) -> Policy:

@@ -90,7 +90,7 @@ def _parsed(text: str, name: str, environ: Mapping[str, str], flags: Mapping[str
     for path in content.given:
         document.faults.pop(path, None)  # of a value that a flag replaces
     try:
-        settings = Settings.model_validate(content.plain)
+        settings = Settings.model_validate(content.plain, context={"folder": FilePath(name).parent})
     except ValidationError as error:
         raise ConfigError(_in_order(document, _found(error, document.plain), content.given)) from None
     if document.faults:

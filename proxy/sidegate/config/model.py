@@ -9,13 +9,13 @@ from sidegate.config.faults import Path, Wrong, quote
 from sidegate.config.lists import Many
 from sidegate.config.overlap import unreachable
 from sidegate.config.policies import PolicySettings
+from sidegate.config.response_settings import ResponseSettings
 from sidegate.config.section import Live, Section
 from sidegate.config.sections import (
     AdminSettings,
     ClientIpSettings,
     ListenSettings,
     LogSettings,
-    ResponseSettings,
     TracingSettings,
     UpstreamSettings,
 )
@@ -32,7 +32,7 @@ class Settings(Section):
     upstream: UpstreamSettings = Field(UpstreamSettings(), description="The application behind the sidecar.")
     store: StoreSettings = Field(StoreSettings(), description="The Redis or Valkey that all sidecars share.")
     client_ip: ClientIpSettings = Field(ClientIpSettings(), description="How the address of a client is found.")
-    responses: ResponseSettings = Field(ResponseSettings(), description="The rate-limit fields of answers.")
+    responses: ResponseSettings = Field(ResponseSettings(), description="Rate-limit fields; the sidecar's own answers.")
     log: LogSettings = Field(LogSettings(), description="The log on stdout.")
     tracing: TracingSettings = Field(
         TracingSettings(), description="Where spans of requests and store calls are sent; needs sidegate[otel]."

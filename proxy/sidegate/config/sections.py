@@ -1,4 +1,6 @@
-"""The sections of the configuration, with defaults and descriptions. store_settings holds the store's section."""
+"""The sections of the configuration, with defaults and descriptions. store_settings and response_settings hold the
+sections of their names.
+"""
 
 from typing import Annotated, Self
 
@@ -183,14 +185,6 @@ class ClientIpSettings(Section):
     def addresses(self) -> ClientAddress:
         """The same settings for the decision."""
         return ClientAddress(self.trusted_proxies, self.ipv6_prefix)
-
-
-class ResponseSettings(Section):
-    """The rate-limit fields of answers."""
-
-    headers: Live[Many[Annotated[str, Choice("ratelimit", "x-ratelimit")]]] = Field(
-        ("ratelimit", "x-ratelimit"), description="RateLimit and RateLimit-Policy; X-RateLimit-*."
-    )
 
 
 class LogSettings(Section):

@@ -16,6 +16,7 @@ class MatchResult(Enum):
     BLOCKED = "blocked"  # an override refuses the key
     EXEMPTS = "exempts"  # it is an exempt policy, and matches
     KEY_EXEMPT = "key_exempt"  # an override exempts the key
+    PREFLIGHT = "preflight"  # it matches, but a browser's preflight is not charged
     SET_ASIDE = "set_aside"  # it matches, but an exempt policy does too
     NO_MATCH = "no_match"
 
@@ -96,6 +97,8 @@ def _considered(
         return Consideration(policy, MatchResult.EXEMPTS)
     if exempted:
         return Consideration(policy, MatchResult.SET_ASIDE)
+    if entry is None and policies.origins is not None and policies.origins.is_preflight(facts, policies.fields):
+        return Consideration(policy, MatchResult.PREFLIGHT, policies.key_of(policy, facts))
     if entry is not None and entry.charge is not None:
         return Consideration(policy, MatchResult.APPLIES, policies.key_in(entry.charge.key, policy), entry.charge)
     return Consideration(

@@ -10,6 +10,7 @@ from enum import Enum
 from functools import lru_cache
 from typing import NamedTuple
 
+from sidegate.decision.browser import BrowserOrigins
 from sidegate.decision.bucket import Charge, Limit
 from sidegate.decision.identity import (
     ANONYMOUS,
@@ -77,14 +78,21 @@ class PolicySet:
     """All policies of one configuration, compiled.
 
     `fields` are the header names (lower case) that decide a limit: identity or condition. They reach the application
-    even where a client names them in `Connection`.
+    even where a client names them in `Connection`. `origins`: their preflights are not charged.
     """
 
-    def __init__(self, policies: Sequence[Policy], addresses: ClientAddress, key_prefix: str) -> None:
+    def __init__(
+        self,
+        policies: Sequence[Policy],
+        addresses: ClientAddress,
+        key_prefix: str,
+        origins: BrowserOrigins | None = None,
+    ) -> None:
         self.policies = tuple(policies)
         self.identity = Identity(addresses)
         self.fields = frozenset(_fields_of(policies))
         self.key_prefix = key_prefix
+        self.origins = origins
         self._rules = tuple(_Rule(policy, self.identity, key_prefix) for policy in policies)
         self._cached_candidates = lru_cache(CACHED_TARGETS)(self._candidates)
 
@@ -93,11 +101,20 @@ class PolicySet:
 
         Raises BadRequest where the path or an identity is ambiguous.
         """
+        if self.origins is not None and facts.method == "OPTIONS":
+            return self._applying_to_options(facts, self.origins)
         path = path_part(facts.target)
         candidates = self._cached_candidates(path) if len(path) <= CACHED_TARGET_CHARS else self._candidates(path)
         if len(candidates) == 1 and candidates[0].always:
             return candidates[0].alone(facts)
         return _applied([rule for rule in candidates if rule.takes(facts)], facts)
+
+    def _applying_to_options(self, facts: RequestFacts, origins: BrowserOrigins) -> list[PolicyMatch]:
+        """As `applying`; a preflight is charged nothing, and refused only where its key is blocked."""
+        found = _applied([rule for rule in self._candidates(path_part(facts.target)) if rule.takes(facts)], facts)
+        if origins.is_preflight(facts, self.fields):
+            return [entry for entry in found if entry.charge is None]
+        return found
 
     def concerning(self, facts: RequestFacts) -> list[PolicyMatch]:
         """The policies that apply to the caller on any path and method, for its status page.

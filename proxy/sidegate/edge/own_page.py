@@ -8,7 +8,7 @@ from sidegate.edge.exchange_ports import ClientSide
 from sidegate.edge.failures import Failure
 from sidegate.edge.heads import RequestHead
 from sidegate.edge.replies import page
-from sidegate.edge.runtime import OwnPage, Runtime
+from sidegate.edge.runtime import LiveRules, OwnPage, Runtime
 
 logger = logging.getLogger(__name__)
 
@@ -17,6 +17,7 @@ class PageRequest(Protocol):
     """A request for a page."""
 
     head: RequestHead
+    live: LiveRules
     facts: RequestFacts
 
     def last_lines(self, keep: bool) -> bytes:
@@ -44,6 +45,10 @@ async def show(request: PageRequest, own_page: OwnPage, client: ClientSide) -> N
         logger.exception("a page could not be made")
         request.fail(Failure.INTERNAL)
     else:
-        connection = request.last_lines(True)
-        client.socket.write(page(status, content, head_only=request.head.method == "HEAD", connection=connection))
+        last_lines, tailored = request.last_lines(True), request.live.tailored
+        if tailored is None:
+            answer = page(status, content, head_only=request.head.method == "HEAD", connection=last_lines)
+        else:
+            answer = tailored.page(status, content, request.head, last_lines)
+        client.socket.write(answer)
         request.end(status)

@@ -114,8 +114,12 @@ class PendingRequest:
                     exchange = self.exchange = Exchange(client, self, verdict)
                     exchange.forward()
             elif verdict.answer is _REFUSE:
-                client.socket.write(self.live.refusals.of(verdict, self.head.method == "HEAD", self.last_lines(True)))
-                self.end(429)
+                live, last_lines = self.live, self.last_lines(True)
+                if live.tailored is None:
+                    client.socket.write(live.refusals.of(verdict, self.head.method == "HEAD", last_lines))
+                else:
+                    client.socket.write(live.tailored.refusal(verdict, self.head, _id_of(self), last_lines))
+                self.end(live.refusal_status)
             else:
                 self.fail(Failure.STORE_UNAVAILABLE)
         except Exception:  # the boundary of one request: nothing may leave a client waiting
@@ -166,10 +170,7 @@ class PendingRequest:
         """Answer a request that is not forwarded."""
         if self.stage is not _ENDED:
             keep = failure in KEEPS_CONNECTION
-            connection = self.last_lines(keep)
-            self._client.socket.write(
-                failure_reply(failure, head_only=self.head.method == "HEAD", connection=connection)
-            )
+            self._client.socket.write(_failure_answer(self, failure, self.last_lines(keep)))
             self.end(failure.status, failure.reason, keep)
 
     def end(self, status: int, error: str = "", keep: bool = True) -> None:
@@ -202,6 +203,17 @@ class PendingRequest:
         if self._client.closing or not keep or not traits.persistent or (upload is not None and not upload.ended):
             return line + CLOSE
         return line + KEEP_ALIVE if traits is not PLAIN_TRAITS and not traits.minor else line
+
+
+def _id_of(request: PendingRequest) -> str:
+    return "" if request.request_id is None else request.request_id.value
+
+
+def _failure_answer(request: PendingRequest, failure: Failure, last_lines: bytes) -> bytes:
+    head, tailored = request.head, request.live.tailored
+    if tailored is None:
+        return failure_reply(failure, head_only=head.method == "HEAD", connection=last_lines)
+    return tailored.failure(failure, head, _id_of(request), last_lines)
 
 
 def _body_failure(head: RequestHead, upload: Upload) -> Failure | None:

@@ -23,15 +23,16 @@ BLOCKED_RETRY_S = 3600
 
 def failure_reply(failure: Failure, *, head_only: bool, connection: bytes) -> bytes:
     """The answer to a failure. `connection` holds its last lines, or is empty."""
-    head, body = _failure_parts(failure)
-    return _joined(head, connection, body, head_only)
+    head, body = failure_parts(failure)
+    return joined(head, connection, body, head_only)
 
 
 class RefusalReplies:
-    """429 for refused requests: which policies refused, and when to come back."""
+    """429, or another status, for refused requests: which policies refused, and when to come back."""
 
-    def __init__(self, rate_limit_fields: RateLimitFields) -> None:
+    def __init__(self, rate_limit_fields: RateLimitFields, status: int = 429) -> None:
         self._rate_limit_fields = rate_limit_fields
+        self._status = status
 
     def of(self, verdict: Verdict, head_only: bool, connection: bytes) -> bytes:
         """The answer. `connection` holds its last lines, or is empty."""
@@ -43,7 +44,7 @@ class RefusalReplies:
             retry_s = max(1, -(-wait_us // 1_000_000))
         else:
             refusing, retry_s = verdict.refusing, retry_after_s(verdict)
-        head, body = _refusal_parts(refusing)
+        head, body = refusal_parts(refusing, self._status)
         return b"%b%bRetry-After: %d\r\n%b%b\r\n%b" % (
             head,
             self._rate_limit_fields.of(verdict),
@@ -63,34 +64,42 @@ def retry_after_s(verdict: Verdict) -> int:
 def page(status: int, content: Mapping[str, object], *, head_only: bool, connection: bytes) -> bytes:
     """A JSON page of the sidecar's own (health, status): never cached."""
     body = json.dumps(content, separators=(",", ":")).encode() + b"\n"
-    return _joined(_head(status, b"application/json", len(body)), connection, body, head_only)
+    return joined(reply_head(status, b"application/json", len(body)), connection, body, head_only)
 
 
 @lru_cache(64)
-def _failure_parts(failure: Failure) -> tuple[bytes, bytes]:
+def failure_parts(failure: Failure) -> tuple[bytes, bytes]:
+    """The first lines and the body of the answer to a failure."""
     status, detail, kind = failure.value
     body = _problem(kind, status, detail, {"error": failure.reason, "message": detail})
-    head = _head(status, b"application/problem+json", len(body))
+    head = reply_head(status, b"application/problem+json", len(body))
     return (head + b"Retry-After: %d\r\n" % UNAVAILABLE_RETRY_S if status == 503 else head), body
 
 
 @lru_cache(1024)
-def _refusal_parts(policies: tuple[str, ...]) -> tuple[bytes, bytes]:
+def refusal_parts(policies: tuple[str, ...], status: int) -> tuple[bytes, bytes]:
+    """The first lines and the body of a refusal."""
     message = "Rate limit exceeded. Retry-After says when the next request can pass."
     more = {"error": "rate_limit_exceeded", "message": message, "violated-policies": list(policies)}
-    body = _problem(QUOTA_EXCEEDED, 429, message, more)
-    return _head(429, b"application/problem+json", len(body)), body
+    body = _problem(QUOTA_EXCEEDED, status, message, more)
+    return reply_head(status, b"application/problem+json", len(body)), body
 
 
 def _problem(kind: str, status: int, detail: str, more: Mapping[str, object]) -> bytes:
-    problem = {"type": kind, "title": HTTPStatus(status).phrase, "status": status, "detail": detail, **more}
+    problem = {"type": kind, "title": _phrase(status), "status": status, "detail": detail, **more}
     return json.dumps(problem, separators=(",", ":")).encode() + b"\n"
 
 
-def _head(status: int, content_type: bytes, length: int) -> bytes:
-    line = status_line(status, HTTPStatus(status).phrase)
+def reply_head(status: int, content_type: bytes, length: int) -> bytes:
+    """The first lines of an answer."""
+    line = status_line(status, _phrase(status))
     return b"%b\r\nContent-Type: %b\r\nContent-Length: %d\r\nCache-Control: no-store\r\n" % (line, content_type, length)
 
 
-def _joined(head: bytes, connection: bytes, body: bytes, head_only: bool) -> bytes:
+def joined(head: bytes, connection: bytes, body: bytes, head_only: bool) -> bytes:
+    """A whole answer of its first lines, its last lines and its body."""
     return b"%b%b%b\r\n%b" % (head, date_line(), connection, b"" if head_only else body)
+
+
+def _phrase(status: int) -> str:
+    return HTTPStatus(status).phrase if status in HTTPStatus.__members__.values() else "Refused"

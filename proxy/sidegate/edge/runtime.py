@@ -15,6 +15,7 @@ from sidegate.edge.rate_limit_fields import RateLimitFields
 from sidegate.edge.replies import RefusalReplies
 from sidegate.edge.request_id import RequestIds
 from sidegate.edge.rewrite import VIA
+from sidegate.edge.tailored_replies import TailoredReplies, tailored_replies
 
 # A page of the sidecar's own: its status and JSON content.
 OwnPage = Callable[[RequestFacts], Awaitable[tuple[int, Mapping[str, object]]]]
@@ -25,13 +26,16 @@ class LiveRules:
     """Everything that a reload replaces, in one object. A request keeps the rules that it began under.
 
     Of `listen` and `upstream` only the settings that the model declares live are read here; what else a connection
-    needs of them is in `Runtime.started`. `via` is the line of that field, or empty.
+    needs of them is in `Runtime.started`. `via` is the line of that field, or empty; `tailored` makes answers of our
+    own where own pages or CORS are configured.
     """
 
     policies: PolicySet
     request_names: FieldNames
     rate_limit_fields: RateLimitFields
     refusals: RefusalReplies
+    tailored: TailoredReplies | None
+    refusal_status: int
     listen: ListenSettings
     upstream: UpstreamSettings
     via: bytes
@@ -47,7 +51,9 @@ def live_rules(settings: Settings, policies: PolicySet) -> LiveRules:
             policies.fields, settings.listen.request_id_header, pass_underscores=settings.upstream.pass_underscores
         ),
         rate_limit_fields=fields,
-        refusals=RefusalReplies(fields),
+        refusals=RefusalReplies(fields, settings.responses.status),
+        tailored=tailored_replies(settings.responses, fields, settings.listen.request_id_header),
+        refusal_status=settings.responses.status,
         listen=settings.listen,
         upstream=settings.upstream,
         via=VIA if settings.upstream.via else b"",

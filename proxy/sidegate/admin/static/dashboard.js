@@ -493,7 +493,7 @@ const RESULTS = {
 };
 const PARTS = {
   applies: "applies", blocked: "blocks the key", exempts: "exempts the request", key_exempt: "exempts the key",
-  set_aside: "ignored: an exempt policy matches too", no_match: "does not match",
+  preflight: "is not charged: a preflight of a browser", set_aside: "ignored: an exempt policy matches too", no_match: "does not match",
 };
 
 async function explainRequest() {
