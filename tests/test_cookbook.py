@@ -65,29 +65,32 @@ class RecipeRun:
             assert request is not None, f"invalid line of the cookbook: {line}"
             facts = _facts(request["method"], request["target"], re.split(r" {2,}", request["more"].strip()))
             for _ in range(int(request["times"] or 1)):
-                yield request["outcome"], self._outcome(facts)
+                yield request["outcome"], self._outcome(facts, request["outcome"])
 
-    def _outcome(self, facts: RequestFacts) -> str:
+    def _outcome(self, facts: RequestFacts, expected: str) -> str:
+        """The result; one that passes has the status that is expected of the application."""
+        status = int(expected[:3]) if expected[:3] not in ("429", "503") else 200
         try:
-            verdict = self._verdict(facts)
+            verdict = self._verdict(facts, status)
         except BadRequest:
             return "400"
         if verdict is None:
             return "200"
-        return f"{_STATUS[verdict.answer]} {' and '.join(verdict.refusing)}".strip() + "".join(
+        word = str(status) if verdict.answer is Answer.PASS else _STATUS[verdict.answer]
+        return f"{word} {' and '.join(verdict.refusing)}".strip() + "".join(
             f", {entry.policy.name} would refuse"
             for entry, level in zip(verdict.applied, verdict.levels, strict=True)
             if outcome_of(verdict, entry, level) is Outcome.SHADOW_REFUSED
         )
 
-    def _verdict(self, facts: RequestFacts) -> Verdict | None:
+    def _verdict(self, facts: RequestFacts, status: int) -> Verdict | None:
         applied = self._policies.applying(facts)
         if self._store_is_down:
             return store_failed(applied, "connect")
-        return self._replay.take(LoggedRequest(self._now_us, True, facts, LoggedFields({}), 200))
+        return self._replay.take(LoggedRequest(self._now_us, True, facts, LoggedFields({}), status))
 
 
-_STATUS = {Answer.PASS: "200", Answer.REFUSE: "429", Answer.UNAVAILABLE: "503"}
+_STATUS = {Answer.REFUSE: "429", Answer.UNAVAILABLE: "503"}
 
 
 def _facts(method: str, target: str, more: list[str]) -> RequestFacts:

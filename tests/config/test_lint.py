@@ -57,6 +57,10 @@ EXEMPTS_ITSELF = "since no proxy is trusted; add client_ip, or name your proxies
             ),
         ),
         (
+            policy("settle: {when: [2xx, 3xx, 4xx, 5xx]}"),
+            "c.yaml:1:66: policies[0].settle.when: every status keeps the cost; without settle the policy does the same",
+        ),
+        (
             policy("match: {method: GET}, cost: {POST: 5}"),
             "c.yaml:1:86: policies[0].cost.POST: the cost of POST is never used: this policy matches GET only",
         ),

@@ -7,19 +7,8 @@ from typing import NamedTuple
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sidegate.decision.bucket import (
-    EXACT,
-    MAX_BURST,
-    MAX_PERIOD_US,
-    Bucket,
-    Charge,
-    Level,
-    Limit,
-    Rate,
-    decide,
-    passed,
-    settle,
-)
+from sidegate.decision.bucket import EXACT, MAX_BURST, MAX_PERIOD_US, Bucket, Charge, Level, Limit, Rate, settle
+from sidegate.decision.charging import decide, passed
 
 SECOND = 1_000_000
 HOUR = 3600 * SECOND

@@ -3,7 +3,8 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sidegate.decision.bucket import Bucket, Charge, Level, Limit, Rate, decide, passed
+from sidegate.decision.bucket import Bucket, Charge, Level, Limit, Rate
+from sidegate.decision.charging import decide, passed
 from sidegate.store.deny_cache import MEMORY_S, STEADY_S, DenyCache
 
 SECOND = 1_000_000

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sidegate.decision.bucket import Bucket, Charge, Limit, Rate, decide
+from sidegate.decision.bucket import Bucket, Charge, ChargeKind, Limit, Rate
+from sidegate.decision.charging import decide
 from sidegate.decision.policy import OnStoreFailure, Policy, PolicyMatch
 from sidegate.store.local_store import LocalStore, OutageClock, share_of
 
@@ -146,8 +147,8 @@ def test_admitted_requests_create_debts_and_refused_ones_do_not() -> None:
     passes(store, asking("other", cost=4))
     debts = store.debts(10)
     assert debts == [
-        Charge("k", SIXTY_A_MINUTE, 10, debit=True),
-        Charge("other", SIXTY_A_MINUTE, 4, debit=True),
+        Charge("k", SIXTY_A_MINUTE, 10, kind=ChargeKind.DEBIT),
+        Charge("other", SIXTY_A_MINUTE, 4, kind=ChargeKind.DEBIT),
     ]
     assert not store.owes
     shared = {"k": Bucket(25, 0, SIXTY_A_MINUTE.rate), "other": Bucket(3, 0, SIXTY_A_MINUTE.rate)}
@@ -252,7 +253,9 @@ def test_any_number_of_outages_admits_one_burst_beyond_the_rate_during_them() ->
                 continue
             clocks[number].answered()
             for debt in stores[number].debts(10):
-                ((before, _),) = decide([[debt._replace(cost=0, shadow=True, debit=False), debt]], shared, now_us)
+                ((before, _),) = decide(
+                    [[debt._replace(cost=0, shadow=True, kind=ChargeKind.TAKE), debt]], shared, now_us
+                )
                 paid = min(before.tokens, debt.cost)
                 stores[number].repay(debt.key, paid)
                 if paid < debt.cost:

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from typing import NamedTuple, Protocol, cast
 
 import redis
-from sidegate.decision.bucket import Bucket, Charge, Level, Limit, Rate, decide
+from sidegate.decision.bucket import Bucket, Charge, Level, Limit, Places, Rate
+from sidegate.decision.charging import decide
 from sidegate.store.redis.batch import Batch
 from sidegate.store.redis.script import SCRIPT
 
@@ -42,17 +43,18 @@ class VirtualStore(Protocol):
 
 
 class ReferenceStore:
-    """decision/bucket.py over a dict."""
+    """decision/charging.py over a dict."""
 
     def __init__(self) -> None:
         self._buckets: dict[str, Bucket] = {}
         self._expiry: dict[str, tuple[int, int]] = {}
+        self._places: dict[str, Places] = {}
 
     def decide(self, requests: Sequence[Request], now_us: int) -> list[Decided]:
         for key in [key for key, (_, due_us) in self._expiry.items() if due_us <= now_us]:
             del self._buckets[key], self._expiry[key]
         before = dict(self._buckets)
-        decided = decide(requests, self._buckets, now_us)
+        decided = decide(requests, self._buckets, now_us, self._places)
         settled_to: dict[str, Limit] = {}
         for charge in (charge for request in requests for charge in request):
             settled_to.setdefault(charge.key, charge.limit)
@@ -60,6 +62,11 @@ class ReferenceStore:
             if self._buckets.get(key) is not before.get(key):  # written, if only with what it held
                 self._expiry[key] = limit.ttl_ms, now_us + limit.ttl_ms * 1000
         return list(decided)
+
+    def leases(self, key: str, now_us: int) -> dict[str, int]:
+        """Until when each lease of a bucket stands."""
+        found = self._places.get(key, Places({})).leases
+        return {lease: until_us for lease, until_us in found.items() if until_us > now_us}
 
     def found(self, key: str) -> Stored | None:
         bucket = self._buckets.get(key)
@@ -92,10 +99,13 @@ class ScriptStore:
             transaction.pttl(key)
             transaction.persist(key)
         replies = transaction.execute()[bool(gone) :]
-        limits = [charge.limit for request in requests for charge in request]
+        charges = [charge for request in requests for charge in request]
+        limits = [charge.limit for charge in charges]
         for key, left_ms in zip(keys, replies[1::2], strict=True):
             assert left_ms != 0
-            if left_ms > 0:  # written just now, so what is left is what was set, less what the server took to answer
+            if left_ms > 0 and not any(
+                charge.key == key and charge.limit.in_flight for charge in charges
+            ):  # written just now, so what is left is what was set, less what the server took to answer
                 ttl_ms = min(
                     (limit.ttl_ms for limit in limits if 0 <= limit.ttl_ms - left_ms <= SLOW_MS), default=left_ms
                 )
@@ -106,11 +116,17 @@ class ScriptStore:
         state = {str(name, "ascii"): str(value, "ascii") for name, value in read(self._client, key).items()}
         if not state:
             return None
-        assert set(state) == {"tokens", "since", "rate"}
+        assert set(state) - {"held"} == {"tokens", "since", "rate"}
         tokens, period_us = state["rate"].split("/")
-        return Stored(
-            Bucket(int(state["tokens"]), int(state["since"]), Rate(int(tokens), int(period_us))), self._ttl_ms[key]
-        )
+        held = [pair.split(":") for pair in state.get("held", "").split(",") if pair]
+        costs = tuple((int(epoch), int(cost)) for epoch, cost in held)
+        bucket = Bucket(int(state["tokens"]), int(state["since"]), Rate(int(tokens), int(period_us)), costs)
+        return Stored(bucket, self._ttl_ms[key])
+
+    def leases(self, key: str, now_us: int) -> dict[str, int]:
+        """Until when each lease of a bucket stands."""
+        found = cast(list[tuple[bytes, float]], self._client.zrange(key, 0, -1, withscores=True))
+        return {lease.decode(): int(until_us) for lease, until_us in found if until_us > now_us}
 
 
 def read(client: redis.Redis, key: str) -> dict[bytes, bytes]:
@@ -121,6 +137,5 @@ def read(client: redis.Redis, key: str) -> dict[bytes, bytes]:
 def allowed(request: Request, decided: Decided) -> bool:
     """Whether a request passed."""
     return all(
-        charge.shadow or charge.debit or (level and level.enough)
-        for charge, level in zip(request, decided, strict=True)
+        not charge.may_refuse or (level and level.enough) for charge, level in zip(request, decided, strict=True)
     )

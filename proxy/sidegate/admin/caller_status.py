@@ -52,6 +52,6 @@ def _described(
     }
     if level is not None:
         missing = limit.burst - level.tokens
-        described["remaining"] = level.tokens
+        described["remaining"] = max(0, level.tokens)
         described["reset_s"] = -(-limit.wait_us(missing, level.age_us) // 1_000_000)
     return described

@@ -9,7 +9,7 @@ from sidegate.config import Settings
 from sidegate.config.builtin_routes import builtin_routes, is_builtin_route
 from sidegate.config.masked import MASK
 from sidegate.decision.bucket import Level
-from sidegate.decision.explanation import Consideration, Explanation, MatchResult, explain
+from sidegate.decision.explanation import Consideration, Explanation, MatchResult, explain, settle_text
 from sidegate.decision.identity import SECRET_FIELDS
 from sidegate.decision.match import Mismatch
 from sidegate.decision.policy import PolicyMatch, PolicySet
@@ -107,6 +107,8 @@ def _policy(item: Consideration, settings: Settings, levels: LevelsByPolicy) -> 
     if (charge := item.charge) is not None:
         document["bucket"], document["cost"], document["override"] = charge.key, charge.cost, item.overridden
         document["limit"] = limit_document(charge.limit)
+        if settles := settle_text(item.policy):
+            document["settle"] = settles
         if (level := levels.get(item.policy.name)) is not None:
             document["live"] = {
                 "tokens": level.tokens,

@@ -163,6 +163,7 @@ class ExplainedPolicy(TypedDict):
     cost: NotRequired[int]
     override: NotRequired[bool]
     limit: NotRequired[LimitDocument]
+    settle: NotRequired[str]
     live: NotRequired[LiveLevel]
 
 

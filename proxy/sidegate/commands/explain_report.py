@@ -10,7 +10,7 @@ from sidegate.admin.explain_page import LevelsByPolicy, result_word, wanted
 from sidegate.commands.output import printable
 from sidegate.config import Settings
 from sidegate.decision.bucket import Charge, Level
-from sidegate.decision.explanation import Consideration, Explanation, MatchResult, limit_text
+from sidegate.decision.explanation import Consideration, Explanation, MatchResult, limit_text, settle_text
 
 _WORDS = {
     MatchResult.APPLIES: ("applies", "green"),
@@ -98,6 +98,8 @@ def _reading_lines(item: Consideration) -> Sequence[str]:
 def _charge_lines(item: Consideration, charge: Charge, level: Level | None) -> list[str]:
     own = " (an override for this key)" if item.overridden else ""
     lines = [f"{limit_text(charge.limit)}{own}; this request costs {charge.cost}", f"bucket {charge.key}"]
+    if settles := settle_text(item.policy):
+        lines.append(settles)
     if level is not None:
         limit = charge.limit
         full_s = limit.wait_us(limit.burst - level.tokens, level.age_us) / 1e6

@@ -6,12 +6,14 @@ from ipaddress import ip_network
 from sidegate.config import globs
 from sidegate.config.clauses import FieldCondition
 from sidegate.config.model import Settings
-from sidegate.config.policies import MatchSettings, OverrideSettings, PolicySettings
+from sidegate.config.policies import MatchSettings, OverrideSettings, PolicySettings, limit_with_debts
+from sidegate.config.settle_settings import SettleSettings
 from sidegate.config.units import Quota
 from sidegate.decision.bucket import Limit, Rate
 from sidegate.decision.identity import KeySource, SourceKind
 from sidegate.decision.match import FieldMatch, Match
 from sidegate.decision.policy import OnStoreFailure, Override, Policy, PolicySet
+from sidegate.decision.settling import SettleRule
 
 
 def compile_policies(settings: Settings) -> PolicySet:
@@ -31,26 +33,33 @@ def _policy(written: PolicySettings, on_failure: OnStoreFailure, prefix: int) ->
         name=written.name,
         match=_match(written.match),
         key=written.key,
-        limit=_limit(written.limit, written.burst, written.initial, written.idle_ttl_ms),
+        limit=_limit(written, written.limit, written.burst, written.initial),
         cost=written.cost.other,
         costs=written.cost.by_method,
         overrides=_overrides(written, prefix),
         shadow=written.shadow,
         on_store_failure=own,
+        settle=_settle(written.settle) if written.settle else None,
     )
 
 
-def _limit(quota: Quota, burst: int | None, initial: int | None, idle_ttl_ms: int) -> Limit:
+def _limit(policy: PolicySettings, quota: Quota, burst: int | None, initial: int | None) -> Limit:
     burst = burst or quota.count
-    rate = Rate.fitting(quota.count, quota.period_us, burst)
-    return Limit(rate, burst, burst if initial is None else min(initial, burst), idle_ttl_ms)
+    owes = policy.settle is not None and not policy.settle.when
+    rate = limit_with_debts(quota, burst) if owes else Rate.fitting(quota.count, quota.period_us, burst)
+    return Limit(rate, burst, burst if initial is None else min(initial, burst), policy.idle_ttl_ms)
+
+
+def _settle(written: SettleSettings) -> SettleRule:
+    path = written.json_path.split(".") if written.json_path else ()
+    return SettleRule(written.statuses, (written.header or "").lower(), written.keep, tuple(path))
 
 
 def _overrides(written: PolicySettings, prefix: int) -> dict[tuple[str, ...], Override]:
     overrides: dict[tuple[str, ...], Override] = {}
     parts = written.key.parts if written.key else ()
     for each in written.overrides:
-        override = _override(each, written.idle_ttl_ms)
+        override = _override(each, written)
         for values in each.key:
             overrides[values] = override
             folded = written.match.ignore_case
@@ -76,8 +85,8 @@ def _as_shown(value: str, alternatives: tuple[KeySource, ...], prefix: int, fold
     return str(found.supernet(new_prefix=prefix) if prefix < 128 else found.network_address)
 
 
-def _override(written: OverrideSettings, idle_ttl_ms: int) -> Override:
-    limit = written.limit and _limit(written.limit, written.burst, written.initial, idle_ttl_ms)
+def _override(written: OverrideSettings, policy: PolicySettings) -> Override:
+    limit = written.limit and _limit(policy, written.limit, written.burst, written.initial)
     return Override(limit, blocked=written.blocked, exempt=written.exempt)
 
 

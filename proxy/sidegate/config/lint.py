@@ -55,6 +55,7 @@ def advice(settings: Settings) -> Iterator[Advice]:
             *(_redundant if policy.exempt else _partly_exempt)(policy, exempt, comparison),
             *_beyond_burst(policy),
             *_days_of_burst(policy),
+            *_settles_nothing(policy),
             *([] if settings.client_ip.trusted_proxies else _forgeable(policy, by_address, comparison)),
             *_addresses_by_hand(policy),
         ]
@@ -89,6 +90,11 @@ def _unknown_methods(policy: PolicySettings) -> Iterator[Advice]:
             yield ("cost", name), _no_method(name)
         elif policy.match.method and name not in _methods_of(policy):
             yield ("cost", name), f"the cost of {name} is never used: this policy matches {_listed(policy)} only"
+
+
+def _settles_nothing(policy: PolicySettings) -> Iterator[Advice]:
+    if policy.settle is not None and policy.settle.statuses.issuperset(range(200, 600)):
+        yield ("settle", "when"), "every status keeps the cost; without settle the policy does the same"
 
 
 def _methods_of(policy: PolicySettings) -> Sequence[str]:

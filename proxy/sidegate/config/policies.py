@@ -15,6 +15,7 @@ from sidegate.config.faults import Path, Wrong, quote
 from sidegate.config.keys import KeyExpression
 from sidegate.config.lists import ListOf, OneOrMore
 from sidegate.config.section import Section
+from sidegate.config.settle_settings import SettleSettings
 from sidegate.config.units import Quota
 from sidegate.config.values import (
     CheckedText,
@@ -26,7 +27,7 @@ from sidegate.config.values import (
     Text,
     WholeNumber,
 )
-from sidegate.decision.bucket import MAX_BURST, MAX_PERIOD_US, Rate
+from sidegate.decision.bucket import MAX_BURST, MAX_PERIOD_US, MOST_DEBT_BURSTS, Rate
 from sidegate.decision.identity import Key, SourceKind
 
 _NAME = r"[A-Za-z0-9._-]{1,64}"
@@ -36,7 +37,10 @@ _EXPECTED = {
     "limit": "expected e.g. limit: 10/minute",
 }
 # Settings of policies that limit.
-_LIMITED = ("key", "burst", "initial", "limit", "cost", "idle_ttl_ms", "shadow", "on_store_failure", "overrides")
+_LIMITED = (
+    *("key", "burst", "initial", "limit", "cost", "settle"),
+    *("idle_ttl_ms", "shadow", "on_store_failure", "overrides"),
+)
 
 
 Name = Annotated[str, Text(_NAME, "a name; expected 1 to 64 of the characters A-Z a-z 0-9 . _ -", pattern=f"^{_NAME}$")]
@@ -118,6 +122,9 @@ class PolicySettings(Section):
     cost: Annotated[Costs, CostTable()] = Field(
         Costs(1, {}), description="Tokens that a request takes; a mapping gives the cost by method."
     )
+    settle: SettleSettings | None = Field(
+        None, description="Hold the cost while the request is under way, and let the answer decide the final one."
+    )
     idle_ttl_ms: Annotated[int, Milliseconds(1_000_000, MAX_PERIOD_US)] = Field(
         3_600_000,
         alias="idle_ttl",
@@ -167,6 +174,19 @@ class PolicySettings(Section):
             raise Wrong(faults)
         return cost
 
+    @field_validator("settle")
+    @classmethod
+    def _holds_debts(cls, settle: SettleSettings | None, info: ValidationInfo) -> SettleSettings | None:
+        limit: Quota | None = info.data.get("limit")
+        if settle is not None and not settle.when and limit is not None:
+            burst = info.data.get("burst") or limit.count
+            try:
+                limit_with_debts(limit, burst)
+            except ValueError:
+                message = f"'{limit}' is too slow to pay the debts of a burst of {burst}; expected a smaller burst"
+                raise ValueError(message) from None
+        return settle
+
     @field_validator("overrides")
     @classmethod
     def _reachable(cls, overrides: tuple[OverrideSettings, ...], info: ValidationInfo) -> tuple[OverrideSettings, ...]:
@@ -192,6 +212,11 @@ def _fitting(limit: Quota | None, info: ValidationInfo) -> Quota | None:
     except ValueError:
         raise ValueError(f"'{limit}' is too slow to fill a bucket of {burst}; expected a smaller burst") from None
     return limit
+
+
+def limit_with_debts(limit: Quota, burst: int) -> Rate:
+    """The rate of a bucket that may owe. Raises ValueError where the arithmetic of buckets cannot hold it."""
+    return Rate.fitting(limit.count, limit.period_us, burst * (MOST_DEBT_BURSTS + 1))
 
 
 def _never(cost: int, burst: int) -> str:

@@ -16,11 +16,21 @@ so that a swinging clock credits no time twice. A `since_us` further in the futu
 is rewritten at the first request, so that the bucket grows from there. A step forward credits its length, at most one
 burst.
 
-The bound, for any interval in which the clock advances by T in all: admitted cost <= burst + rate * T.
+Costs that an answer settles are *held*: not yet taken from `tokens`, and not available to others. They are summed by
+the span of the store's clock in which they were held (HOLD_EPOCH_US). Settling a hold ends it and takes the final cost,
+which may leave less than zero: a debt that growth pays. A hold that is not settled within one to two spans (its sidecar
+has crashed, or its answer takes that long) is taken; its settlement then takes what exceeds it, and gives nothing back.
+As `tokens` grow the same whether costs are held or not, giving a hold back never adds more than if it had not been.
+
+A booking takes its cost ahead of growth, so that `tokens` fall below zero; the request departs once they are zero.
+
+The bound, for any interval in which the clock advances by T in all: admitted cost <= burst + rate * T. Of settled costs
+it holds for what was held, plus what answers charged above it.
 """
 
-from collections.abc import Iterable, MutableMapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from enum import IntEnum
 from fractions import Fraction
 from functools import partial
 from math import ceil
@@ -31,6 +41,12 @@ EXACT = 2**53
 MAX_BURST = 1_000_000_000
 # A step back of the store's clock that a bucket waits out. Clocks that are kept by NTP slew or step by less.
 TOLERATED_STEP_US = 1_000_000
+# Holds of one such span are summed; those of earlier spans than the last one are taken as charged.
+HOLD_EPOCH_US = 120_000_000
+# A bucket owes at most this many bursts: more is forgiven, so that all products stay within EXACT.
+MOST_DEBT_BURSTS = 100
+# How long a place stays taken without a renewal.
+LEASE_US = 10_000_000
 # Keeps `elapsed * tokens` of one period, and with it every product below, within EXACT.
 MAX_PERIOD_US = 366 * 86_400_000_000
 
@@ -64,13 +80,15 @@ class Limit:
     """Capacity and rate of one bucket.
 
     `burst` is the capacity, `initial` the filling of a bucket that is not in the store yet, both in tokens.
-    `idle_ttl_ms` is how long an idle bucket stays in the store; at least the time to full.
+    `idle_ttl_ms` is how long an idle bucket stays in the store; at least the time to full. `in_flight`: the bucket
+    counts requests under way, at most `burst`; its rate is the pause that a refused client is advised.
     """
 
     rate: Rate
     burst: int
     initial: int
     idle_ttl_ms: int
+    in_flight: bool = False
 
     def wait_us(self, tokens: int, age_us: int) -> int:
         """Microseconds until `tokens` more have grown, when the present one has been growing for `age_us`."""
@@ -90,37 +108,84 @@ class Limit:
         return max(self.idle_ttl_ms, ceil(self.fill_us / 1000) + 1)
 
 
+def places_limit(most: int) -> Limit:
+    """The limit of a bucket that counts at most so many requests under way."""
+    return Limit(Rate(1, 1_000_000), most, most, LEASE_US // 1000, in_flight=True)
+
+
 class Bucket(NamedTuple):
-    """A stored bucket: `tokens` whole tokens at `since_us` of the store's clock, growing at `rate`."""
+    """A stored bucket: `tokens` whole tokens at `since_us` of the store's clock, growing at `rate`.
+
+    `held` are the sums of costs held, by epoch, in order.
+    """
 
     tokens: int
     since_us: int
     rate: Rate
+    held: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def available(self) -> int:
+        """Tokens that are not held."""
+        return self.tokens - sum(cost for _, cost in self.held)
+
+
+class Places(NamedTuple):
+    """A stored bucket of requests under way: until when (µs of the store's clock) each lease stands unrenewed."""
+
+    leases: Mapping[str, int]
+
+
+class ChargeKind(IntEnum):
+    """What a charge does, as the script numbers it. TAKE, HOLD, BOOK and PLACE refuse where they do not suffice.
+
+    `Charge.detail` holds: for BOOK the longest wait in µs; for SETTLE the final cost and the moment (µs of the store's
+    clock) of its hold; for UNBOOK the tokens that the booking left and the moment since when; for PLACE, LEAVE and
+    RENEW the name of the lease.
+    """
+
+    TAKE = 0  # takes the cost
+    DEBIT = 1  # takes what is there, up to the cost: charges afterwards what was admitted elsewhere
+    HOLD = 2  # holds the cost until it is settled
+    SETTLE = 3  # ends a hold of the cost, and takes the final one
+    BOOK = 4  # takes the cost ahead of growth
+    UNBOOK = 5  # gives back a booking of the cost, unless the bucket was charged after it
+    PLACE = 6  # takes a place
+    LEAVE = 7  # frees a place
+    RENEW = 8  # keeps a place taken
+
+
+REFUSING = frozenset({ChargeKind.TAKE, ChargeKind.HOLD, ChargeKind.BOOK, ChargeKind.PLACE})
 
 
 class Charge(NamedTuple):
-    """A charge of `cost` tokens on one bucket. A cost of 0 reads the level. A shadow charge never refuses.
-
-    A debit charges afterwards what was admitted elsewhere: it takes the tokens that are there, up to its cost,
-    independent of the request's other charges, and never refuses.
-    """
+    """A charge of `cost` tokens on one bucket. A cost of 0 reads the level. A shadow charge never refuses."""
 
     key: str
     limit: Limit
     cost: int
     shadow: bool = False
-    debit: bool = False
+    kind: ChargeKind = ChargeKind.TAKE
+    detail: tuple[int | str, ...] = ()
+
+    @property
+    def may_refuse(self) -> bool:
+        """Whether the request is refused where this charge does not find its cost."""
+        return not self.shadow and self.kind in REFUSING
 
 
 class Level(NamedTuple):
     """The level of a bucket after a decision: whole `tokens`, and how long the next one has been growing (µs).
 
-    `enough`: whether the bucket had the cost. It may still be uncharged, if another bucket of the request refused.
+    `tokens` are below zero after a booking, or in debt; held costs are not part of them. `enough`: whether the bucket
+    had the cost. It may still be uncharged, if another bucket of the request refused. `at_us`: the moment of the
+    decision, for HOLD and BOOK.
     """
 
     tokens: int
     age_us: int
     enough: bool
+    at_us: int = 0
 
 
 # Makes one of a tuple of all its members: a third of what naming them costs, for those that are made for each request.
@@ -131,7 +196,11 @@ def settle(bucket: Bucket | None, limit: Limit, now_us: int) -> Bucket:
     """The bucket as it stands at `now_us` under `limit`. A bucket unknown to the store starts at `limit.initial`."""
     if bucket is None:
         return Bucket(limit.initial, now_us, limit.rate)
-    since_us = now_us if _is_ahead(bucket, now_us) else bucket.since_us
+    return _with_old_holds_taken(_grown(bucket, limit, now_us), bucket.held, now_us)
+
+
+def _grown(bucket: Bucket, limit: Limit, now_us: int) -> Bucket:
+    since_us = now_us if is_ahead(bucket, now_us) else bucket.since_us
     now_us = max(now_us, since_us)
     rate = bucket.rate
     room = limit.burst - bucket.tokens
@@ -145,56 +214,16 @@ def settle(bucket: Bucket | None, limit: Limit, now_us: int) -> Bucket:
     return Bucket(bucket.tokens + tokens, now_us - rest // limit.rate.tokens, limit.rate)
 
 
-def decide(
-    requests: Iterable[Sequence[Charge]], stored: MutableMapping[str, Bucket], now_us: int
-) -> list[tuple[Level, ...]]:
-    """Decide `requests` in order at one moment: each is charged on all its buckets or on none.
-
-    The reference of one script call: reads and writes `stored` as the script reads and writes the store. A refused
-    request writes nothing, with three exceptions, each once: a new bucket below the cost is written so that it begins
-    to grow, and so is one with another rate, or with a `since_us` in the future. Shadow charges neither refuse nor
-    change what others are charged, and are charged only when the request passes. Debits take what there is in any case.
-    A bucket asked for under two limits (a reload fell between the requests) is settled to the first of them.
-    """
-    held: dict[str, Bucket] = {}
-    return [_decide_one(charges, stored, held, now_us) for charges in requests]
+def _with_old_holds_taken(settled: Bucket, held: Sequence[tuple[int, int]], now_us: int) -> Bucket:
+    """The bucket with its holds. Those of another time than this epoch and its neighbours are taken."""
+    if not held:
+        return settled
+    present = now_us // HOLD_EPOCH_US
+    young = tuple(pair for pair in held if abs(pair[0] - present) <= 1)
+    old = sum(cost for epoch, cost in held if abs(epoch - present) > 1)
+    return settled._replace(tokens=settled.tokens - old, held=young)
 
 
-def _decide_one(
-    charges: Sequence[Charge], stored: MutableMapping[str, Bucket], held: dict[str, Bucket], now_us: int
-) -> tuple[Level, ...]:
-    for charge in charges:
-        if charge.key not in held:
-            held[charge.key] = settle(stored.get(charge.key), charge.limit, now_us)
-    passes = all(charge.shadow or charge.debit or held[charge.key].tokens >= charge.cost for charge in charges)
-    levels = []
-    for charge in charges:
-        key, cost = charge.key, charge.cost
-        bucket = held[key]
-        enough = bucket.tokens >= cost
-        if charge.debit and cost:
-            bucket = held[key] = stored[key] = bucket._replace(tokens=bucket.tokens - min(bucket.tokens, cost))
-        elif passes and enough and cost:
-            bucket = held[key] = bucket._replace(tokens=bucket.tokens - cost)
-            stored[key] = bucket
-        elif cost and _must_be_written(stored.get(key), bucket, now_us, enough=enough):
-            stored[key] = bucket
-        levels.append(Level(bucket.tokens, max(now_us, bucket.since_us) - bucket.since_us, enough))
-    return tuple(levels)
-
-
-def _must_be_written(stored: Bucket | None, settled: Bucket, now_us: int, *, enough: bool) -> bool:
-    """Whether a bucket must be written without a charge, since it would never begin to grow otherwise."""
-    if stored is None:
-        return not enough
-    return stored.rate != settled.rate or _is_ahead(stored, now_us)
-
-
-def _is_ahead(stored: Bucket, now_us: int) -> bool:
+def is_ahead(stored: Bucket, now_us: int) -> bool:
     """Whether the clock has stepped back too far to wait until it has caught up with the bucket."""
     return stored.since_us > now_us + TOLERATED_STEP_US
-
-
-def passed(charges: Sequence[Charge], levels: Sequence[Level]) -> bool:
-    """Whether the request passes: every charge but shadows and debits had its cost."""
-    return all(level.enough or charge.shadow or charge.debit for charge, level in zip(charges, levels, strict=True))

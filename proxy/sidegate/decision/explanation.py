@@ -112,6 +112,27 @@ def limit_text(limit: Limit) -> str:
     return f"{rate_text(limit.rate, limit.burst)}, burst {limit.burst}{initial}"
 
 
+def settle_text(policy: Policy) -> str:
+    """When and how the answer settles the cost, as a sentence; empty where it does not."""
+    rule = policy.settle
+    if rule is None:
+        return ""
+    if rule.when:
+        return (
+            f"the cost is held until the answer; {', '.join(_status_words(rule.when))} keep it, all others give it back"
+        )
+    kept = "" if rule.keep_header or not rule.header else ", which is removed"
+    source = f"its field {rule.header}{kept}" if rule.header else f"{'.'.join(rule.json)} in its body"
+    return f"the cost is held until the answer; {source} states the final one"
+
+
+def _status_words(statuses: frozenset[int]) -> list[str]:
+    """Statuses in order; a whole class as `5xx`."""
+    whole = [digit for digit in range(1, 6) if statuses.issuperset(range(digit * 100, digit * 100 + 100))]
+    single = [str(status) for status in sorted(statuses) if status // 100 not in whole]
+    return [*single, *(f"{digit}xx" for digit in whole)]
+
+
 def rate_text(rate: Rate, burst: int = 0) -> str:
     """A rate as a whole count per unit: the unit whose count is the burst, else the smallest possible unit."""
     whole = [

@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from sidegate.decision.browser import BrowserOrigins
-from sidegate.decision.bucket import Charge, Limit
+from sidegate.decision.bucket import Charge, ChargeKind, Limit
 from sidegate.decision.identity import (
     ANONYMOUS,
     CLIENT_LABEL,
@@ -26,6 +26,7 @@ from sidegate.decision.identity import (
 )
 from sidegate.decision.match import Match
 from sidegate.decision.request import CACHED_TARGET_CHARS, CACHED_TARGETS, RequestFacts, path_part, paths_of
+from sidegate.decision.settling import SettleRule
 
 # Bounds the cache of charges by caller, of one rule: some 500 KB.
 MOST_SEEN = 1024
@@ -52,7 +53,7 @@ class Override:
 class Policy:
     """One policy of the configuration. `limit` and `key` are None exactly where `exempt` is set.
 
-    `costs` maps methods to their costs; `cost` is the cost of all other methods.
+    `costs` maps methods to their costs; `cost` is the cost of all other methods. `settle`: the answer settles the cost.
     """
 
     name: str
@@ -65,6 +66,12 @@ class Policy:
     exempt: bool = False
     shadow: bool = False
     on_store_failure: OnStoreFailure = OnStoreFailure.DENY
+    settle: SettleRule | None = None
+
+    @property
+    def kind(self) -> ChargeKind:
+        """What the policy's charges do."""
+        return ChargeKind.HOLD if self.settle is not None else ChargeKind.TAKE
 
 
 class PolicyMatch(NamedTuple):
@@ -168,6 +175,7 @@ class _Rule:
         "_fall_back_to_client",
         "_field",
         "_identity",
+        "_kind",
         "_only_path",
         "_parts",
         "_seen",
@@ -180,6 +188,7 @@ class _Rule:
         self.policy = policy
         self._identity = identity
         self._bucket = f"{key_prefix}{policy.name}:"
+        self._kind = policy.kind
         self._any_method = not policy.match.methods
         self._only_path = not (policy.match.fields or policy.match.hosts or policy.match.client_ip)
         alternatives = policy.key.parts if policy.key else ()
@@ -239,7 +248,7 @@ class _Rule:
             limit = override.limit or limit
         cost = self._costs.get(facts.method, policy.cost) if self._costs else policy.cost
         assert limit is not None  # noqa: S101  (only exempt policies have none)
-        return PolicyMatch(policy, Charge(self._bucket + name, limit, cost, policy.shadow))
+        return PolicyMatch(policy, Charge(self._bucket + name, limit, cost, policy.shadow, self._kind))
 
     def key_of(self, facts: RequestFacts) -> str:
         """The request's key, as in the bucket's name."""

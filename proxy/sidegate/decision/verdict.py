@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from sidegate.decision.bucket import Level
 from sidegate.decision.policy import OnStoreFailure, PolicyMatch
+from sidegate.decision.settling import Admission
 
 
 class Answer(Enum):
@@ -45,7 +46,8 @@ class Verdict(NamedTuple):
 
     `levels` has one entry for each of `applied`; None where the bucket's state is unknown: its key is blocked, the
     store failed, or the deny cache refused for another bucket. `reason` is why the store could not decide. With
-    `LOCAL`, `applied` holds this proxy's shares and `levels` their buckets.
+    `LOCAL`, `applied` holds this proxy's shares and `levels` their buckets. `admission`: what the request holds in the
+    store, to be ended by its edge; None where it holds nothing.
     """
 
     answer: Answer
@@ -53,6 +55,7 @@ class Verdict(NamedTuple):
     applied: Sequence[PolicyMatch] = ()
     levels: Sequence[Level | None] = ()
     reason: str = ""
+    admission: Admission | None = None
 
     @property
     def refusing(self) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ import logging
 from enum import Enum
 from typing import Any
 
+from sidegate.decision.settling import Admission
 from sidegate.edge.client_socket import ClientSocket
 from sidegate.edge.deadline import Deadline
 from sidegate.edge.failures import BadMessage, BadRequestHead, Failure
@@ -55,6 +56,7 @@ class ClientConnection(asyncio.Protocol):
     socket: ClientSocket
     tunnel: Tunnel | None = None
     _request: PendingRequest | None = None
+    _admission: Admission | None = None  # of a WebSocket
     _linger_until_s = 0.0
 
     def __init__(self, runtime: Runtime, listener: Listener, loop: asyncio.AbstractEventLoop) -> None:
@@ -80,6 +82,8 @@ class ClientConnection(asyncio.Protocol):
         self._listener.forget(self)
         if self._request is not None:
             self._request.client_left()
+        if self._admission is not None:
+            self._admission.leave()
 
     def drain_and_close(self) -> None:
         """Close after the request under way, or the next one if it comes soon."""
@@ -180,9 +184,9 @@ class ClientConnection(asyncio.Protocol):
             if (connection := self._request.answering) is not None:
                 connection.resume_reading()
 
-    def open_tunnel(self, head: bytes, connection: UpstreamConnection) -> None:
+    def open_tunnel(self, head: bytes, connection: UpstreamConnection, admission: Admission | None) -> None:
         """See exchange_ports.ClientSide. What the client sent behind its request is the first to pass."""
-        transport = self.socket.transport
+        transport, self._admission = self.socket.transport, admission
         if transport.is_closing():
             connection.abort()
             return

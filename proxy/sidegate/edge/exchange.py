@@ -15,6 +15,7 @@ answer, the method is idempotent (RFC 9110 §9.2.2) and the whole body is at han
 import asyncio
 from enum import Enum
 
+from sidegate.edge.answer_cost import AnswerCost
 from sidegate.edge.download import framing_of, send_piece
 from sidegate.edge.exchange_ports import Admitted, ClientSide, ForwardedRequest
 from sidegate.edge.failures import Failure
@@ -53,6 +54,7 @@ class Exchange:
     _retried = False
     _chunked = False
     _alarm: asyncio.TimerHandle | None = None
+    _cost: AnswerCost | None = None
 
     def __init__(self, client: ClientSide, request: ForwardedRequest, verdict: Admitted) -> None:
         self._client = client
@@ -114,10 +116,14 @@ class Exchange:
             line, self._chunked, closes = framing_of(head, request.head.traits.minor)
             self._keep = not closes
         verdict = self._verdict
+        if verdict.admission is not None:
+            self._cost = cost = AnswerCost(verdict.admission, verdict.applied)
+            cost.on_head(head)
         fields = request.live.rate_limit_fields.of(verdict) if verdict.applied else b""
         lines = response_head(head, line + fields + request.last_lines(self._keep), request.live.via)
         if ended:
             client.socket.write(lines + content)
+            self._read_cost(content)
             self._finish()
         else:
             self._state = _ANSWERING
@@ -129,8 +135,13 @@ class Exchange:
     def on_answer_data(self, content: bytes, *, ended: bool) -> None:
         """See upstream.ResponseHandler."""
         send_piece(self._client.socket, content, chunked=self._chunked, ended=ended)
+        self._read_cost(content)
         if ended:
             self._finish()
+
+    def _read_cost(self, content: bytes) -> None:
+        if self._cost is not None and self._cost.reads_body:
+            self._cost.received(content)
 
     def on_interim(self, head: ResponseHead) -> None:
         """See upstream.ResponseHandler."""
@@ -146,13 +157,17 @@ class Exchange:
     def _switch(self, head: ResponseHead) -> None:
         connection, self.connection = self.connection, None
         assert connection is not None  # noqa: S101  (its answer is being passed on)
-        live = self._request.live
-        fields = live.rate_limit_fields.of(self._verdict) if self._verdict.applied else b""
+        live, verdict = self._request.live, self._verdict
+        if verdict.admission is not None:
+            AnswerCost(verdict.admission, verdict.applied).on_head(head)
+        fields = live.rate_limit_fields.of(verdict) if verdict.applied else b""
         ours = fields + self._request.id_line + UPGRADE
-        self._client.open_tunnel(response_head(head, ours, live.via), connection)
+        self._client.open_tunnel(response_head(head, ours, live.via), connection, verdict.admission)
         self._end(head.status)
 
     def _finish(self) -> None:
+        if self._cost is not None:
+            self._cost.ended()
         connection, self.connection = self.connection, None
         upload, grant = self._request.upload, None
         if connection is not None:

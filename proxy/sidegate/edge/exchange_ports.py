@@ -2,6 +2,7 @@
 
 from typing import NewType, Protocol, TypeGuard
 
+from sidegate.decision.settling import Admission
 from sidegate.decision.verdict import Answer, Verdict
 from sidegate.edge.client_socket import ClientSocket
 from sidegate.edge.failures import Failure
@@ -31,8 +32,8 @@ class ClientSide(Protocol):
     def break_off(self) -> None:
         """The answer cannot be completed: end the connection so that it cannot look complete."""
 
-    def open_tunnel(self, head: bytes, connection: UpstreamConnection) -> None:
-        """Send an answer's head that switches protocols, and join the connections."""
+    def open_tunnel(self, head: bytes, connection: UpstreamConnection, admission: Admission | None) -> None:
+        """Send an answer's head that switches protocols, and join the connections; their end ends the admission."""
 
     def request_ended(self, keep: bool) -> None:
         """The answer is complete; the connection may be used again if `keep` and the request allow it."""

@@ -13,6 +13,7 @@ from enum import Enum
 
 from sidegate.decision.record import Record
 from sidegate.decision.request import BadRequest, RequestFacts
+from sidegate.decision.settling import Admission
 from sidegate.decision.verdict import Answer, Verdict
 from sidegate.edge.exchange import Exchange
 from sidegate.edge.exchange_ports import ClientSide, is_admitted
@@ -27,6 +28,7 @@ from sidegate.edge.upstream import UpstreamConnection
 
 CLOSE = b"Connection: close\r\n"
 KEEP_ALIVE = b"Connection: keep-alive\r\n"
+SWITCHED = 101
 CLIENT_LEFT = 499  # nginx's number for a request whose client did not wait; never sent
 
 _REFUSE = Answer.REFUSE
@@ -94,8 +96,10 @@ class PendingRequest:
 
     def on_verdict(self, verdict: Verdict) -> None:
         """The request is decided; see decision.verdict.Decide."""
-        if self.stage is not _DECIDING:
-            return  # it has failed meanwhile, or its client has left
+        if self.stage is not _DECIDING:  # it has failed meanwhile, or its client has left
+            if verdict.admission is not None:
+                verdict.admission.cancel()
+            return
         self.verdict, self._decided_s = verdict, time.perf_counter()
         client = self._client
         ids = client.runtime.request_ids
@@ -108,7 +112,9 @@ class PendingRequest:
                 if client.socket.transport.is_closing():
                     self.end(CLIENT_LEFT)
                 elif "max-forwards" in self.head.special and hops_left(self.head) == 0:
-                    self._answer_here(verdict)
+                    fields = self.live.rate_limit_fields.of(verdict) if verdict.applied else b""
+                    client.socket.write(last_hop_answer(self.head, fields, self.last_lines(True) + self.live.via))
+                    self.end(200)
                 else:
                     self.stage = _FORWARDING
                     exchange = self.exchange = Exchange(client, self, verdict)
@@ -125,12 +131,6 @@ class PendingRequest:
         except Exception:  # the boundary of one request: nothing may leave a client waiting
             logger.exception("a request failed after its decision")
             self.fail_internally()
-
-    def _answer_here(self, verdict: Verdict) -> None:
-        """Answer a TRACE or OPTIONS that may pass no more intermediaries, in the application's place."""
-        fields = self.live.rate_limit_fields.of(verdict) if verdict.applied else b""
-        self._client.socket.write(last_hop_answer(self.head, fields, self.last_lines(True) + self.live.via))
-        self.end(200)
 
     # What its connection reports
 
@@ -181,6 +181,8 @@ class PendingRequest:
         stage, self.stage = self.stage, _ENDED
         if stage is _ENDED:
             return
+        if self.verdict is not None and (admission := self.verdict.admission) is not None:
+            _end_admission(admission, status, forwarded=stage is _FORWARDING)
         # They refer back to this object: without the cycle, all is freed at once and not by the garbage collector.
         self.exchange = self.upload = None
         client = self._client
@@ -214,6 +216,14 @@ def _failure_answer(request: PendingRequest, failure: Failure, last_lines: bytes
     if tailored is None:
         return failure_reply(failure, head_only=head.method == "HEAD", connection=last_lines)
     return tailored.failure(failure, head, _id_of(request), last_lines)
+
+
+def _end_admission(admission: Admission, status: int, *, forwarded: bool) -> None:
+    """End what the request holds in the store, once it has ended; a WebSocket ends later."""
+    if not forwarded:
+        admission.cancel()
+    elif status != SWITCHED:
+        admission.leave()
 
 
 def _body_failure(head: RequestHead, upload: Upload) -> Failure | None:

@@ -32,7 +32,7 @@ class RateLimitFields:
         level = verdict.levels[0]
         if level is None or charge is None or policy.shadow:
             return b""
-        tokens, age_us, enough = level
+        tokens, age_us, enough, _ = level
         templates = self._templates.get(id(charge.limit))
         if templates is None or templates.policy is not policy:
             templates = self._templates_of(policy, charge.limit)
@@ -44,7 +44,8 @@ class RateLimitFields:
         grown = age_us * templates.tokens_per_period
         more_s = -((grown - (1 if enough else charge.cost - tokens) * per_token) // per_s)
         reset_s = -((grown - missing * per_token) // per_s)
-        return templates.partial % (tokens, max(0, more_s), tokens, max(0, reset_s))
+        left = max(0, tokens)  # a bucket in debt
+        return templates.partial % (left, max(0, more_s), left, max(0, reset_s))
 
     def plainly(self, verdict: Verdict) -> bytes:
         """`of`, for any number of policies."""
@@ -64,7 +65,7 @@ class RateLimitFields:
         items = [
             b"%b;r=%d" % (templates.name, level.tokens)
             if level.tokens >= charge.limit.burst
-            else b"%b;r=%d;t=%d" % (templates.name, level.tokens, _more_in_s(charge, level))
+            else b"%b;r=%d;t=%d" % (templates.name, max(0, level.tokens), _more_in_s(charge, level))
             for templates, charge, level in known
         ]
         policies = [
@@ -132,7 +133,7 @@ def _legacy_lines(known: "Sequence[_Known]") -> bytes:
     reset_s = -(-limit.wait_us(limit.burst - level.tokens, level.age_us) // 1_000_000)
     return b"X-RateLimit-Limit: %d\r\nX-RateLimit-Remaining: %d\r\nX-RateLimit-Reset: %d\r\n" % (
         limit.burst,
-        level.tokens,
+        max(0, level.tokens),
         reset_s,
     )
 

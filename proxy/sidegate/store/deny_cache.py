@@ -2,14 +2,16 @@
 
 Exact: other callers only take tokens, so a bucket holds at most what it held when it was last seen plus what grew
 since. Growth is counted from the time the call was *sent*, which is before the store read its clock. Only a manual
-reset adds tokens sooner; MEMORY_S bounds the delay until it takes effect.
+reset adds tokens sooner, and the end of a hold; MEMORY_S and HOLD_MEMORY_S bound the delay until they take effect.
 
 Pure: `now_s` is time.monotonic, in seconds.
 """
 
-from sidegate.decision.bucket import Charge, Level, Limit
+from sidegate.decision.bucket import Charge, ChargeKind, Level, Limit
 
 MEMORY_S = 1.0
+# Of a bucket whose tokens others give back, or whose places they free.
+HOLD_MEMORY_S = 0.1
 # The same level is returned for this long, so that many refusals of one bucket cost one computation. Waits are longer
 # by at most this much, and nothing more is admitted.
 STEADY_S = 0.01
@@ -50,7 +52,8 @@ class DenyCache:
         self._seen.pop(charge.key, None)
         if len(self._seen) >= self._most_entries:
             del self._seen[next(iter(self._seen))]
-        self._seen[charge.key] = _Seen(level, charge.limit, asked_s, asked_s + min(wait_s, MEMORY_S))
+        memory_s = MEMORY_S if charge.kind is ChargeKind.TAKE else HOLD_MEMORY_S
+        self._seen[charge.key] = _Seen(level, charge.limit, asked_s, asked_s + min(wait_s, memory_s))
 
     def lacking(self, charge: Charge, now_s: float) -> Level | None:
         """The bucket's level if it is certain to lack the cost now; None where a call is needed."""

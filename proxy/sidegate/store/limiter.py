@@ -19,9 +19,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
-from sidegate.decision.bucket import Charge, Level
+from sidegate.decision.bucket import Charge, ChargeKind, Level
 from sidegate.decision.policy import PolicyMatch
 from sidegate.decision.verdict import UNLIMITED, Answer, DecisionSource, Verdict, decided_locally, judged, store_failed
+from sidegate.store.admissions import Admissions
 from sidegate.store.breaker import Breaker
 from sidegate.store.deny_cache import DenyCache
 from sidegate.store.local_store import LocalStore, OutageClock
@@ -35,6 +36,7 @@ MOST_UNDECIDED = 16_384
 LONGEST_UNREADABLE_S = 1.0
 
 _PASS, _REFUSE = Answer.PASS, Answer.REFUSE
+_TAKE = ChargeKind.TAKE
 _STORE, _DENY_CACHE = DecisionSource.STORE, DecisionSource.DENY_CACHE
 
 
@@ -53,6 +55,7 @@ class Limiter:
         self.local = LocalStore()
         self._outages = OutageClock()
         self._settlement = Settlement(store, self.local)
+        self.admissions = Admissions(store, self.local, lambda: self._breaker.closed, deny_cache.forget)
         self.guard = breaker_for(store, key_prefix, self._breaker_closed)
         self._breaker = self.guard.breaker
         # A Cluster has a breaker for each node; then the one of `guard` stays closed.
@@ -94,7 +97,7 @@ class Limiter:
         cache = self._deny_cache
         if len(applied) == 1 and (charge := applied[0].charge) is not None:
             lacking = None if applied[0].policy.shadow else cache.lacking(charge, time.monotonic())
-            return None if lacking is None else judged((_REFUSE, _DENY_CACHE, applied, (lacking,), ""))
+            return None if lacking is None else judged((_REFUSE, _DENY_CACHE, applied, (lacking,), "", None))
         levels: list[Level | None] | None = None
         for position, (policy, charge) in enumerate(applied):
             if policy.shadow:
@@ -104,7 +107,7 @@ class Limiter:
             if cache.knows(charge.key) and (level := cache.lacking(charge, time.monotonic())) is not None:
                 levels = levels or [None] * len(applied)
                 levels[position] = level
-        return None if levels is None else judged((_REFUSE, _DENY_CACHE, applied, levels, ""))
+        return None if levels is None else judged((_REFUSE, _DENY_CACHE, applied, levels, "", None))
 
     def _ask(self, applied: Sequence[PolicyMatch], charges: Sequence[Charge], then: Callable[[Verdict], None]) -> None:
         if not charges:  # only shadow policies with blocked keys
@@ -135,6 +138,8 @@ class Limiter:
             self._note_return()
         if self.local.owes:
             self._settlement.begin()
+        if self.admissions.unsent:
+            self.admissions.resume()
         then(self._verdict(applied, answer, asked_s))
 
     def _verdict(self, applied: Sequence[PolicyMatch], levels: Sequence[Level | None], asked_s: float) -> Verdict:
@@ -142,7 +147,8 @@ class Limiter:
             charge = applied[0].charge
             if charge is not None and level.tokens < charge.cost:
                 self._deny_cache.remember(charge, level, asked_s)
-            return judged((_PASS, _STORE, applied, levels, ""))
+            admission = None if charge is None or charge.kind is _TAKE else self.admissions.open(applied, levels)
+            return judged((_PASS, _STORE, applied, levels, "", admission))
         known: list[Level | None] = []
         answer, following, unreadable = _PASS, iter(levels), False
         for policy, charge in applied:
@@ -160,11 +166,13 @@ class Limiter:
                 self._deny_cache.remember(charge, level, asked_s)
         if unreadable and answer is Answer.PASS:  # a refusal by one bucket stands without the others
             return self._without_store(applied, "unreadable_bucket", time.monotonic() - LONGEST_UNREADABLE_S)
-        return Verdict(answer, DecisionSource.STORE, applied, known)
+        admission = self.admissions.open(applied, known) if answer is Answer.PASS else None
+        return Verdict(answer, DecisionSource.STORE, applied, known, "", admission)
 
     def _breaker_closed(self) -> None:
         self._note_return()
         self._settlement.resume()
+        self.admissions.resume()
 
     def _note_return(self) -> None:
         """End the outage, unless another node of the Cluster is still away."""
@@ -179,4 +187,7 @@ class Limiter:
         asked_us = now_us if asked_s is None else int(asked_s * 1e6)
         outage_us = self._outages.failed(asked_us, now_us, throughout=reason == "breaker_open")
         shares, levels, passes = self.local.decide(applied, self._proxies(), outage_us)
-        return Verdict(Answer.PASS if passes else Answer.REFUSE, DecisionSource.LOCAL, shares, levels, reason)
+        if not passes:
+            return Verdict(Answer.REFUSE, DecisionSource.LOCAL, shares, levels, reason)
+        admission = self.admissions.open(applied, levels, local=True)
+        return Verdict(Answer.PASS, DecisionSource.LOCAL, shares, levels, reason, admission)

@@ -20,7 +20,8 @@ from fractions import Fraction
 from functools import lru_cache
 from itertools import islice
 
-from sidegate.decision.bucket import Bucket, Charge, Level, Limit, Rate, decide, passed, settle
+from sidegate.decision.bucket import Bucket, Charge, ChargeKind, Level, Limit, Rate, settle
+from sidegate.decision.charging import decide, passed
 from sidegate.decision.policy import OnStoreFailure, Policy, PolicyMatch
 
 # Bounds the memory that an attacker with many identities can claim: about 23 MB.
@@ -60,6 +61,7 @@ class LocalStore:
         self._buckets: dict[str, Bucket] = {}
         self._limits: dict[str, Limit] = {}  # the share that each bucket was last held to
         self._owed: dict[str, Charge] = {}
+        self._now_us = 0  # of the last decision
 
     def __len__(self) -> int:
         return len(self._buckets)
@@ -77,6 +79,7 @@ class LocalStore:
         Returns the policies with their shares, the levels of their buckets (None for other policies), and whether the
         request passes.
         """
+        self._now_us = now_us
         shares = [_shared_out(entry, proxies) for entry in applied]
         charges = [entry.charge for entry in shares if entry.charge is not None and is_local(entry.policy)]
         if self._makes_room(charges, now_us):
@@ -93,9 +96,17 @@ class LocalStore:
                 continue
             level = next(following)
             levels.append(level)
-            if passes and level.enough and entry.charge.cost:
+            if passes and level.enough and entry.charge.cost and entry.charge.kind is not ChargeKind.HOLD:
                 self._owe(entry.charge)
         return shares, levels, passes
+
+    def settle(self, charge: Charge) -> None:
+        """End a hold that was decided here; its final cost becomes a debt. `charge` has the limit that is shared."""
+        share, final = self._limits.get(charge.key), int(charge.detail[0])
+        if share is not None:
+            _ = decide([[charge._replace(limit=share)]], self._buckets, self._now_us)
+        if final:
+            self._owe(charge._replace(cost=final))
 
     def forget(self, key: str) -> bool:
         """Drop a bucket and its debt, after a reset. Returns whether there was one."""
@@ -126,7 +137,7 @@ class LocalStore:
         amount = charge.cost + (owed.cost if owed else 0)
         # No bucket holds more than its burst, so none can be charged more.
         cost = min(amount, charge.limit.burst)
-        self._owed[charge.key] = Charge(charge.key, charge.limit, cost, debit=True)
+        self._owed[charge.key] = Charge(charge.key, charge.limit, cost, kind=ChargeKind.DEBIT)
 
     def _makes_room(self, charges: Sequence[Charge], now_us: int) -> bool:
         """Make room for the buckets that these charges may create. Returns whether there is enough."""
@@ -147,7 +158,7 @@ class LocalStore:
 
     def _is_full(self, key: str, now_us: int) -> bool:
         limit = self._limits[key]
-        return settle(self._buckets[key], limit, now_us).tokens >= limit.burst
+        return settle(self._buckets[key], limit, now_us).available >= limit.burst
 
     def _drop(self, key: str) -> None:
         del self._buckets[key], self._limits[key]

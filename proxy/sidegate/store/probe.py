@@ -9,7 +9,7 @@ import logging
 import time
 from collections.abc import Callable
 
-from sidegate.decision.bucket import Charge, Limit, Rate
+from sidegate.decision.bucket import Charge, ChargeKind, Limit, Rate
 from sidegate.store.breaker import LONGEST_PAUSE_S, Breaker, BreakerState
 from sidegate.store.protocol import Levels, OnLevels, Store, StoreUnavailable
 
@@ -116,7 +116,7 @@ class BreakerProbe:
 
 def probe_charge(key: str) -> Charge:
     """The charge of a probe. Its key is no bucket's name: those have a colon behind the policy."""
-    return Charge(key, _PROBE, 1, debit=True)
+    return Charge(key, _PROBE, 1, kind=ChargeKind.DEBIT)
 
 
 def breaker_for(store: Store, key_prefix: str, on_closed: Callable[[], None]) -> BreakerProbe:

@@ -20,6 +20,9 @@ class StoreUnavailable(Exception):
         self.reason = reason
 
 
+# Failures after which it is unknown whether a call was carried out; after all others it was not.
+FATE_UNKNOWN = frozenset({"timeout", "connection_lost", "protocol", "closed"})
+
 # One level for each charge, in order; None for a bucket that cannot be read.
 Levels = Sequence[Level | None]
 

@@ -9,18 +9,15 @@ full, the next one waits for PAUSE_S: answers would otherwise start it over and 
 import time
 from functools import partial
 
-from sidegate.decision.bucket import Charge
+from sidegate.decision.bucket import Charge, ChargeKind
 from sidegate.store.local_store import LocalStore
-from sidegate.store.protocol import Levels, Store, StoreUnavailable
+from sidegate.store.protocol import FATE_UNKNOWN, Levels, Store, StoreUnavailable
 
 # Debts of one script call.
 PORTION = 256
 
 # The pause after a portion that failed; a breaker that closes ends it.
 PAUSE_S = 1.0
-
-# Failures after which it is unknown whether the charge was made; after all others nothing was charged.
-FATE_UNKNOWN = frozenset({"timeout", "connection_lost", "protocol", "closed"})
 
 
 class Settlement:
@@ -47,7 +44,7 @@ class Settlement:
         self._under_way, self._failed, self._any_paid = len(debts), False, False
         for debt in debts:
             # A charge of 0 before it reads what the bucket has to pay with, in the same script call.
-            self._store.ask((debt._replace(cost=0, shadow=True, debit=False), debt), partial(self._paid, debt))
+            self._store.ask((debt._replace(cost=0, shadow=True, kind=ChargeKind.TAKE), debt), partial(self._paid, debt))
 
     def _paid(self, debt: Charge, answer: Levels | StoreUnavailable, _: float) -> None:
         self._under_way -= 1

@@ -112,6 +112,7 @@ class StoreRoom:
         )
         yield Reading("store_keys", "Keys in the store at the last count.", lambda: self._housekeeping.keys)
         yield Reading("store_proxies", "Proxies that share each limit under `local`.", lambda: self._replicas.count)
+        yield from limiter.admissions.readings()
         yield Reading("local_buckets", "Buckets of this proxy's own share.", lambda: len(limiter.local))
 
     def _connection_changed(self, failure: StoreUnavailable | None) -> None:

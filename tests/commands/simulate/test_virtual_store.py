@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sidegate.commands.simulate import virtual_store
 from sidegate.commands.simulate.virtual_store import VirtualStore
-from sidegate.decision.bucket import Bucket, Charge, Limit, Rate, decide, passed
+from sidegate.decision.bucket import Bucket, Charge, Limit, Rate
+from sidegate.decision.charging import decide, passed
 
 from tests.servers import StoreServer
 from tests.store.virtual_time import START, ReferenceStore, ScriptStore

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from sidegate.config import StoreSettings
-from sidegate.decision.bucket import Bucket, Charge, Limit, Rate, decide, passed
+from sidegate.decision.bucket import Bucket, Charge, Limit, Rate
+from sidegate.decision.charging import decide, passed
 from sidegate.decision.stored import Found
 from sidegate.decision.verdict import Answer, DecisionSource, Verdict
 from sidegate.store.cluster.slots import SLOTS, slot_of

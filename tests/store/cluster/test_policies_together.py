@@ -13,7 +13,8 @@ from multidict import CIMultiDict
 from sidegate.commands.simulate.logged_request import LoggedFields, LoggedRequest
 from sidegate.commands.simulate.replay import Replay
 from sidegate.config import ConfigError, compile_policies, parse
-from sidegate.decision.bucket import Bucket, Charge, Level, Limit, passed, settle
+from sidegate.decision.bucket import Bucket, Charge, Level, Limit, settle
+from sidegate.decision.charging import passed
 from sidegate.decision.policy import PolicyMatch, PolicySet
 from sidegate.decision.request import RequestFacts
 from sidegate.decision.verdict import Answer

@@ -4,7 +4,7 @@ import json
 
 import pytest
 from sidegate.decision.bucket import Charge, Level, Limit, Rate
-from sidegate.store.redis.batch import BadReply, Batch
+from sidegate.store.redis.batch import UNREADABLE, BadReply, Batch
 
 DEMO = Limit(Rate(1, 6_000_000), 15, 10, 3_600_000)
 DAILY = Limit(Rate(5, 86_400_000_000), 5, 5, 1)
@@ -67,7 +67,7 @@ def test_keys_and_numbers_of_any_size_are_sent_unchanged() -> None:
 
 def test_each_waiter_gets_the_levels_of_its_own_buckets() -> None:
     batch = batch_of([Charge("a", DEMO, 1)], [Charge("b", DEMO, 1), Charge("c", DEMO, 1)], [Charge("a", DEMO, 20)])
-    assert batch.deliver([9, 0, 4, 17, -1, 5_999_999, -10, 0, tag_of(batch)]) == [
+    assert batch.deliver([9, 0, 4, 17, 0, -6_000_000, 9, -1, tag_of(batch)]) == [
         (0, (Level(9, 0, True),)),
         (1, (Level(4, 17, True), Level(0, 5_999_999, False))),
         (2, (Level(9, 0, False),)),
@@ -76,7 +76,7 @@ def test_each_waiter_gets_the_levels_of_its_own_buckets() -> None:
 
 def test_an_unreadable_bucket_has_no_level_and_does_not_affect_others() -> None:
     batch = batch_of([Charge("a", DEMO, 1)], [Charge("b", DEMO, 1), Charge("c", DEMO, 1)], [Charge("a", DEMO, 1)])
-    assert batch.deliver([9, 0, 3, 0, 0, -1, 8, 0, tag_of(batch)]) == [
+    assert batch.deliver([9, 0, 3, 0, 0, UNREADABLE, 8, 0, tag_of(batch)]) == [
         (0, (Level(9, 0, True),)),
         (1, (Level(3, 0, True), None)),
         (2, (Level(8, 0, True),)),

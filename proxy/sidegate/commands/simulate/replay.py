@@ -37,6 +37,8 @@ class Replay:
             tally.unlimited += 1
             return None
         verdict = self._verdict(applied, request.time_us)
+        if verdict.answer is Answer.PASS:
+            self._settle(verdict, request.status)
         tally.count(verdict, request.time_us, request.status)
         return verdict
 
@@ -46,6 +48,17 @@ class Replay:
             return self._verdict_on_blocked(applied, charges, now_us)
         levels, passes = self.store.decide(charges, now_us)
         return Verdict(Answer.PASS if passes else Answer.REFUSE, DecisionSource.STORE, applied, levels)
+
+    def _settle(self, verdict: Verdict, status: int) -> None:
+        """Give back what the logged status does not keep. Without a status, and for costs that only the answer's fields
+        or body state, the held cost stays charged.
+        """
+        for entry, level in zip(verdict.applied, verdict.levels, strict=True):
+            rule = entry.policy.settle
+            if rule is None or not rule.when or entry.charge is None or level is None or not level.enough:
+                continue
+            if status and not rule.by_status(status, entry.charge.cost):
+                self.store.give_back(entry.charge)
 
     def _verdict_on_blocked(self, applied: Sequence[PolicyMatch], charges: Sequence[Charge], now_us: int) -> Verdict:
         """Decide as `store.limiter` does: a blocked key refuses and nothing is charged; if its policy is a shadow, the

@@ -81,6 +81,12 @@ class VirtualStore:
             self._sweep(now_us)
         return levels, passes
 
+    def give_back(self, charge: Charge) -> None:
+        """Give back what the last request was charged: nothing was charged after it."""
+        entry = self._stored.get(charge.key)
+        if entry is not None:
+            entry.bucket = entry.bucket._replace(tokens=min(charge.limit.burst, entry.bucket.tokens + charge.cost))
+
     def _write(self, charge: Charge, entry: _ReplayedBucket | None, bucket: Bucket, now_us: int) -> None:
         if entry is None:
             self._stored[charge.key] = _ReplayedBucket(charge.limit, bucket, now_us)

@@ -10,13 +10,19 @@ from typing import Generic, TypeVar
 
 import orjson
 
-from sidegate.decision.bucket import Charge, Level, Limit, leveled
+from sidegate.decision.bucket import Charge, ChargeKind, Level, Limit, leveled
 
 # A script call blocks the store while it runs; a longer queue is sent as several calls. 256 requests of one bucket take
 # about half a millisecond.
 LARGEST_BATCH = 256
 
 Waiter = TypeVar("Waiter")
+
+# What the script replies for a bucket that cannot be read.
+UNREADABLE = -(2**53)
+_TAKE = ChargeKind.TAKE
+# Kinds whose reply has a third number.
+_AT_ONE_MOMENT = frozenset({ChargeKind.HOLD, ChargeKind.BOOK})
 
 # The number of a call, which its reply repeats: a reply in the place of another one is detected even if both have the
 # same shape. Only a proxy between this process and the store could mix them up.
@@ -30,16 +36,17 @@ class BadReply(Exception):
 class Batch(Generic[Waiter]):
     """Requests decided together, in the order of adding; a waiter is the caller's handle of a request."""
 
-    __slots__ = ("_asked", "_charges", "_keys", "_limits", "_tag", "_texts", "_waiting")
+    __slots__ = ("_asked", "_keys", "_limits", "_numbers", "_tag", "_texts", "_waiting")
 
     def __init__(self) -> None:
         self._keys: dict[str, int] = {}
         # By identity, which is cheaper than by value; the limit is kept so that its id is not reused.
         self._limits: dict[int, tuple[int, Limit]] = {}
         self._texts: list[str] = []
-        self._asked: list[int] = []
-        self._waiting: list[tuple[int, Waiter]] = []
-        self._charges = 0
+        self._asked: list[int | str] = []
+        # How many numbers of the reply are a waiter's, and its charges where some have three.
+        self._waiting: list[tuple[int, Sequence[Charge] | None, Waiter]] = []
+        self._numbers = 1
         self._tag = next(_tags)
 
     def __len__(self) -> int:
@@ -49,14 +56,22 @@ class Batch(Generic[Waiter]):
         """Add one request; returns how many there are now."""
         keys, limits, asked = self._keys, self._limits, self._asked
         asked.append(len(charges))
+        width, wide = 2 * len(charges), None
         for charge in charges:
-            number = keys.get(charge.key)
+            key, limit, cost, shadow, kind, detail = charge
+            number = keys.get(key)
             if number is None:
-                number = keys[charge.key] = len(keys) + 1
-            known = limits.get(id(charge.limit)) or self._new_limit(charge.limit)
-            asked += (number, known[0], charge.cost, 2 if charge.debit else 1 if charge.shadow else 0)
-        self._waiting.append((len(charges), waiter))
-        self._charges += len(charges)
+                number = keys[key] = len(keys) + 1
+            known = limits.get(id(limit)) or self._new_limit(limit)
+            if kind is _TAKE:
+                asked += (number, known[0], cost, 1 if shadow else 0)
+                continue
+            asked += (number, known[0], cost, 2 * int(kind) + shadow, *detail)
+            if kind in _AT_ONE_MOMENT:
+                width += 1
+                wide = charges
+        self._waiting.append((width, wide, waiter))
+        self._numbers += width
         return len(self._waiting)
 
     def arguments(self) -> tuple[str | int, ...]:
@@ -69,26 +84,23 @@ class Batch(Generic[Waiter]):
 
         Raises BadReply, and pairs nobody, where the reply is not what the script returns for this batch.
         """
-        numbers = 2 * self._charges + 1
+        numbers = self._numbers
         if not isinstance(reply, list) or len(reply) != numbers or set(map(type, reply)) != {int}:
             raise BadReply(f"the script's reply is not {numbers} integers")
         if reply[-1] != self._tag:
             raise BadReply("the reply is that of another call")
         pairs: list[tuple[Waiter, tuple[Level | None, ...]]] = []
         position = 0
-        for count, waiter in self._waiting:
-            end = position + 2 * count
-            tokens, age_us = reply[position], reply[position + 1]
-            if count == 1 and tokens >= 0 <= age_us:  # the common request: one bucket that had enough
-                pairs.append((waiter, (leveled((tokens, age_us, True)),)))
-            else:
-                pairs.append((waiter, _levels(reply, position, end)))
+        for width, wide, waiter in self._waiting:
+            end = position + width
+            levels = _levels(reply, position, end) if wide is None else _wide_levels(reply, position, wide)
+            pairs.append((waiter, levels))
             position = end
         return pairs
 
     def waiters(self) -> list[Waiter]:
         """The waiters of this batch, in order."""
-        return [waiter for _, waiter in self._waiting]
+        return [waiter for _, _, waiter in self._waiting]
 
     def _new_limit(self, limit: Limit) -> tuple[int, Limit]:
         known = self._limits[id(limit)] = (len(self._limits) + 1, limit)
@@ -108,7 +120,16 @@ def _levels(numbers: list[int], position: int, end: int) -> tuple[Level | None, 
     return tuple([_level(numbers[at], numbers[at + 1]) for at in range(position, end, 2)])
 
 
-def _level(tokens: int, age_us: int) -> Level | None:
-    if age_us < 0:
-        return None
-    return leveled((tokens, age_us, True) if tokens >= 0 else (-1 - tokens, age_us, False))
+def _wide_levels(numbers: list[int], position: int, charges: Sequence[Charge]) -> tuple[Level | None, ...]:
+    levels: list[Level | None] = []
+    for charge in charges:
+        wide = charge.kind in _AT_ONE_MOMENT
+        levels.append(_level(numbers[position], numbers[position + 1], numbers[position + 2] if wide else 0))
+        position += 3 if wide else 2
+    return tuple(levels)
+
+
+def _level(tokens: int, age_us: int, at_us: int = 0) -> Level | None:
+    if age_us >= 0:
+        return leveled((tokens, age_us, True, at_us))
+    return None if age_us == UNREADABLE else leveled((tokens, -1 - age_us, False, at_us))

@@ -131,4 +131,4 @@ def _literal(text: str) -> str:
 
 
 def _whole(reply: object) -> int | None:
-    return int(reply) if isinstance(reply, bytes) and reply.isdigit() else None
+    return int(reply) if isinstance(reply, bytes) and reply.removeprefix(b"-").isdigit() else None
