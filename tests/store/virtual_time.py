@@ -24,7 +24,7 @@ Decided = tuple[Level | None, ...]
 
 
 # Redis goes on with its clock within a transaction; Valkey does not.
-SLOW_MS = 100
+SLOW_MS = 3000
 
 
 class Stored(NamedTuple):
