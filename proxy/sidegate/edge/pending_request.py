@@ -16,7 +16,7 @@ from sidegate.decision.request import BadRequest, RequestFacts
 from sidegate.decision.settling import Admission
 from sidegate.decision.verdict import Answer, Verdict
 from sidegate.edge.exchange import Exchange
-from sidegate.edge.exchange_ports import ClientSide, is_admitted
+from sidegate.edge.exchange_ports import Admitted, ClientSide, is_admitted
 from sidegate.edge.failures import KEEPS_CONNECTION, Failure
 from sidegate.edge.heads import NO_BODY, PLAIN_TRAITS, RequestHead, no_fields
 from sidegate.edge.max_forwards import hops_left, last_hop_answer
@@ -109,16 +109,7 @@ class PendingRequest:
             if self.upload is not None and self.upload.broken:
                 self.fail(Failure.BAD_REQUEST)
             elif is_admitted(verdict):
-                if client.socket.transport.is_closing():
-                    self.end(CLIENT_LEFT)
-                elif "max-forwards" in self.head.special and hops_left(self.head) == 0:
-                    fields = self.live.rate_limit_fields.of(verdict) if verdict.applied else b""
-                    client.socket.write(last_hop_answer(self.head, fields, self.last_lines(True) + self.live.via))
-                    self.end(200)
-                else:
-                    self.stage = _FORWARDING
-                    exchange = self.exchange = Exchange(client, self, verdict)
-                    exchange.forward()
+                self._admit(verdict)
             elif verdict.answer is _REFUSE:
                 live, last_lines = self.live, self.last_lines(True)
                 if live.tailored is None:
@@ -131,6 +122,19 @@ class PendingRequest:
         except Exception:  # the boundary of one request: nothing may leave a client waiting
             logger.exception("a request failed after its decision")
             self.fail_internally()
+
+    def _admit(self, verdict: Admitted) -> None:
+        client = self._client
+        if client.socket.transport.is_closing():
+            self.end(CLIENT_LEFT)
+        elif "max-forwards" in self.head.special and hops_left(self.head) == 0:
+            fields = self.live.rate_limit_fields.of(verdict) if verdict.applied else b""
+            client.socket.write(last_hop_answer(self.head, fields, self.last_lines(True) + self.live.via))
+            self.end(200)
+        else:
+            self.stage = _FORWARDING
+            exchange = self.exchange = Exchange(client, self, verdict)
+            exchange.forward()
 
     # What its connection reports
 
