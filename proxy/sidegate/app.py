@@ -122,7 +122,9 @@ class App:
         for owner in (log.writer, self._store, self._server, self._reloader):
             metrics.add(owner.readings())
         numbers = (place.number, place.count) if place else ()
-        self._view = WorkersView(metrics, self._observer.top_refused, self._state, *numbers)
+        self._view = WorkersView(
+            metrics, self._observer.top_refused, self._observer.recent_refusals, self._state, *numbers
+        )
         self._overview = Overview(self._view, health.application_fault, self._policies)
         self._admin = AdminListener(settings.admin, self._admin_pages(health))
 

@@ -14,7 +14,7 @@ from sidegate.commands.check import add_check, add_schema
 from sidegate.commands.command_parser import CommandParser
 from sidegate.commands.completion import add_completion
 from sidegate.commands.diff import add_diff
-from sidegate.commands.fleet.admin_arguments import add_buckets, add_status, add_top
+from sidegate.commands.fleet.admin_arguments import add_buckets, add_status, add_tail, add_top
 from sidegate.commands.init import add_init
 from sidegate.commands.output import complain_of
 from sidegate.commands.setting_flags import add_setting_flags, given_flags
@@ -29,7 +29,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     options = _parser().parse_args(arguments)
     if "alone" in options:
-        alone: int = options.alone(options)
+        try:
+            alone: int = options.alone(options)
+        except KeyboardInterrupt:
+            return _INTERRUPTED
         return alone
     try:
         settings = load(Path(options.config), os.environ, given_flags(options))
@@ -116,6 +119,7 @@ def _parser() -> argparse.ArgumentParser:
     add_simulate(commands)
     add_status(commands)
     add_top(commands)
+    add_tail(commands)
     add_buckets(commands)
     add_completion(commands, parser)
     return parser

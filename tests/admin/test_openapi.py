@@ -50,6 +50,7 @@ def test_the_document_is_served(sidecar: Sidecar) -> None:
             "buckets",
             "explain",
             "top",
+            "refusals",
             "timeline",
             "events",
         ]

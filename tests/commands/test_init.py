@@ -163,4 +163,4 @@ def test_every_shell_has_a_script_with_every_command() -> None:
     for shell in ("bash", "zsh", "fish"):
         done = sidegate("completion", shell)
         assert done.status == 0
-        assert all(word in done.out for word in ("run", "init", "doctor", "diff", "buckets", "--admin"[2:]))
+        assert all(word in done.out for word in ("run", "init", "doctor", "diff", "tail", "buckets", "--admin"[2:]))

@@ -12,12 +12,14 @@ from sidegate.admin.events import EventStream
 from sidegate.admin.explain_page import Explainer
 from sidegate.admin.fleet_view import FleetView
 from sidegate.admin.overview import Overview
+from sidegate.admin.refusal_types import RefusalsDocument
 from sidegate.admin.request_models import (
     ExplainRequest,
     FindBuckets,
     FleetQuery,
     NoInput,
     OneBucket,
+    RefusalsQuery,
     TimelineQuery,
     TopQuery,
     WindowQuery,
@@ -122,6 +124,10 @@ async def _top(pages: AdminPages, query: TopQuery) -> tuple[int, TopDocument]:
     return 200, cast("TopDocument", pages.view.top(query.limit))
 
 
+async def _refusals(pages: AdminPages, query: RefusalsQuery) -> tuple[int, RefusalsDocument]:
+    return 200, cast("RefusalsDocument", pages.view.refusals(query.after))
+
+
 async def _timeline(pages: AdminPages, query: TimelineQuery) -> tuple[int, TimelineDocument]:
     return 200, pages.events.page(query.seconds)
 
@@ -169,6 +175,10 @@ ENDPOINTS: Sequence[AdminEndpoint] = (
     AdminEndpoint(
         "GET", "/top", "The keys refused most in the last minutes. `count` may be too high by `error`.",
         TopDocument, _top, "400 401", input=TopQuery, source="query",
+    ),
+    AdminEndpoint(
+        "GET", "/refusals", "The last refusals, by bucket and second, oldest first; at most 1,000.", RefusalsDocument,
+        _refusals, "400 401", input=RefusalsQuery, source="query",
     ),
     AdminEndpoint(
         "GET", "/timeline", "The last seconds, oldest first, and the present state.", TimelineDocument, _timeline,

@@ -72,6 +72,14 @@ class TopQuery(BaseModel):
     limit: Annotated[int, Ge(1), Le(256), BeforeValidator(_whole), Field(description="Maximum number of keys.")] = 20
 
 
+class RefusalsQuery(BaseModel):
+    """Query of `GET /refusals`."""
+
+    after: Annotated[
+        int, Ge(0), Le(999_999_999), BeforeValidator(_whole), Field(description="`last` of the previous answer.")
+    ] = 0
+
+
 class TimelineQuery(BaseModel):
     """Query of `GET /timeline`."""
 

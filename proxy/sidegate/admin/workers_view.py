@@ -16,6 +16,7 @@ from prometheus_client.core import Metric
 from sidegate.telemetry.escaping import utf8_safe_content
 from sidegate.telemetry.merge_metrics import Snapshot, exposition_of, families, merged, snapshot
 from sidegate.telemetry.metrics import Metrics
+from sidegate.telemetry.recent_refusals import RecentRefusals
 from sidegate.telemetry.space_saving import CAPACITY, KeySummary
 from sidegate.telemetry.timeline import TrafficTimeline
 from sidegate.telemetry.top_refused import RefusedKeys, TopRefused
@@ -59,12 +60,14 @@ class WorkersView:
         self,
         metrics: Metrics,
         top_refused: TopRefused,
+        recent_refusals: RecentRefusals,
         state: Callable[[], WorkerState],
         number: int | None = None,
         count: int = 1,
     ) -> None:
         self._metrics = metrics
         self._top_refused = top_refused
+        self._recent_refusals = recent_refusals
         self._state = state
         self._number = number
         self._count = count
@@ -77,12 +80,15 @@ class WorkersView:
         refused = self._top_refused.summary().cut(CAPACITY)
         entries = [(*key, times, refused.errors[key]) for key, times in refused.times.items()]
         report = {**self._own_report(), "refused": entries, "missed": refused.missed}
+        report["refusals"] = self._recent_refusals.report()
         return {"metrics": snapshot(self._metrics.families()), "report": utf8_safe_content(report)}
 
     def receive(self, metrics: Snapshot, reports: Sequence[WorkerReport]) -> None:
         """Store what the parent sent. The first message contains counts from before this worker started."""
         first, self._others = self._others is None, OtherWorkers(metrics, reports)
         self._other_totals = self._others.totals()
+        for each in reports:
+            self._recent_refusals.take(each["worker"], each["pid"], each["refusals"])
         if first:
             self.timeline.skip(self._other_totals)
 
@@ -100,6 +106,11 @@ class WorkersView:
     def top(self, count: int) -> dict[str, object]:
         """The keys refused most."""
         return self._top_refused.page(count, self._known.refused())
+
+    def refusals(self, number: int) -> dict[str, object]:
+        """Refusals after entry `number`, and the number of the last one."""
+        last, entries = self._recent_refusals.after(number)
+        return {"last": last, "refusals": entries}
 
     def state(self) -> WorkerState:
         """The present state of the sidecar, with one entry per worker if there are several."""

@@ -8,6 +8,7 @@ import json
 import os
 import sys
 from collections.abc import Mapping
+from threading import Event
 
 from rich.console import Console, RenderableType
 from rich.text import Text
@@ -19,6 +20,8 @@ printable = terminal_safe
 
 # Columns of tables if stdout is not a terminal.
 _PIPED_WIDTH = 120
+# Set once the reader of stdout has closed it.
+_closed = Event()
 
 
 class _OutputBuffer(io.StringIO):
@@ -57,6 +60,11 @@ def write_line(text: str) -> None:
     _write(printable(text) + "\n")
 
 
+def is_stdout_closed() -> bool:
+    """Whether the reader of stdout has closed it: a command that follows something can end."""
+    return _closed.is_set()
+
+
 def complain(text: str) -> None:
     """Write an error message to stderr."""
     sys.stderr.write(f"sidegate: {printable(text)}\n")
@@ -83,4 +91,5 @@ def _write(text: str) -> None:
 
 def _leave_stdout() -> None:
     """Replace stdout by /dev/null: the interpreter flushes once more at exit, and would report the failure again."""
+    _closed.set()
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

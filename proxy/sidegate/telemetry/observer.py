@@ -9,6 +9,7 @@ from sidegate.decision.verdict import Answer
 from sidegate.telemetry.logs import LogLines
 from sidegate.telemetry.metrics import Metrics
 from sidegate.telemetry.outcomes import refused_buckets
+from sidegate.telemetry.recent_refusals import RecentRefusals
 from sidegate.telemetry.request_log import RequestLog
 from sidegate.telemetry.top_refused import TopRefused
 
@@ -32,6 +33,7 @@ class Observer:
         self.metrics = metrics
         self.log = RequestLog(log_settings, log, policies)
         self.top_refused = TopRefused(policies)
+        self.recent_refusals = RecentRefusals(policies)
         self._policies = policies
         self.observe: Observe = self._observe
         self.observe_store: ObserveStore = metrics.count_call
@@ -48,6 +50,7 @@ class Observer:
         """Write the lines of the last second and advance the window of the keys refused most."""
         self.log.each_second()
         self.top_refused.each_second()
+        self.recent_refusals.each_second()
 
     def close(self) -> None:
         """Write and send what is left. Blocks for a few seconds at most: call it in a thread."""
@@ -63,4 +66,5 @@ class Observer:
         else:
             refused = refused_buckets(record, self._policies())
             self.top_refused.note(refused)
+            self.recent_refusals.note(record, refused)
             self.log.note(record, refused)

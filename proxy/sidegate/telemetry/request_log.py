@@ -74,7 +74,7 @@ class RequestLog:
             "event": _AGAIN.get(subject, "refused_again"),
             "subject": subject,
             "count": requests.count,
-            "path": _path(record),
+            "path": shown_path(record),
             "status": record.status,
         }
         verdict = record.verdict
@@ -103,8 +103,8 @@ class RequestLog:
             "level": _level(record),
             "event": _event(verdict),
             "client": policies.identity.client_group(facts),
-            "method": facts.method[:LONGEST_METHOD_CHARS],
-            "path": _path(record),
+            "method": shown_method(record),
+            "path": shown_path(record),
             "status": record.status,
             "decision_ms": round(record.decision_s * 1000, 3),
             "total_ms": round(record.total_s * 1000, 3),
@@ -147,7 +147,13 @@ def _level(record: Record) -> str:
     return "error" if record.error == "internal" else "warning"
 
 
-def _path(record: Record) -> str:
+def shown_method(record: Record) -> str:
+    """The request's method, bounded in length."""
+    return record.facts.method[:LONGEST_METHOD_CHARS]
+
+
+def shown_path(record: Record) -> str:
+    """The request's path without its query, bounded in length."""
     return utf8_safe(path_part(record.facts.target)[:LONGEST_PATH_CHARS])
 
 

@@ -2,6 +2,7 @@
 
 import json
 import socket
+import subprocess
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 from sidegate.commands.fleet.sidecars import bucket_path, default_urls
 from sidegate.commands.fleet.traffic import policy_figures, sparkline, totals_of_overviews
 
+from tests.commands.command_line import COMMAND, environment
 from tests.raw_client import get
 from tests.recorder import Recorder, eventually
 from tests.servers import StoreServer, free_port
@@ -233,3 +235,51 @@ def test_a_sparkline_fits_its_width_with_the_newest_value_at_the_right(
     values: list[int], width: int, line: str
 ) -> None:
     assert sparkline(values, width) == line
+
+
+@pytest.mark.slow
+def test_tail_follows_refusals_of_all_sidecars_with_filters(
+    pair: tuple[Sidecar, Sidecar], store_server: StoreServer
+) -> None:
+    for sidecar, user in zip(pair, ("tail-1", "tail 2"), strict=True):
+        assert spend(sidecar, user, 5).count(429) == 2
+
+    def shown(*arguments: str) -> list[dict[str, Any]]:
+        done = run_command("tail", "--once", "--json", *admins(*pair), *arguments)
+        assert done.returncode == 0, done.stderr
+        return [json.loads(line) for line in done.stdout.splitlines()]
+
+    def count(*arguments: str) -> int:
+        return sum(each["count"] for each in shown(*arguments))
+
+    eventually(lambda: count("--key", "tail-1") == 2 and count("--key", "tail 2") == 2, "refusals of both")
+    assert {each["sidecar"] for each in shown("--key", "tail 2")} == {f"127.0.0.1:{pair[1].admin_port}"}
+    assert shown("--policy", "other") == []
+    text = run_command("tail", "--once", *admins(*pair), "--key", "tail-1").stdout
+    assert "users  tail-1" in text
+    assert "GET /api/data from 127.0.0.1, next in " in text
+
+
+def test_tail_fails_if_no_sidecar_answers_and_reports_each_once() -> None:
+    done = run_command("tail", "--admin", f"http://127.0.0.1:{free_port()}")
+    assert (done.returncode, done.stderr.count("no answer")) == (1, 1)
+
+
+@pytest.mark.slow
+def test_tail_ends_when_its_reader_does(pair: tuple[Sidecar, Sidecar], store_server: StoreServer) -> None:
+    spend(pair[0], "reader", 4)
+    process = subprocess.Popen(
+        [*COMMAND, "tail", *admins(pair[0])], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment()
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    assert process.stdout.readline()
+    process.stdout.close()
+
+    def ended() -> bool:
+        spend(pair[0], "reader", 1)
+        return process.poll() is not None
+
+    eventually(ended, "the end")
+    assert (process.returncode, process.stderr.read()) == (0, b"")
+    process.stderr.close()

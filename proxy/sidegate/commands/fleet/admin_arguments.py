@@ -1,4 +1,4 @@
-"""Command lines of status, top and buckets. Imports little, since every command line is built from it."""
+"""Command lines of status, top, tail and buckets. Imports little, since every command line is built from it."""
 
 import argparse
 import os
@@ -30,6 +30,22 @@ def add_top(commands: "Commands") -> None:
         "--interval", type=_seconds, default=1.0, metavar="S", help="seconds between screens (default: 1)"
     )
     parser.set_defaults(alone=_later("top", "run"))
+
+
+def add_tail(commands: "Commands") -> None:
+    """Add the command `tail`."""
+    parser = commands.add_parser(
+        "tail",
+        help="follow the refusals of all sidecars, live",
+        description="Follow refusals, one line for each bucket and second, with the newest request. Ctrl-C ends it.",
+    )
+    _add_common(parser)
+    parser.add_argument("--policy", metavar="NAME", help="only refusals by this policy")
+    parser.add_argument(
+        "--key", metavar="KEY", help="only refusals of this key, as `buckets list` shows it, or as it is"
+    )
+    parser.add_argument("--once", action="store_true", help="print the last refusals and exit")
+    parser.set_defaults(alone=_later("tail", "run"))
 
 
 def add_buckets(commands: "Commands") -> None:

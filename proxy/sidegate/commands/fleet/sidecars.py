@@ -100,11 +100,14 @@ def _token_fault(token: str) -> str:
 def bucket_path(policy: str, key: str) -> str:
     """The path of one bucket.
 
-    A key is itself percent-encoded text, as `buckets list` shows it; characters that such text cannot contain are
-    encoded first. In a path it is encoded once more.
+    A key is itself percent-encoded text; in a path it is encoded once more.
     """
-    encoded = re.sub(r"[^A-Za-z0-9._~@+%=:,-]", lambda found: quote(found[0], safe=""), key)
-    return f"/buckets/{quote(policy, safe='')}/{quote(encoded, safe='')}"
+    return f"/buckets/{quote(policy, safe='')}/{quote(encoded_key(key), safe='')}"
+
+
+def encoded_key(key: str) -> str:
+    """A key as `buckets list` shows it: characters that such text cannot contain are percent-encoded."""
+    return re.sub(r"[^A-Za-z0-9._~@+%=:,-]", lambda found: quote(found[0], safe=""), key)
 
 
 def _content(raw: bytes) -> Mapping[str, Any]:
