@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.conftest import StartStore
 from tests.raw_client import RawClient, Reply, get
-from tests.recorder import Recorder
+from tests.recorder import Recorder, eventually
 from tests.servers import StoreServer
 from tests.sidecar import PREFIX, Config, Sidecar, configuration
 
@@ -173,6 +174,27 @@ def test_another_rate_refills_nothing(edited: Edited) -> None:
         edited.policies({**LIMIT, "limit": limit})
         assert edited.ask("spender").status == 429
         assert edited.left("spender") == 0
+
+
+def test_an_edit_of_the_key_prefix_moves_buckets_probe_and_announcements(
+    start_store: StartStore, recorder: Recorder
+) -> None:
+    store = start_store()
+    client: Any = store.client
+    client.execute_command("ACL SETUSER", "narrowed", "on", ">narrowed", "+@all", "~example:*", "~renamed:*")
+    login = {"username": "narrowed", "password": "narrowed", "on_failure": "local", "timeout": "200ms"}
+    with Sidecar(configuration(store.url, recorder.url, policies=[LIMIT], store=login)) as one:
+        edited = Edited(one)
+        eventually(lambda: store.client.exists("example:proxies"), "the sidecar announces itself")
+        edited.policies(LIMIT, store={"key_prefix": "renamed:"})
+        client.execute_command("ACL SETUSER", "narrowed", "resetkeys", "~renamed:*")
+        assert edited.ask("mover").value("X-RateLimit-Remaining") == "14"
+        eventually(lambda: store.client.zcard("renamed:proxies") == 1, "it announces itself under the new prefix")
+        store.pause()
+        eventually(lambda: edited.ask("other").status and one.events("store_breaker_open"), "the breaker opens")
+        store.resume()
+        one.wait_for_event("store_breaker_closed")
+        assert store.client.exists("renamed:probe")
 
 
 def test_a_renamed_policy_starts_new_buckets_and_logs_it(edited: Edited, store_server: StoreServer) -> None:

@@ -244,19 +244,19 @@ async def announced(replicas: Replicas, now_s: float | None = None) -> object:
 
 async def test_proxies_announce_themselves_and_count_each_other(store_server: StoreServer) -> None:
     async with sidecar(store_server.url) as one, sidecar(store_server.url) as two:
-        first, second = (Replicas(proxy.store, "example:", None) for proxy in (one, two))
+        first, second = (Replicas(proxy.store, None) for proxy in (one, two))
         assert first.count == 1
         for _ in range(2):
             await announced(first)
             await announced(second)
         assert (first.count, second.count) == (2, 2)
         assert 0 < store_server.client.pttl("example:proxies") <= ENTRY_LIFE_S * 1000
-        assert Replicas(one.store, "example:", 7).count == 7
+        assert Replicas(one.store, 7).count == 7
 
 
 async def test_a_lower_count_of_proxies_applies_after_some_seconds_without_a_gap(store_server: StoreServer) -> None:
     async with sidecar(store_server.url) as proxy:
-        replicas = Replicas(proxy.store, "example:", None)
+        replicas = Replicas(proxy.store, None)
         now_ms = store_server.time_us() // 1000
         life_ms = int(ENTRY_LIFE_S * 1000)
         entries = {"living": now_ms - life_ms + 5000, "gone": now_ms - life_ms - 1, "of tomorrow": now_ms + 86_400_000}
@@ -270,7 +270,7 @@ async def test_a_lower_count_of_proxies_applies_after_some_seconds_without_a_gap
 
 async def test_a_proxy_that_leaves_is_not_counted_and_does_not_announce_itself_again(store_server: StoreServer) -> None:
     async with sidecar(store_server.url) as proxy:
-        staying, leaving = (Replicas(proxy.store, "example:", None) for _ in range(2))
+        staying, leaving = (Replicas(proxy.store, None) for _ in range(2))
         await announced(leaving)
         assert await announced(staying) == 2
         await answer_of(leaving.leave)
@@ -280,13 +280,13 @@ async def test_a_proxy_that_leaves_is_not_counted_and_does_not_announce_itself_a
 
 async def test_the_workers_and_what_a_sibling_has_counted_are_the_least_count(store_server: StoreServer) -> None:
     async with sidecar(store_server.url) as proxy:
-        assert Replicas(proxy.store, "example:", None, floor=4).count == 4
-        assert Replicas(proxy.store, "example:", None, floor=4, known=12).count == 12
+        assert Replicas(proxy.store, None, floor=4).count == 4
+        assert Replicas(proxy.store, None, floor=4, known=12).count == 12
 
 
 async def test_a_store_that_lost_its_data_does_not_enlarge_shares_at_once(store_server: StoreServer) -> None:
     async with sidecar(store_server.url) as proxy:
-        one, two, three = (Replicas(proxy.store, "example:", None) for _ in range(3))
+        one, two, three = (Replicas(proxy.store, None) for _ in range(3))
         for each in (one, two, three, one, two, three):
             await announced(each)
         store_server.client.flushall()
@@ -308,7 +308,7 @@ async def test_a_store_that_evicts_and_one_with_very_many_keys_are_warned_of_onc
     for number in range(20):
         server.client.set(f"key-{number}", "")
     async with sidecar(server.url) as proxy:
-        replicas = Replicas(proxy.store, "example:", None)
+        replicas = Replicas(proxy.store, None)
         watch = Housekeeping(proxy.store, replicas, 15)
         task = asyncio.get_running_loop().create_task(watch.run())
         async with asyncio.timeout(PATIENCE_S):
@@ -330,7 +330,7 @@ async def test_a_store_that_denies_info_causes_no_warning(own_store_server: Stor
         "limited", enabled=True, nopass=True, keys=["*"], commands=["+ping", "+eval", "+evalsha", "+client"]
     )
     async with sidecar(own_store_server.url, username="limited", password="any") as proxy:
-        watch = Housekeeping(proxy.store, Replicas(proxy.store, "example:", 3), 1)
+        watch = Housekeeping(proxy.store, Replicas(proxy.store, 3), 1)
         task = asyncio.get_running_loop().create_task(watch.run())
         await asyncio.sleep(0.05)
         assert not task.done()

@@ -43,12 +43,10 @@ _STORE, _DENY_CACHE = DecisionSource.STORE, DecisionSource.DENY_CACHE
 class Limiter:
     """Decides requests through the store. `decide` implements `decision.verdict.Decide`.
 
-    `proxies` returns how many proxies share each limit under `local`; `key_prefix` begins all keys in the store.
+    `proxies` returns how many proxies share each limit under `local`.
     """
 
-    def __init__(
-        self, store: Store, deny_cache: DenyCache, *, proxies: Callable[[], int] = lambda: 1, key_prefix: str = ""
-    ) -> None:
+    def __init__(self, store: Store, deny_cache: DenyCache, *, proxies: Callable[[], int] = lambda: 1) -> None:
         self._store = store
         self._deny_cache = deny_cache
         self._proxies = proxies
@@ -56,7 +54,7 @@ class Limiter:
         self._outages = OutageClock()
         self._settlement = Settlement(store, self.local)
         self.admissions = Admissions(store, self.local, lambda: self._breaker.closed, deny_cache.forget)
-        self.guard = breaker_for(store, key_prefix, self._breaker_closed)
+        self.guard = breaker_for(store, self._breaker_closed)
         self._breaker = self.guard.breaker
         # A Cluster has a breaker for each node; then the one of `guard` stays closed.
         self._of_nodes = store.own_breakers(self._breaker_closed)

@@ -114,6 +114,11 @@ class LocalStore:
         self._limits.pop(key, None)
         return self._buckets.pop(key, None) is not None
 
+    def clear(self) -> None:
+        """Drop all buckets and debts."""
+        for kept in (self._owed, self._limits, self._buckets):
+            kept.clear()
+
     def debts(self, most: int) -> list[Charge]:
         """Remove up to `most` debts and return them as charges on the shared buckets."""
         taken = list(islice(self._owed.values(), most))

@@ -119,10 +119,10 @@ def probe_charge(key: str) -> Charge:
     return Charge(key, _PROBE, 1, kind=ChargeKind.DEBIT)
 
 
-def breaker_for(store: Store, key_prefix: str, on_closed: Callable[[], None]) -> BreakerProbe:
+def breaker_for(store: Store, on_closed: Callable[[], None]) -> BreakerProbe:
     """The breaker of a store that has one server."""
 
     def send(then: OnLevels) -> None:
-        store.ask((probe_charge(f"{key_prefix}probe"),), then)
+        store.ask((probe_charge(f"{store.key_prefix}probe"),), then)
 
     return BreakerProbe(lambda: store.failure, send, on_closed)

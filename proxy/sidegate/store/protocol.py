@@ -52,6 +52,10 @@ class Store(Protocol):
     tried: asyncio.Event
 
     @property
+    def key_prefix(self) -> str:
+        """What all keys begin with, by the settings in force."""
+
+    @property
     def failure(self) -> StoreUnavailable | None:
         """Why the store cannot be called at present; None while it can."""
 

@@ -35,9 +35,8 @@ class Replicas:
     `floor` is the lowest count that applies: the workers of this sidecar, or what a sibling of this worker has counted.
     """
 
-    def __init__(self, store: Store, key_prefix: str, fixed: int | None, *, floor: int = 1, known: int = 0) -> None:
+    def __init__(self, store: Store, fixed: int | None, *, floor: int = 1, known: int = 0) -> None:
         self._store = store
-        self._key = f"{key_prefix}proxies"  # not a bucket's name: those have a colon behind the policy
         self._name = secrets.token_hex(8)
         self._floor = floor
         self._left = False
@@ -51,24 +50,30 @@ class Replicas:
         """How many proxies share each limit."""
         return self.fixed or max(self._floor, self.seen)
 
+    @property
+    def _key(self) -> str:
+        return f"{self._store.key_prefix}proxies"  # not a bucket's name: those have a colon behind the policy
+
     def announce(self, now_s: float, then: Callable[[object], None]) -> None:
         """Renew this proxy's entry and count all; `then` receives the reply."""
         if self._left:
             then(None)
             return
-        command: Command = ("EVAL", ANNOUNCE_SCRIPT, 1, self._key, self._name, int(ENTRY_LIFE_S * 1000))
+        key = self._key
+        command: Command = ("EVAL", ANNOUNCE_SCRIPT, 1, key, self._name, int(ENTRY_LIFE_S * 1000))
 
         def counted(reply: object) -> None:
             if type(reply) is int and reply > 0:
                 self.note(reply, now_s)
             then(reply)
 
-        self._store.command(self._key, command, counted)
+        self._store.command(key, command, counted)
 
     def leave(self, then: Callable[[object], None]) -> None:
         """Mark this proxy's entry as expired, so that the others' next count drops it; `then` receives the reply."""
         self._left = True
-        self._store.command(self._key, ("ZADD", self._key, 0, self._name), then)
+        key = self._key
+        self._store.command(key, ("ZADD", key, 0, self._name), then)
 
     def note(self, count: int, now_s: float) -> None:
         """Record one count."""

@@ -33,10 +33,8 @@ class StoreRoom:
         self.store = open_store(settings, self._connection_changed, observe=observe)
         self._deny_cache = DenyCache()
         fixed = self._fixed_replicas(settings)
-        self._replicas = Replicas(self.store, settings.key_prefix, fixed, floor=workers, known=known_proxies)
-        self.limiter = Limiter(
-            self.store, self._deny_cache, proxies=lambda: self._replicas.count, key_prefix=settings.key_prefix
-        )
+        self._replicas = Replicas(self.store, fixed, floor=workers, known=known_proxies)
+        self.limiter = Limiter(self.store, self._deny_cache, proxies=lambda: self._replicas.count)
         self._housekeeping = Housekeeping(self.store, self._replicas, settings.warn_at_buckets)
         self.buckets = Buckets(settings)
 
@@ -47,6 +45,8 @@ class StoreRoom:
 
     def use(self, settings: StoreSettings) -> None:
         """Continue with the settings of an edited configuration."""
+        if settings.key_prefix != self.store.key_prefix:
+            self.limiter.local.clear()  # all buckets are new
         self.store.use(settings)
         self.buckets.use(settings)
         self._deny_cache.clear()

@@ -45,6 +45,10 @@ class ClusterStore:
         self.tried = self.slots.tried
 
     @property
+    def key_prefix(self) -> str:
+        return self._connector.settings.key_prefix
+
+    @property
     def failure(self) -> StoreUnavailable | None:
         """Why no node can be called; None while one can."""
         return self.slots.failure

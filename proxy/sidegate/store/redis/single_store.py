@@ -43,6 +43,10 @@ class RedisStore:
         self.tried = self._node.tried
 
     @property
+    def key_prefix(self) -> str:
+        return self._connector.settings.key_prefix
+
+    @property
     def failure(self) -> StoreUnavailable | None:
         return self._node.failure
 
