@@ -10,6 +10,7 @@ from sidegate.decision.bucket import Level, Limit, Rate
 from sidegate.decision.policy import OnStoreFailure
 from sidegate.decision.verdict import UNLIMITED, Answer, DecisionSource, Verdict
 from sidegate.store.limiter import MOST_UNDECIDED
+from sidegate.store.redis import call_queue
 from sidegate.store.redis.batch import LARGEST_BATCH
 
 from tests.conftest import StartStore
@@ -60,6 +61,33 @@ async def test_a_turns_requests_beyond_the_largest_batch_are_sent_as_several(sto
         verdicts = await all_of([proxy.ask(asking("k", hourly(count - 10))) for _ in range(count)])
         assert answers(verdicts) == {PASSED: count - 10, REFUSED: 10}
         assert store_server.calls("evalsha") == before + 3
+
+
+async def test_a_call_holds_no_more_charges_than_the_largest_batch(store_server: StoreServer) -> None:
+    async with sidecar(store_server.url) as proxy:
+        await proxy.ask(asking("warm"))
+        before = store_server.calls("evalsha")
+        users = [[asking(f"{user}.{policy}") for policy in range(32)] for user in range(24)]
+        verdicts = await all_of([proxy.ask(*policies) for policies in users])
+        assert answers(verdicts) == {PASSED: 24}
+        assert store_server.calls("evalsha") == before + 24 * 32 // LARGEST_BATCH
+        (verdict,) = await all_of([proxy.ask(*(asking(f"k{number}") for number in range(LARGEST_BATCH + 50)))])
+        assert verdict.answer is Answer.PASS  # one request is never divided
+
+
+@pytest.mark.slow
+async def test_a_burst_that_takes_the_store_longer_than_the_timeout_is_decided_by_it(
+    store_server: StoreServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(call_queue, "LONGEST_WAIT_S", PATIENCE_S)
+    # All of it takes the store longer than that, and what is under way at once much less.
+    async with sidecar(store_server.url, timeout_s=0.25) as proxy:
+        await proxy.ask(asking("warm"))
+        verdicts = await all_of(
+            [proxy.ask(*(asking(f"{user}.{policy}") for policy in range(32))) for user in range(1500)]
+        )
+        assert answers(verdicts) == {PASSED: 1500}
+        assert reasons(verdicts) == {""}
 
 
 async def test_each_request_receives_the_levels_of_its_own_buckets(store_server: StoreServer) -> None:
@@ -368,7 +396,10 @@ async def test_a_store_that_comes_later_is_found() -> None:
 
 
 @pytest.mark.slow
-async def test_the_number_of_waiting_requests_is_bounded(own_store_server: StoreServer) -> None:
+async def test_the_number_of_waiting_requests_is_bounded(
+    own_store_server: StoreServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(call_queue, "LONGEST_WAIT_S", PATIENCE_S)
     async with sidecar(own_store_server.url) as proxy:
         own_store_server.pause()
         bucket = asking("k", hourly(1_000_000))

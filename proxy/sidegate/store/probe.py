@@ -13,8 +13,9 @@ from sidegate.decision.bucket import Charge, ChargeKind, Limit, Rate
 from sidegate.store.breaker import LONGEST_PAUSE_S, Breaker, BreakerState
 from sidegate.store.protocol import Levels, OnLevels, Store, StoreUnavailable
 
-# Failures that are not the store's: data errors of single keys, and connections that this proxy closed.
-NOT_THE_STORES = frozenset({"wrongtype", "crossslot", "closed"})
+# Failures that are not the store's: data errors of single keys, connections that this proxy closed, and its own
+# overload.
+NOT_THE_STORES = frozenset({"wrongtype", "crossslot", "closed", "overloaded"})
 
 # A bucket of one token that expires a minute later.
 _PROBE = Limit(Rate(1, 1_000_000), 1, 1, 60_000)

@@ -79,6 +79,7 @@ class VirtualTimeStore:
     """A store at a time that the test sets; implements the part of `store.protocol.Store` that a limiter uses."""
 
     failure: StoreUnavailable | None = None
+    key_prefix = ""
 
     def __init__(self, store: VirtualStore) -> None:
         self._store = store

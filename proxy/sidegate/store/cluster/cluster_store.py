@@ -24,7 +24,6 @@ from sidegate.store.cluster.slot_batch import SlotBatch
 from sidegate.store.cluster.slot_map import SlotMap, naming
 from sidegate.store.cluster.slots import by_slot, read_redirect, slot_of
 from sidegate.store.protocol import Breakers, Command, OnLevels, OnReply, StoreUnavailable
-from sidegate.store.redis.batch import LARGEST_BATCH
 from sidegate.store.redis.connection import ReplyError
 from sidegate.store.redis.connector import Connector
 from sidegate.store.redis.node import OnChange
@@ -131,12 +130,12 @@ class ClusterStore:
         if not self._turn:
             self._loop.call_soon(self._flush)
         batch = self._turn.get(slot)
-        if batch is None:
+        if batch is None or not batch.has_room(charges):
+            if batch is not None:
+                batch.send()
             batch = self._turn[slot] = SlotBatch(self.slots, slot)
         batch.timed = batch.timed or reserving
-        if batch.add(charges, then) == LARGEST_BATCH:
-            self._turn[slot] = SlotBatch(self.slots, slot)  # keeps the flush of this turn for further requests
-            batch.send()
+        batch.add(charges, then)
         return batch
 
     def _flush(self) -> None:

@@ -52,10 +52,14 @@ class SlotBatch:
         self.timed = False
         self.call: ScriptCall | None = None
 
-    def add(self, charges: Sequence[Charge], then: OnLevels) -> int:
-        """Add one request; returns how many there are now."""
+    def has_room(self, charges: Sequence[Charge]) -> bool:
+        """Whether the request belongs into this call."""
+        return self._batch.has_room(charges)
+
+    def add(self, charges: Sequence[Charge], then: OnLevels) -> None:
+        """Add one request."""
         self._requests.append((charges, then))
-        return self._batch.add(charges, then)
+        self._batch.add(charges, then)
 
     def send(self) -> None:
         """Send all requests that were added."""

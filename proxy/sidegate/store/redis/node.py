@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 
 from sidegate.config.store_url import Address
 from sidegate.store.protocol import CheckLate, Command, OnReply, StoreUnavailable
+from sidegate.store.redis.call_queue import CallQueue
 from sidegate.store.redis.connection import MultiplexedConnection
 
 # Pauses between attempts to connect: doubling, each drawn between half and all of it so that many proxies spread out.
@@ -50,6 +51,7 @@ class Node:
         self._renewal = asyncio.Event()
         self._failed_attempts = 0
         self._early: list[Callable[[], None]] = []
+        self.queue = CallQueue()
         self.failure: StoreUnavailable | None = StoreUnavailable("starting", "not connected yet")
         self.tried = asyncio.Event()  # set when the first attempt to connect has ended
 

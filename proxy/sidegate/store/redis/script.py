@@ -42,6 +42,7 @@ class ScriptCall:
         "due_s",
         "hops",
         "node",
+        "size",
         "timed",
     )
 
@@ -57,6 +58,7 @@ class ScriptCall:
         self.node = node
         self.asked_s = time.monotonic()
         self.due_s = self.asked_s + timeout_s
+        self.size = batch.charges
         self.done = False
         # How often it was redirected, and whether the last time with ASKING.
         self.hops = 0
@@ -71,7 +73,11 @@ class ScriptCall:
         self._timer: asyncio.TimerHandle | None = None
 
     def send(self) -> None:
-        """Send the call to the node."""
+        """Send the call to the node, in its turn."""
+        self.node.queue.send(self)
+
+    def begin(self) -> None:
+        """Send the call now."""
         if self.timed:
             self.node.ask(("TIME",), self._note_time)
         if self.asking:  # applies to the next command only
@@ -130,6 +136,10 @@ class ScriptCall:
                 logger.exception("a request failed after its decision")
 
     def _on_reply(self, reply: object) -> None:
+        self.node.queue.ended(self, reply)
+        self._use(reply)
+
+    def _use(self, reply: object) -> None:
         if not isinstance(reply, ReplyError):
             self.finish(reply)
         elif not self.done:
@@ -147,7 +157,7 @@ class ScriptCall:
             self._expire_in_time()
             if self.asking:
                 self.node.ask(("ASKING",), _ignore)
-            self.node.ask(("EVAL", SCRIPT, *self._arguments), self._on_reply, self._check_late)
+            self.node.ask(("EVAL", SCRIPT, *self._arguments), self._use, self._check_late)
         elif not self._redirect(self, text):
             self.finish(StoreUnavailable(word.lower(), text))
 

@@ -17,7 +17,7 @@ from sidegate.config.store_url import StoreKind
 from sidegate.decision.bucket import Charge
 from sidegate.decision.record import ObserveStore
 from sidegate.store.protocol import Command, OnLevels, OnReply, StoreUnavailable
-from sidegate.store.redis.batch import LARGEST_BATCH, Batch
+from sidegate.store.redis.batch import Batch
 from sidegate.store.redis.connector import Connector
 from sidegate.store.redis.node import LONGEST_PAUSE_S, Node, OnChange
 from sidegate.store.redis.script import ScriptCall
@@ -70,11 +70,13 @@ class RedisStore:
 
     def ask(self, charges: Sequence[Charge], then: OnLevels) -> None:
         """Charge all buckets or none, in one call with the other requests of this turn."""
-        waiting = self._batch.add(charges, then)
-        if waiting == 1:
+        batch = self._batch
+        if not batch.charges:
             self._loop.call_soon(self._flush)
-        elif waiting == LARGEST_BATCH:
+        elif not batch.has_room(charges):
             self._flush()
+            batch = self._batch
+        batch.add(charges, then)
 
     def command(self, key: str, command: Command, on_reply: OnReply) -> None:  # noqa: ARG002  (one node has all keys)
         """Send one command."""
@@ -95,7 +97,7 @@ class RedisStore:
 
     def _flush(self) -> None:
         batch, self._batch = self._batch, Batch()
-        if len(batch):  # else it was full and has been sent
+        if batch.charges:
             ScriptCall(batch, self._node, self._timeout_s, self._redirect, self._observe).send()
 
     def _redirect(self, call: ScriptCall, text: str) -> bool:
