@@ -90,14 +90,17 @@ class HealthCheck:
             return self._faults
 
     async def _connect_to_app(self) -> str | None:
-        host, port = self._upstream.url
+        url = self._upstream.url
         try:
             async with asyncio.timeout(self._upstream.connect_timeout_s):
-                _, writer = await asyncio.open_connection(host, port)
+                if url.socket:
+                    _, writer = await asyncio.open_unix_connection(url.socket)
+                else:
+                    _, writer = await asyncio.open_connection(url.host, url.port)
         except TimeoutError:
-            return f"{host}:{port} did not accept a connection within {self._upstream.connect_timeout_s:g} s"
+            return f"{url.place} did not accept a connection within {self._upstream.connect_timeout_s:g} s"
         except OSError as error:
-            return f"{host}:{port}: {error.strerror or error}"
+            return f"{url.place}: {error.strerror or error}"
         writer.close()
         with contextlib.suppress(OSError):
             await writer.wait_closed()

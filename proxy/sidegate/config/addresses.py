@@ -10,36 +10,46 @@ from typing import NamedTuple
 from sidegate.config.faults import quote
 from sidegate.decision.identity import Network
 
-HOST = r"(?:[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+\])"
+HOST = r"(?:[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?\.?|\[[0-9A-Fa-f:.]+\])"
 PORT = r"(?::[0-9]{1,5})?"
-_UPSTREAM = re.compile(rf"http://(?P<host>{HOST})(?::(?P<port>[0-9]{{1,5}}))?/?")
+_UPSTREAM = re.compile(rf"(?P<scheme>(?i:https?))://(?P<host>{HOST})(?::(?P<port>[0-9]{{1,5}}))?/?")
+_UPSTREAM_SOCKET = re.compile(r"(?i:unix):(?://)?(?P<path>/[^?#\s]+)")
 
 _EVERY_ADDRESS = frozenset({"0.0.0.0", "::"})  # noqa: S104  (compared with, not bound to)
-_AN_UPSTREAM = "expected e.g. http://127.0.0.1:9000"
+_AN_UPSTREAM = "expected e.g. http://127.0.0.1:9000, unix:/run/app/app.sock"
 
 
 class Endpoint(NamedTuple):
-    """The application's host and port. As text it is a URL."""
+    """The application's host and port, or its Unix socket. As text it is a URL."""
 
     host: str
     port: int
+    socket: str = ""
+    tls: bool = False
 
     @property
     def authority(self) -> str:
         """`host:port` as the Host field has it: an IPv6 address in brackets."""
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
+    @property
+    def place(self) -> str:
+        """`host:port`, or the path of the socket, for messages."""
+        return self.socket or self.authority
+
     def __str__(self) -> str:
-        return f"http://{self.authority}"
+        return f"unix:{self.socket}" if self.socket else f"{'https' if self.tls else 'http'}://{self.authority}"
 
 
 def upstream(url: str) -> Endpoint:
     """The endpoint that an upstream's URL names."""
-    if url.startswith("https://"):
-        raise ValueError(f"{_bare(url)} asks for TLS, but the sidecar runs beside the application; {_AN_UPSTREAM}")
+    if match := _UPSTREAM_SOCKET.fullmatch(url):
+        return Endpoint("localhost", 80, match["path"])
     match = _UPSTREAM.fullmatch(url)
     if match is None:
         raise ValueError(f"{_bare(url)} is not an upstream; {_AN_UPSTREAM}: scheme, host and port alone")
+    if match["scheme"].lower() == "https":
+        raise ValueError(f"{_bare(url)} asks for TLS, but the sidecar runs beside the application; {_AN_UPSTREAM}")
     return Endpoint(host(match["host"]), port(match["port"], 80))
 
 

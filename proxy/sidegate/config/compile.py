@@ -96,7 +96,7 @@ def _match(written: MatchSettings) -> Match:
         paths=tuple(re.compile(globs.path_regex(pattern), case) for pattern in written.path),
         methods=frozenset(written.method),
         fields=tuple(map(_field, written.header)),
-        hosts=tuple(re.compile(globs.text_regex(pattern), re.IGNORECASE) for pattern in written.host),
+        hosts=tuple(re.compile(globs.text_regex(pattern.removesuffix(".")), re.IGNORECASE) for pattern in written.host),
         client_ip=written.client_ip,
     )
 

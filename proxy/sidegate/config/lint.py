@@ -63,7 +63,9 @@ def advice(settings: Settings) -> Iterator[Advice]:
 
 
 def _lost_scheme(settings: Settings) -> Iterator[Advice]:
-    if not settings.client_ip.trusted_proxies and not is_loopback(settings.listen.host):
+    if not settings.client_ip.trusted_proxies and not (
+        settings.listen.socket or all(map(is_loopback, settings.listen.host))
+    ):
         message = (
             "no proxy is trusted, so X-Forwarded-Proto is replaced and the application sees http for every request; if "
             "a proxy in front ends TLS, name its network here"

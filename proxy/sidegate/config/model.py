@@ -54,7 +54,7 @@ class Settings(Section):
     @classmethod
     def _listens_apart(cls, admin: AdminSettings, info: ValidationInfo) -> AdminSettings:
         listen: ListenSettings | None = info.data.get("listen")
-        if listen and admin.port and admin.port == listen.port and addresses.overlap(admin.host, listen.host):
+        if listen and admin.port and admin.port == listen.port and _overlaps(listen, admin.host):
             raise Wrong([(("port",), f"{admin.port} is the port of listen too; expected another")])
         return admin
 
@@ -62,8 +62,17 @@ class Settings(Section):
     @classmethod
     def _is_another(cls, upstream: UpstreamSettings, info: ValidationInfo) -> UpstreamSettings:
         listen: ListenSettings | None = info.data.get("listen")
-        host, port = upstream.url
-        if listen and port == listen.port and addresses.is_loopback(host) and addresses.overlap(listen.host, host):
+        url = upstream.url
+        is_self = listen and (
+            (bool(url.socket) and url.socket == listen.socket)
+            or (
+                not url.socket
+                and url.port == listen.port
+                and addresses.is_loopback(url.host)
+                and _overlaps(listen, url.host)
+            )
+        )
+        if is_self:
             raise Wrong([(("url",), f"'{upstream.url}' is this sidecar itself; expected the application's port")])
         return upstream
 
@@ -73,6 +82,11 @@ class Settings(Section):
         if faults := repeated_names([policy.name for policy in policies]) + unreachable(policies):
             raise Wrong(faults)
         return policies
+
+
+def _overlaps(listen: ListenSettings, host: str) -> bool:
+    """Whether the sidecar listens at this host, on TCP."""
+    return listen.socket is None and any(addresses.overlap(each, host) for each in listen.host)
 
 
 def repeated_names(names: Sequence[object]) -> list[tuple[Path, str]]:

@@ -9,13 +9,15 @@ from pydantic import Field, SecretStr, ValidationInfo, field_validator, model_va
 from sidegate.config import addresses
 from sidegate.config.addresses import Endpoint
 from sidegate.config.faults import Wrong, quote
-from sidegate.config.lists import Many
+from sidegate.config.file_mode import SocketMode
+from sidegate.config.lists import Many, OneOrMore
 from sidegate.config.section import Live, Section
 from sidegate.config.values import (
     ByteSize,
     CheckedText,
     Choice,
     Connections,
+    FileName,
     Flag,
     NetworkRange,
     Port,
@@ -31,6 +33,8 @@ from sidegate.decision.identity import ClientAddress
 
 # A shorter admin token could be guessed over the network.
 SHORTEST_TOKEN = 16
+# sockaddr_un holds 108 bytes, with a zero at the end.
+LONGEST_SOCKET_PATH_BYTES = 107
 
 Host = Annotated[
     str,
@@ -44,12 +48,12 @@ RequestIdHeader = Annotated[
 ]
 PeerUrl = Annotated[
     str,
-    Text(rf"https?://{addresses.HOST}{addresses.PORT}/?", "an admin listener; expected e.g. http://10.0.0.7:9901"),
+    Text(rf"(?i:https?)://{addresses.HOST}{addresses.PORT}/?", "an admin listener; expected e.g. http://10.0.0.7:9901"),
 ]
 TracingEndpoint = Annotated[
     str,
     Text(
-        rf"|https?://{addresses.HOST}{addresses.PORT}/[!-~]*",
+        rf"|(?i:https?)://{addresses.HOST}{addresses.PORT}/[!-~]*",
         "an endpoint; expected e.g. http://127.0.0.1:4318/v1/traces",
     ),
 ]
@@ -58,8 +62,13 @@ TracingEndpoint = Annotated[
 class ListenSettings(Section):
     """The listener for clients, and the limits of one connection and request."""
 
-    host: Host = Field("0.0.0.0", description="The address to listen on.")  # noqa: S104  (a sidecar's port is there to be reached)
+    host: OneOrMore[Host] = Field(
+        ("0.0.0.0",),  # noqa: S104  (a sidecar's port is there to be reached)
+        description="The address to listen on, or a list; :: serves IPv4 and IPv6.",
+    )
     port: Port = Field(8080, description="The port to listen on.")
+    socket: FileName = Field(None, description="A Unix socket to listen on, in place of host and port.")
+    socket_mode: SocketMode = Field(0o660, description="The permissions of the socket, e.g. 660.")
     workers: Workers = Field(1, description="Processes that share the port; auto: one for each usable core.")
     health_path: BuiltinRoute = Field("/health", description="The sidecar answers it with its health, unlimited.")
     status_path: BuiltinRoute = Field(
@@ -100,6 +109,20 @@ class ListenSettings(Section):
         "", description="The field of request ids, e.g. X-Request-ID; empty: no ids."
     )
 
+    @field_validator("socket")
+    @classmethod
+    def _can_be_bound(cls, path: str | None) -> str | None:
+        if path is not None and (not path.startswith("/") or len(path.encode()) > LONGEST_SOCKET_PATH_BYTES):
+            expected = f"expected an absolute path of at most {LONGEST_SOCKET_PATH_BYTES} bytes"
+            raise ValueError(f"{quote(path)} cannot be the path of a socket; {expected}")
+        return path
+
+    @model_validator(mode="after")
+    def _has_one_listener(self) -> Self:
+        if self.socket is not None and self.workers != 1:
+            raise Wrong([(("workers",), "processes cannot share a Unix socket; expected 1 beside listen.socket")])
+        return self
+
     @field_validator("status_path")
     @classmethod
     def _is_another_route(cls, status_path: str, info: ValidationInfo) -> str:
@@ -132,7 +155,8 @@ class UpstreamSettings(Section):
     """The application behind the sidecar, and the limits of its answers."""
 
     url: Annotated[Endpoint, CheckedText(addresses.upstream)] = Field(
-        Endpoint("127.0.0.1", 9000), description="The application: http, host and port."
+        Endpoint("127.0.0.1", 9000),
+        description="The application: http, host and port; or unix: and the path of its socket.",
     )
     connect_timeout_s: Timeout = Field(
         1.0, alias="connect_timeout", description="The time for the application to accept a connection."

@@ -16,10 +16,10 @@ DEFAULT_SENTINEL_PORT = 26379
 
 _HOSTS = rf"(?P<hosts>{addresses.HOST}{addresses.PORT}(?:,{addresses.HOST}{addresses.PORT})*)"
 _DB = r"(?P<db>[0-9]{1,5})"
-_SERVER = re.compile(rf"(?P<scheme>rediss?)://(?P<hosts>{addresses.HOST}{addresses.PORT})(?:/{_DB}?)?")
-_SENTINEL = re.compile(rf"(?P<scheme>rediss?)\+sentinel://{_HOSTS}/(?P<service>[A-Za-z0-9._-]+)(?:/{_DB}?)?")
-_CLUSTER = re.compile(rf"(?P<scheme>rediss?)\+cluster://{_HOSTS}(?:/0?)?")
-_UNIX = re.compile(rf"unix://(?P<path>/[^?#\s]+)(?:\?db={_DB})?")
+_SERVER = re.compile(rf"(?P<scheme>(?i:rediss?))://(?P<hosts>{addresses.HOST}{addresses.PORT})(?:/{_DB}?)?")
+_SENTINEL = re.compile(rf"(?P<scheme>(?i:rediss?))\+(?i:sentinel)://{_HOSTS}/(?P<service>[A-Za-z0-9._-]+)(?:/{_DB}?)?")
+_CLUSTER = re.compile(rf"(?P<scheme>(?i:rediss?))\+(?i:cluster)://{_HOSTS}(?:/0?)?")
+_UNIX = re.compile(rf"(?i:unix)://(?P<path>/[^?#\s]+)(?:\?db={_DB})?")
 
 _EXPECTED = "expected e.g. localhost:6379, redis://host:6379/0, rediss://host:6379, unix:///run/redis.sock"
 _A_SENTINEL = "expected e.g. redis+sentinel://host1:26379,host2:26379/mymaster"
@@ -89,7 +89,7 @@ def split_credentials(url: str) -> Credentials:
 
 def parse(url: str) -> StoreUrl:
     """The parts of a store's URL. Raises ValueError with a sentence."""
-    scheme = url.partition("://")[0]
+    scheme = url.partition("://")[0].lower()
     expected = _A_SENTINEL if scheme.endswith("+sentinel") else _A_CLUSTER if scheme.endswith("+cluster") else _EXPECTED
     if "@" in url:
         raise ValueError(f"the URL cannot be read; write the password in store.password, and here {expected}")
@@ -109,7 +109,7 @@ def parse(url: str) -> StoreUrl:
 
 def _found(kind: StoreKind, match: re.Match[str], default_port: int, db: int = 0, service: str = "") -> StoreUrl:
     hosts = tuple(_address(text, default_port) for text in match["hosts"].split(","))
-    return StoreUrl(kind, hosts, match["scheme"] == "rediss", db, service)
+    return StoreUrl(kind, hosts, match["scheme"].lower() == "rediss", db, service)
 
 
 def _address(text: str, default_port: int) -> Address:

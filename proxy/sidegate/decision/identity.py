@@ -31,11 +31,14 @@ SECRET_FIELDS = frozenset({"cookie", "x-api-key"}) | CREDENTIAL_FIELDS
 LONGEST_ADDRESS_CHARS = 64
 # Bounds the walk through X-Forwarded-For; no chain of proxies is longer.
 MOST_HOPS = 32
+# The peer of a connection on a Unix socket. It is on this machine, and trusted where loopback addresses are.
+UNIX_PEER = "unix"
 # The bucket of all requests that have none of a key's sources.
 ANONYMOUS = "anonymous"
 # The label of a client's address as a later alternative of a key.
 CLIENT_LABEL = "client_ip="
 
+_LOOPBACK = IPv4Address("127.0.0.1")
 _PLAIN = re.compile(r"[A-Za-z0-9._~@+-]{1,96}")
 # 192.0.2.7:4711, [2001:db8::1], [2001:db8::1]:80. An IPv6 address without brackets has no port.
 _ADDRESS_WITH_PORT = re.compile(r"([0-9.]+):[0-9]{1,5}|\[([0-9A-Fa-f:.]+(?:%[^\]]*)?)\](?::[0-9]{1,5})?")
@@ -161,10 +164,8 @@ class Identity:
 
         A malformed entry, and one beyond MOST_HOPS, ends the walk at the last trusted hop. IPv4-mapped IPv6 is IPv4.
         """
-        address = _address(facts.peer)
-        if address is None:
-            return IPv4Address(0)  # a peer on a Unix socket has no address; all of them are one client
-        if not self._addresses.trusted or not self._trusts(address):
+        address = _address(facts.peer) or IPv4Address(0)  # all peers on a Unix socket are one client
+        if not self._addresses.trusted or not self.trusts(facts.peer):
             return address
         left = MOST_HOPS
         for value in reversed(facts.fields.getall("X-Forwarded-For", ())):
@@ -190,7 +191,7 @@ class Identity:
 
     def _trusts_peer(self, peer: str) -> bool:
         """Whether a peer's X-Forwarded-For is trusted."""
-        address = _address(peer)
+        address = _LOOPBACK if peer == UNIX_PEER else _address(peer)
         return address is not None and self._trusts(address)
 
     def _is_trusted(self, address: IPv4Address | IPv6Address) -> bool:

@@ -4,7 +4,15 @@ import socket
 import struct
 from typing import Any
 
+from sidegate.decision.identity import UNIX_PEER
+
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER of no time: closing resets
+
+
+def _plain_address(address: str) -> str:
+    """The address without the form that IPv4 has on a socket for both versions (RFC 4291 §2.5.5.2)."""
+    mapped = address.removeprefix("::ffff:")
+    return mapped if "." in mapped else address
 
 
 class ClientSocket:
@@ -15,7 +23,7 @@ class ClientSocket:
     def __init__(self, transport: Any) -> None:  # uvloop's transports are no subclasses of asyncio's
         self.transport = transport
         peer = transport.get_extra_info("peername")
-        self.peer: str = peer[0] if isinstance(peer, tuple) else "unix"
+        self.peer: str = _plain_address(peer[0]) if isinstance(peer, tuple) else UNIX_PEER
         self.writing_paused = False
 
     @property

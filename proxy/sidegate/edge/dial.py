@@ -14,16 +14,19 @@ _REFUSED = frozenset({errno.ECONNREFUSED, errno.ENOENT})
 
 async def dial(settings: UpstreamSettings, new_connection: Callable[[], UpstreamConnection]) -> UpstreamConnection:
     """A new connection. Raises ConnectRefused, ConnectTimedOut or ConnectFailed; Busy where no descriptor is left."""
-    host, port = settings.url
+    url = settings.url
     loop = asyncio.get_running_loop()
     try:
         async with asyncio.timeout(settings.connect_timeout_s):
-            _, connection = await loop.create_connection(new_connection, host, port)
+            if url.socket:
+                _, connection = await loop.create_unix_connection(new_connection, url.socket)
+            else:
+                _, connection = await loop.create_connection(new_connection, url.host, url.port)
     except TimeoutError as error:
-        raise ConnectTimedOut(f"{host}:{port} did not accept a connection in time") from error
+        raise ConnectTimedOut(f"{url.place} did not accept a connection in time") from error
     except OSError as error:
         if error.errno in (errno.EMFILE, errno.ENFILE):  # our own lack of file descriptors is not the application's
             raise Busy("no file descriptor is left for a connection to the application") from error
         failed = ConnectRefused if error.errno in _REFUSED else ConnectFailed
-        raise failed(f"{host}:{port}: {error.strerror or error}") from error
+        raise failed(f"{url.place}: {error.strerror or error}") from error
     return connection

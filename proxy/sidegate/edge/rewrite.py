@@ -42,7 +42,9 @@ def _continued_head(head: RequestHead, host: bytes, peer: bytes, last_lines: byt
     special = head.special
     forwarded_for, forwarded_host, forwarded_proto = peer, host, b"http"
     if "x-forwarded-for" in special:
-        forwarded_for = b", ".join([*special["x-forwarded-for"], peer])
+        # A peer on a Unix socket has no address that could be appended.
+        own = [] if peer == b"unix" else [peer]
+        forwarded_for = b", ".join([*special["x-forwarded-for"], *own])
     if "x-forwarded-host" in special:
         forwarded_host = special["x-forwarded-host"][-1] or host
     if "x-forwarded-proto" in special:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from sidegate.decision.reading import Reading
 from sidegate.edge.client import ClientConnection, ClientState
 from sidegate.edge.file_limit import raise_file_limit
+from sidegate.edge.listening import BACKLOG, inode_of, listening_sockets, remove_socket
 from sidegate.edge.runtime import Runtime
 
 logger = logging.getLogger(__name__)
@@ -25,26 +26,25 @@ class Server:
         self.connections: set[ClientConnection] = set()
         self._lingering: dict[ClientConnection, None] = {}  # the longest first
         self._loop = asyncio.get_running_loop()
-        self._listener: asyncio.Server | None = None
+        self._listeners: list[asyncio.Server] = []
+        self._inode = 0  # of the Unix socket
         self._empty = asyncio.Event()
 
     async def listen(self, *, shared: bool = False) -> int:
         """Accept connections, on a port of its own or one shared with other workers; returns the port.
 
-        Raises OSError where the address cannot be had.
+        It is 0 for a Unix socket. Raises OSError where the address cannot be had.
         """
         wanted = self.settings.max_connections + self.runtime.live.upstream.max_connections
         if (most := raise_file_limit(wanted)) < wanted:
             # Beyond it, libuv accepts and closes what comes: nothing spins, but clients get no answer.
             logger.warning("few_file_descriptors", extra={"fields": {"limit": most, "connections": wanted}})
-        self._listener = await self._loop.create_server(
-            self._new_connection,
-            self.settings.host,
-            self.settings.port,
-            backlog=1024,
-            reuse_port=shared or None,
-        )
-        return int(self._listener.sockets[0].getsockname()[1])
+        for each in listening_sockets(self.settings, shared=shared):
+            create = self._loop.create_unix_server if self.settings.socket else self._loop.create_server
+            self._listeners.append(await create(self._new_connection, sock=each, backlog=BACKLOG))
+        self._inode = inode_of(self.settings.socket)
+        name = self._listeners[0].sockets[0].getsockname()
+        return int(name[1]) if isinstance(name, tuple) else 0
 
     def _new_connection(self) -> ClientConnection:
         return ClientConnection(self.runtime, self, self._loop)
@@ -52,8 +52,9 @@ class Server:
     async def drain(self) -> int:
         """Accept nothing new, let the requests under way finish, then end. Returns how many had to be cut off."""
         self.draining = True
-        if self._listener is not None:
-            for accepted in _close_listener(self._listener):
+        remove_socket(self.settings.socket, self._inode)
+        for listener in self._listeners:
+            for accepted in _close_listener(listener):
                 await self._loop.connect_accepted_socket(
                     lambda: ClientConnection(self.runtime, self, self._loop), accepted
                 )

@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 
 def supervise(settings: Settings, source: ConfigSource, count: int) -> int:
     """Run `count` workers until SIGTERM or SIGINT; returns the exit status. Raises OSError where the port is taken."""
-    with hold_port(settings.listen.host, settings.listen.port) as held:
+    with hold_port(settings.listen.host[0], settings.listen.port) as held:
         writer = start_logging(settings.log)
         try:
             port = int(held.getsockname()[1])

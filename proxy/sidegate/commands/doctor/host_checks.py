@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from sidegate.commands.doctor.diagnosis import Diagnosis, failure, ok, warning
 from sidegate.commands.fleet.sidecars import ask
 from sidegate.config import Settings
+from sidegate.config.addresses import Endpoint
 from sidegate.config.store_url import Address
 from sidegate.edge.file_limit import OWN_DESCRIPTORS
 
@@ -16,7 +17,7 @@ def check_application(settings: Settings) -> Iterator[Diagnosis]:
     """Whether it accepts connections. No request is sent."""
     url, timeout_s = settings.upstream.url, settings.upstream.connect_timeout_s
     try:
-        with socket.create_connection((url.host, url.port), timeout=timeout_s):
+        with _connection(url, timeout_s):
             yield ok("application", f"{url} accepts connections")
     except OSError as error:
         reason = f"no connection within {timeout_s:g} s" if isinstance(error, TimeoutError) else error.strerror or error
@@ -27,13 +28,26 @@ def check_application(settings: Settings) -> Iterator[Diagnosis]:
         )
 
 
+def _connection(url: Endpoint, timeout_s: float) -> socket.socket:
+    if not url.socket:
+        return socket.create_connection((url.host, url.port), timeout=timeout_s)
+    connection = socket.socket(socket.AF_UNIX)
+    connection.settimeout(timeout_s)
+    try:
+        connection.connect(url.socket)
+    except OSError:
+        connection.close()
+        raise
+    return connection
+
+
 def check_ports(settings: Settings) -> Iterator[Diagnosis]:
     """Whether both ports are free, or used by a sidecar of this configuration."""
     listen, admin = settings.listen, settings.admin
     admin_fault = _taken(admin.host, admin.port)
     runs_here = admin_fault == errno.EADDRINUSE and _is_sidecar(admin.host, admin.port)
     for name, host, port, fault in (
-        ("port", listen.host, listen.port, _taken(listen.host, listen.port)),
+        *(("port", host, listen.port, _taken(host, listen.port)) for host in ([] if listen.socket else listen.host)),
         ("admin port", admin.host, admin.port, admin_fault),
     ):
         address = Address(host, port)
