@@ -175,8 +175,9 @@ class App:
 
     def _take_over(self, settings: Settings, policies: PolicySet) -> None:
         """Apply an edited configuration; the next request uses it, also on open connections."""
-        self._edge.live = live_rules(settings, policies)
         self._store.use(settings.store)
+        self._store.warn_of_local(self._policies(), policies)
+        self._edge.live = live_rules(settings, policies)
         self._observer.log.wanted = settings.log.requests
         logging.getLogger().setLevel(settings.log.level.upper())
 

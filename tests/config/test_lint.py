@@ -22,10 +22,10 @@ def policy(text: str) -> str:
 
 
 FORGED = (
-    "any client can forge header:X-User-ID, and get a new bucket for each value, since no proxy is trusted; "
-    "name yours in client_ip.trusted_proxies, or add a policy with key: client_ip"
+    "any client can forge header:X-User-ID, and get a new bucket for each value; name the proxies that set or check it in "
+    "client_ip.trusted_proxies, or add a policy with key: client_ip"
 )
-EXEMPTS_ITSELF = "since no proxy is trusted; add client_ip, or name your proxies in client_ip.trusted_proxies"
+EXEMPTS_ITSELF = "add client_ip, or name the proxies that set or remove it in client_ip.trusted_proxies"
 
 
 @pytest.mark.parametrize(
@@ -95,6 +95,14 @@ EXEMPTS_ITSELF = "since no proxy is trusted; add client_ip, or name your proxies
         ),
         ("policies: []", "c.yaml:1:11: policies: no policy limits anything; every request passes"),
         (
+            "policies: [{name: a, key: 'header:X-User-ID | client_ip', limit: 1/s}]",
+            f"c.yaml:1:27: policies[0].key: {FORGED}",
+        ),
+        (
+            "client_ip: {ipv6_prefix: 56}\npolicies: [{name: a, key: 'header:X-User-ID', limit: 1/s}]",
+            f"c.yaml:2:27: policies[0].key: {FORGED}",
+        ),
+        (
             NO_PROXY + "policies: [{name: a, key: 'header:X-User-ID', limit: 1/s}]",
             f"c.yaml:2:27: policies[0].key: {FORGED}",
         ),
@@ -102,7 +110,7 @@ EXEMPTS_ITSELF = "since no proxy is trusted; add client_ip, or name your proxies
             NO_PROXY + "policies: [{name: x, exempt: true, match: {header: {X-In: true}}}, "
             "{name: a, key: client_ip, limit: 1/s}]",
             (
-                f"c.yaml:2:43: policies[0].match: any client can exempt itself: it may send the field X-In with any value, "
+                f"c.yaml:2:43: policies[0].match: any client can exempt itself: it may send the field X-In with any value; "
                 f"{EXEMPTS_ITSELF}"
             ),
         ),
@@ -141,7 +149,7 @@ def test_a_policy_below_an_exemption_is_warned_of(policies: str, warning: str, t
         policy("burst: 863999"),  # a second short of a day
         policy("match: {method: [post, M-SEARCH]}, cost: {post: 2}"),
         "policies: [{name: a, key: client_ip, limit: 5000/day}]",
-        "policies: [{name: a, key: 'header:X-User-ID', limit: 1/s}]",
+        "client_ip: {trusted_proxies: [10.0.0.0/8]}\npolicies: [{name: a, key: 'header:X-User-ID', limit: 1/s}]",
         NO_PROXY + "policies: [{name: a, key: 'header:X-User-ID', limit: 1/s, shadow: true}, {name: b, key: client_ip, limit: 1/s}]",
         NO_PROXY + "policies: [{name: a, key: 'header:X-User-ID', limit: 1/s}, {name: b, key: client_ip, limit: 9/s}]",
         NO_PROXY + "policies: [{name: a, exempt: true, match: {client_ip: 10.0.0.0/8, header: {X: true}}}, {name: b, key: path, limit: 9/s}]",

@@ -21,6 +21,10 @@ MOST_MARKS = 100
 SILENT_S = 5
 # Without requests, the application is checked by a connection this often; while it is down, every second.
 IDLE_CHECK_EVERY_S = 5
+_UNKNOWN_SHARES = (
+    "The proxies were never counted: set store.replicas before an edit to `local`, which would divide each limit by "
+    "this sidecar's workers alone."
+)
 _WITHOUT_STORE = ("local_allowed", "local_refused", "store_allowed", "store_denied")
 _EFFECTS = {
     OnStoreFailure.DENY: "policies with on_failure: deny answer 503",
@@ -155,7 +159,7 @@ class Overview:
                 text = f"The application fails: {reason}. Look at the application's own log."
                 return _problem(text, self._application.since, "the-application-fails-or-is-slow")
         if self._store.condition.state != "up":
-            return _problem(self._store_text(), self._store.since, "redis-is-down")
+            return _problem(self._store_text(state["store"]), self._store.since, "redis-is-down")
         if application == "slow":
             text = f"The application is slow: {reason}. Look at its load and at upstream.max_connections."
             return _problem(text, self._application.since, "the-application-fails-or-is-slow")
@@ -173,12 +177,13 @@ class Overview:
             return _problem(text, now_text(), "internal-errors")
         return None
 
-    def _store_text(self) -> str:
+    def _store_text(self, store: Mapping[str, Any]) -> str:
         state, reason = self._store.condition
         modes = {policy.on_store_failure for policy in self._policies().policies if not policy.exempt}
         effects = "; ".join(text for mode, text in _EFFECTS.items() if mode in modes) or "no policy needs it"
         what = "The store is not connected" if state == "down" else "The store does not answer in time or with errors"
-        return f"{what} ({reason}): {effects}. Start or repair the store; sidecars reconnect by themselves."
+        text = f"{what} ({reason}): {effects}. Start or repair the store; sidecars reconnect by themselves."
+        return text if store["proxies"] else f"{text} {_UNKNOWN_SHARES}"
 
 
 def _problem(text: str, since: str, section: str) -> ProblemDocument:

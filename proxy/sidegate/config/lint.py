@@ -56,7 +56,7 @@ def advice(settings: Settings) -> Iterator[Advice]:
             *_beyond_burst(policy),
             *_days_of_burst(policy),
             *_settles_nothing(policy),
-            *([] if settings.client_ip.trusted_proxies else _forgeable(policy, by_address, comparison)),
+            *([] if _names_proxies(settings) else _forgeable(policy, by_address, comparison)),
             *_addresses_by_hand(policy),
         ]
         yield from ((("policies", index, *path), message) for path, message in found)
@@ -193,17 +193,22 @@ def _days_of_burst(policy: PolicySettings) -> Iterator[Advice]:
 # -- identities that a client can forge --------------------------------------------------------------------------------
 
 
+def _names_proxies(settings: Settings) -> bool:
+    """Whether the configuration names proxies. The default, loopback, names none: it trusts local peers."""
+    return bool("trusted_proxies" in settings.client_ip.model_fields_set and settings.client_ip.trusted_proxies)
+
+
 def _forgeable(
     policy: PolicySettings, by_address: Sequence[PolicySettings], comparison: Comparison
 ) -> Iterator[Advice]:
-    """For configurations that trust no proxy: every peer is a client and sends whatever fields it wants."""
+    """For configurations that name no proxy: every peer is a client and sends whatever fields it wants."""
     if policy.exempt:
         claims = [f"the field {condition.name}" for condition in policy.match.header]
         claims += ["the field Host"] if policy.match.host else []
         if claims and not policy.match.client_ip:
             message = (
-                f"any client can exempt itself: it may send {claims[0]} with any value, since no proxy is trusted; "
-                "add client_ip, or name your proxies in client_ip.trusted_proxies"
+                f"any client can exempt itself: it may send {claims[0]} with any value; add client_ip, or name the "
+                "proxies that set or remove it in client_ip.trusted_proxies"
             )
             yield ("match",), message
         return
@@ -213,8 +218,8 @@ def _forgeable(
     # Where another policy limits the same requests by address, forged identities gain little.
     if not any(comparison.covers(other.match, policy.match, unknown=True) for other in by_address):
         message = (
-            f"any client can forge {claimed[0]}, and get a new bucket for each value, since no proxy is trusted; "
-            "name yours in client_ip.trusted_proxies, or add a policy with key: client_ip"
+            f"any client can forge {claimed[0]}, and get a new bucket for each value; name the proxies that set or "
+            "check it in client_ip.trusted_proxies, or add a policy with key: client_ip"
         )
         yield ("key",), message
 
@@ -227,7 +232,8 @@ def _is_claimed(source: KeySource) -> bool:
 
 def _is_by_address(policy: PolicySettings) -> bool:
     address = KeySource(SourceKind.CLIENT_IP)
-    return policy.key is not None and not policy.shadow and all(address in part for part in policy.key.parts)
+    # A later alternative is not used where a client sends the earlier one.
+    return policy.key is not None and not policy.shadow and all(part[0] == address for part in policy.key.parts)
 
 
 def _addresses_by_hand(policy: PolicySettings) -> Iterator[Advice]:

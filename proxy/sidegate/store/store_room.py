@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 from sidegate.config import StoreSettings
-from sidegate.decision.policy import PolicyMatch
+from sidegate.decision.policy import OnStoreFailure, PolicyMatch, PolicySet
 from sidegate.decision.reading import Reading
 from sidegate.decision.record import ObserveStore
 from sidegate.decision.verdict import Verdict
@@ -18,6 +18,12 @@ from sidegate.store.limiter import Limiter
 from sidegate.store.protocol import StoreUnavailable
 from sidegate.store.redis.inspect import Buckets
 from sidegate.store.replicas import Replicas
+
+_LOCAL = OnStoreFailure.LOCAL
+_UNKNOWN_SHARES = (
+    "the store was never reached, so the proxies were not counted: each limit is divided by the workers of this "
+    "sidecar alone, and all sidecars together admit more; set store.replicas"
+)
 
 logger = logging.getLogger("sidegate.store")
 
@@ -42,6 +48,14 @@ class StoreRoom:
         """What runs beside the requests, until cancelled."""
         yield self.store.keep_connected()
         yield self._housekeeping.run()
+
+    def warn_of_local(self, before: PolicySet, after: PolicySet) -> None:
+        """Log a warning before an edit that makes policies `local` while their shares are unknown."""
+        was = {policy.name for policy in before.policies if policy.on_store_failure is _LOCAL}
+        names = [each.name for each in after.policies if each.on_store_failure is _LOCAL and each.name not in was]
+        if names and not (self._replicas.fixed or self._replicas.seen):
+            fields = {"policies": names, "divided_by": self._replicas.count, "detail": _UNKNOWN_SHARES}
+            logger.warning("local_share_unknown", extra={"fields": fields})
 
     def use(self, settings: StoreSettings) -> None:
         """Continue with the settings of an edited configuration."""
@@ -82,7 +96,8 @@ class StoreRoom:
         await self.buckets.close()
 
     def describe(self) -> dict[str, object]:
-        """`up` (connected), `reason` of the last connection failure, and one entry per breaker.
+        """`up` (connected), `reason` of the last connection failure, one entry per breaker, and `proxies`: how many
+        share each limit under `local`, 0 if unknown.
 
         `node` is None where one breaker stands before the whole store.
         """
@@ -91,7 +106,9 @@ class StoreRoom:
             {"node": node or None, "state": each.state.name.lower(), "reason": None if each.closed else each.reason}
             for node, each in self.limiter.breakers.items()
         ]
-        return {"up": failure is None, "reason": failure.reason if failure else None, "breakers": breakers}
+        proxies = self._replicas.fixed or self._replicas.seen
+        reason = failure.reason if failure else None
+        return {"up": failure is None, "reason": reason, "breakers": breakers, "proxies": proxies}
 
     def readings(self) -> Iterator[Reading]:
         """Gauges of the store, its breakers and this proxy's local state."""

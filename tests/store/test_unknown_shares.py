@@ -1,0 +1,48 @@
+"""An edit to `local` while the number of proxies is unknown is warned of before it is made, and when it is made."""
+
+from collections.abc import Iterator
+
+import pytest
+import yaml
+
+from tests.admin.admin_client import ask
+from tests.recorder import Recorder, eventually
+from tests.servers import free_port
+from tests.sidecar import TIGHT, Config, Sidecar, configuration
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def recorder() -> Iterator[Recorder]:
+    recorder = Recorder()
+    yield recorder
+    recorder.stop()
+
+
+def edit(sidecar: Sidecar, config: Config) -> None:
+    after = sidecar.config_file.with_suffix(".new")
+    after.write_text(yaml.safe_dump(config))
+    after.replace(sidecar.config_file)
+    reloads = len(sidecar.events("config_reloaded"))
+    eventually(lambda: len(sidecar.events("config_reloaded")) > reloads, "the edit")
+
+
+def test_an_edit_to_local_before_any_contact_with_the_store_is_warned_of(recorder: Recorder) -> None:
+    config = configuration(f"redis://127.0.0.1:{free_port()}", recorder.url, policies=[TIGHT])
+    with Sidecar(config) as sidecar:
+
+        def problem() -> str:
+            found = ask(sidecar, "/overview")[2]["problem"]
+            return str(found["text"]) if found else ""
+
+        eventually(lambda: "set store.replicas before an edit to `local`" in problem(), "the warning before the edit")
+        edit(sidecar, {**config, "store": {**config["store"], "on_failure": "local", "replicas": 3}})
+        assert sidecar.events("local_share_unknown") == []
+        eventually(lambda: "store.replicas" not in problem(), "the count that the edit gives")
+        edit(sidecar, config)
+        edit(sidecar, {**config, "store": {**config["store"], "on_failure": "local"}})
+        (line,) = sidecar.events("local_share_unknown")
+        assert (line["level"], line["policies"], line["divided_by"]) == ("warning", ["tight"], 1)
+        edit(sidecar, {**config, "store": {**config["store"], "on_failure": "local"}, "log": {"requests": "all"}})
+        assert len(sidecar.events("local_share_unknown")) == 1, "the policy was local before"
