@@ -66,11 +66,13 @@ redis-monitor: $(RUN) ## print every command that the store receives
 # -- development ------------------------------------------------------------------------------------------------------
 
 install-dev: $(DEV) ## install the tools of `make check` into .venv (about 500 MB)
-check: $(DEV) ## lint, check format and types, run all tests
+check: $(DEV) ## lint, check format and types, run the tests
 	$(VENV)/ruff check .
 	$(VENV)/ruff format --check .
 	$(VENV)/mypy
-	$(VENV)/python -m pytest --numprocesses 4 --dist worksteal $(ARGS)
+	$(VENV)/python -m pytest --numprocesses 4 --dist worksteal -m 'not long' $(ARGS)
+check-long: $(DEV) ## run the tests that take more than about ten seconds each; CI runs them after `make check`
+	$(VENV)/python -m pytest --numprocesses 2 --dist worksteal -m long $(ARGS)
 coverage: $(DEV) ## measure the coverage of decision, config, telemetry and commands; fails below the floor in pyproject.toml
 	@rm -rf .coverage-data && mkdir .coverage-data
 	@$(VENV)/coverage run -m pytest -q --numprocesses 4 --dist worksteal \

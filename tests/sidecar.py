@@ -1,8 +1,7 @@
-"""Sidecar processes for tests: `python -m sidegate run` with a configuration of the test."""
+"""Sidecar processes for tests: `sidegate run` with a configuration of the test."""
 
 import json
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -16,6 +15,7 @@ from typing import Any, Self
 
 import yaml
 
+from tests.forked import ForkedCommand
 from tests.recorder import eventually
 from tests.servers import StoreServer, free_port
 
@@ -93,16 +93,12 @@ class Sidecar:
         self.config_file = Path(self._folder.name) / "config.yaml"
         self.config_file.write_text(yaml.safe_dump(config, sort_keys=False), "utf-8")
         self._stderr_file = Path(self._folder.name) / "stderr"
-        with self._stderr_file.open("wb") as stderr:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "sidegate", "run", "--config", str(self.config_file), *arguments],
-                cwd=ROOT,
-                env={**_clean_environment(), **(environment or {})},
-                stdout=subprocess.PIPE,
-                stderr=stderr,
-            )
-        if file_limits is not None:  # before the sidecar reads the limit: Python takes longer to start
-            resource.prlimit(self.process.pid, resource.RLIMIT_NOFILE, file_limits)
+        self.process = ForkedCommand(
+            *("run", "--config", str(self.config_file), *arguments),
+            environment={**_clean_environment(), **(environment or {})},
+            stderr_file=self._stderr_file,
+            file_limits=file_limits,
+        )
         self._reader = threading.Thread(target=self._read_lines, name="sidecar-log", daemon=True)
         self._reader.start()
         self.port = 0
@@ -176,7 +172,6 @@ class Sidecar:
         raise LookupError(name)
 
     def _read_lines(self) -> None:
-        assert self.process.stdout is not None
         for raw in self.process.stdout:
             self.raw_lines.append(raw)
             self.lines.append(json.loads(raw))  # raises if a line is not JSON
@@ -198,8 +193,7 @@ class Sidecar:
 
     def _end(self) -> None:
         self._reader.join(PATIENCE_S)
-        if self.process.stdout is not None:
-            self.process.stdout.close()
+        self.process.stdout.close()
         if self._stderr_file.exists():
             self._stderr = self._stderr_file.read_text("utf-8")
         self._folder.cleanup()

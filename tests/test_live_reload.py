@@ -236,6 +236,7 @@ def test_an_invalid_edit_changes_nothing_is_logged_once_and_shows_in_health_unti
 # -- under load -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_edits_under_load_lose_no_request(edited: Edited, recorder: Recorder) -> None:
     roomy = {**LIMIT, "burst": 100_000}
     edited.policies(roomy)
@@ -266,6 +267,7 @@ def test_edits_under_load_lose_no_request(edited: Edited, recorder: Recorder) ->
     assert len(answered) == len(recorder.requests) > 100
 
 
+@pytest.mark.long
 def test_edits_at_any_moment_admit_no_more_than_the_bucket_held(edited: Edited, recorder: Recorder) -> None:
     stop = threading.Event()
 

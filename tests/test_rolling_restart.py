@@ -94,6 +94,7 @@ class Crowd:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 async def test_a_rolling_restart_under_load_loses_no_request(store_server: StoreServer, recorder: Recorder) -> None:
     ports = [free_port() for _ in range(3)]
     configs: list[Config] = [

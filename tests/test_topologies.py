@@ -145,6 +145,7 @@ class Crowd:
         assert not any(at_the_app[each.wanted.target] for each in refused)
 
 
+@pytest.mark.long
 async def test_a_sentinel_failover_under_load_costs_503s_only(recorder: Recorder) -> None:
     store = Topology("sentinel")
     try:
@@ -171,6 +172,7 @@ async def test_a_sentinel_failover_under_load_costs_503s_only(recorder: Recorder
         store.stop()
 
 
+@pytest.mark.long
 async def test_a_cluster_failover_under_load_costs_503s_for_the_slots_of_the_failed_node_only(
     recorder: Recorder,
 ) -> None:

@@ -251,6 +251,7 @@ async def test_the_load_has_twelve_fields_all_users_and_no_two_heads_alike() -> 
 
 @pytest.mark.slow
 @NEEDS_WRK
+@pytest.mark.long
 def test_a_short_run_prints_its_figures_and_leaves_the_saved_results_unchanged(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -49,6 +49,7 @@ def test_a_soak_fails_for_one_unexpected_answer_for_files_that_grow_and_for_traf
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("wrk") is None, reason="wrk is not installed: apt-get install wrk")
+@pytest.mark.long
 def test_a_short_soak_sees_nothing_unexpected(capsys: pytest.CaptureFixture[str]) -> None:
     assert soak.main(["3"]) == 0
     assert "unexpected: nothing" in capsys.readouterr().out

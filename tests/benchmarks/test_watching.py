@@ -37,6 +37,7 @@ def test_every_extra_is_a_configuration_that_a_sidecar_takes() -> None:
 
 @pytest.mark.slow
 @NEEDS_WRK
+@pytest.mark.long
 def test_a_short_run_reports_the_monitoring_overhead(capsys: pytest.CaptureFixture[str]) -> None:
     assert watching.main(["--pairs", "1", "--seconds", "1"]) == 0
     assert "watched / alone, pair by pair: " in capsys.readouterr().out
@@ -44,6 +45,7 @@ def test_a_short_run_reports_the_monitoring_overhead(capsys: pytest.CaptureFixtu
 
 @pytest.mark.slow
 @NEEDS_WRK
+@pytest.mark.long
 def test_a_short_run_reports_the_cost_of_extras(capsys: pytest.CaptureFixture[str]) -> None:
     assert extras.main(["--rounds", "1", "--seconds", "1"]) == 0
     printed = capsys.readouterr().out
@@ -70,6 +72,7 @@ def test_calls_are_counted_only_while_the_counter_is_active() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_short_run_measures_the_memory_of_idle_connections(capsys: pytest.CaptureFixture[str]) -> None:
     assert idle_memory.main(["--connections", "8"]) == 0
     printed = capsys.readouterr().out
@@ -79,6 +82,7 @@ def test_a_short_run_measures_the_memory_of_idle_connections(capsys: pytest.Capt
 
 @pytest.mark.slow
 @NEEDS_WRK
+@pytest.mark.long
 def test_a_short_run_counts_calls_of_allowed_and_refused_requests() -> None:
     command = [sys.executable, "-m", "benchmarks.bench.calls"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)

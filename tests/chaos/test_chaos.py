@@ -47,6 +47,7 @@ def test_a_stopping_sidecar_finishes_its_requests_and_the_others_go_on() -> None
 
 
 @pytest.mark.timeout(300)
+@pytest.mark.long
 def test_a_flood_of_identities_grows_the_store_as_documented_and_the_sidecar_not_at_all() -> None:
     assert asyncio.run(flooded(users=50_000))[1] == []
 
@@ -59,5 +60,6 @@ def test_requests_at_once_over_three_sidecars_get_exactly_the_burst(made: Lab) -
     assert asyncio.run(exactly_the_burst(made, rounds=1, requests=150))[1] == []
 
 
+@pytest.mark.long
 def test_three_sidecars_without_their_store_admit_together_nearly_what_the_limit_says(made: Lab) -> None:
     assert asyncio.run(admitted_without_store(made, seconds=3.0))[1] == []

@@ -54,6 +54,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
+@pytest.mark.long
 def test_the_wheel_and_proxy_py_work_in_one_environment(installed: Path, tmp_path: Path) -> None:
     version = run(installed / "sidegate", "--version", cwd=tmp_path)
     assert (version.returncode, version.stdout) == (0, "sidegate 0.1.0\n")
@@ -67,6 +68,7 @@ def test_the_wheel_and_proxy_py_work_in_one_environment(installed: Path, tmp_pat
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
+@pytest.mark.long
 def test_the_installed_command_runs_outside_the_repository(installed: Path, tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text(CONFIG.format(port=free_port(), admin=free_port()))
     process = subprocess.Popen([installed / "sidegate", "run"], cwd=tmp_path, stdout=subprocess.PIPE, text=True)

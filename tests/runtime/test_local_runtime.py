@@ -81,6 +81,7 @@ def demonstration(tmp_path: Path) -> Iterator[Demonstration]:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_start_restart_and_stop_work_and_a_second_start_changes_nothing(demonstration: Demonstration) -> None:
     started = demonstration.make("start")
     assert started.returncode == 0, started.stderr
@@ -105,6 +106,7 @@ def test_start_restart_and_stop_work_and_a_second_start_changes_nothing(demonstr
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_killed_sidecar_is_started_again_and_the_recorded_state_is_private(demonstration: Demonstration) -> None:
     assert demonstration.make("start").returncode == 0
     state = demonstration.run / "state.json"
@@ -197,6 +199,7 @@ def test_an_interrupted_start_leaves_nothing_behind(demonstration: Demonstration
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_stop_ends_the_processes_of_a_killed_supervisor(demonstration: Demonstration) -> None:
     assert demonstration.make("start").returncode == 0
     os.kill(int((demonstration.run / "supervisord.pid").read_text()), signal.SIGKILL)

@@ -73,6 +73,7 @@ def in_timeline(sidecar: Sidecar) -> Counter[tuple[str, ...]]:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_metrics_log_and_admin_api_agree_with_the_answers_of_three_sidecars(
     store_server: StoreServer, recorder: Recorder
 ) -> None:

@@ -325,6 +325,7 @@ async def test_nothing_is_lost_or_admitted_twice_while_slots_move_under_load(clu
 
 
 @pytest.mark.slow
+@pytest.mark.long
 async def test_a_node_that_is_added_takes_over_a_range_of_slots_under_load() -> None:
     """Of a Cluster's first node, a tenth of its slots with all that is in them, while two sidecars charge them."""
     cluster = ClusterTrio()
