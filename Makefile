@@ -16,7 +16,7 @@ DEV = .venv/.installed-dev
 MAKEFLAGS += --no-print-directory --no-builtin-rules
 
 .PHONY: help install install-dev start stop restart status health test load running \
-	check coverage fuzz chaos bench bench-calls bench-cores bench-growth bench-memory bench-watching bench-extras bench-tools soak lock schema clean \
+	check coverage fuzz chaos bench bench-calls bench-cores bench-growth bench-memory bench-watching bench-extras bench-tools soak lock schema kubernetes clean \
 	logs redis-keys redis-cli redis-monitor top
 
 help: ## list the targets
@@ -107,7 +107,9 @@ lock: $(DEV) ## write the pinned versions in requirements/ (ARGS=--upgrade for n
 	@$(VENV)/python -m deploy.locks $(ARGS)
 schema: $(RUN) ## write the JSON Schema of the configuration to docs/config.schema.json
 	@$(VENV)/sidegate schema > docs/config.schema.json
-clean: ## stop, and remove .venv, .venv-tools, .venv-bench, .run and caches
+kubernetes: $(DEV) ## render deploy/kubernetes/base from the Helm chart
+	@$(DEPLOY) kubernetes
+clean: ## stop, and remove .venv, .venv-tools, .venv-bench, .venv-helm, .run and caches
 	@$(or $(PYTHON),python3) -m deploy clean
 
 $(RUN): pyproject.toml requirements/run.txt

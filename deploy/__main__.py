@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
-from deploy import compose, install, logs, probe
+from deploy import charts, compose, install, logs, probe
 from deploy.local import runtime as local
 from deploy.settings import NUMBERS, ROOT, Settings, load, record, recorded
 from deploy.terminal import Trouble, complain, good, paint, say, step
@@ -65,6 +65,16 @@ def _install_dev(_: list[str]) -> int:
 
 def _bench_tools(_: list[str]) -> int:
     install.bench_tools()
+    return 0
+
+
+def _helm(_: list[str]) -> int:
+    say(charts.fetch_helm())
+    return 0
+
+
+def _kubernetes(_: list[str]) -> int:
+    charts.write_base()
     return 0
 
 
@@ -179,13 +189,13 @@ def _top(arguments: list[str]) -> int:
 def _clean(_: list[str]) -> int:
     _stop([])
     settings = load(os.environ)
-    for name in (".venv", ".venv-tools", ".venv-bench", *_CACHES):
+    for name in (".venv", ".venv-tools", ".venv-bench", ".venv-helm", *_CACHES):
         shutil.rmtree(ROOT / name, ignore_errors=True)
     for folder in ("proxy", "upstream_app", "deploy", "benchmarks", "tests"):
         for cache in (ROOT / folder).rglob("__pycache__"):
             shutil.rmtree(cache, ignore_errors=True)
     local.remove(settings)
-    good("removed .venv, .venv-tools, .venv-bench, .run and the caches")
+    good("removed .venv, .venv-tools, .venv-bench, .venv-helm, .run and the caches")
     return 0
 
 
@@ -252,6 +262,8 @@ _COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "install": _install,
     "install-dev": _install_dev,
     "bench-tools": _bench_tools,
+    "helm": _helm,
+    "kubernetes": _kubernetes,
     "start": _start,
     "stop": _stop,
     "restart": _restart,
