@@ -101,9 +101,7 @@ class PendingRequest:
                 verdict.admission.cancel()
             return
         self.verdict, self._decided_s = verdict, time.perf_counter()
-        client = self._client
-        ids = client.runtime.request_ids
-        if ids is not None:
+        if (ids := self._client.runtime.request_ids) is not None:
             self.request_id = ids.of(self.head)
         try:
             if self.upload is not None and self.upload.broken:
@@ -111,12 +109,8 @@ class PendingRequest:
             elif is_admitted(verdict):
                 self._admit(verdict)
             elif verdict.answer is _REFUSE:
-                live, last_lines = self.live, self.last_lines(True)
-                if live.tailored is None:
-                    client.socket.write(live.refusals.of(verdict, self.head.method == "HEAD", last_lines))
-                else:
-                    client.socket.write(live.tailored.refusal(verdict, self.head, _id_of(self), last_lines))
-                self.end(live.refusal_status)
+                self._client.socket.write(_refusal_answer(self, verdict, self.last_lines(True)))
+                self.end(self.live.refusal_status)
             else:
                 self.fail(Failure.STORE_UNAVAILABLE)
         except Exception:  # the boundary of one request: nothing may leave a client waiting
@@ -213,6 +207,13 @@ class PendingRequest:
 
 def _id_of(request: PendingRequest) -> str:
     return "" if request.request_id is None else request.request_id.value
+
+
+def _refusal_answer(request: PendingRequest, verdict: Verdict, last_lines: bytes) -> bytes:
+    head, live = request.head, request.live
+    if live.tailored is None:
+        return live.refusals.of(verdict, head.method == "HEAD", last_lines)
+    return live.tailored.refusal(verdict, head, _id_of(request), last_lines)
 
 
 def _failure_answer(request: PendingRequest, failure: Failure, last_lines: bytes) -> bytes:
