@@ -205,13 +205,15 @@ class App:
 
     def _policies_page(self, window_s: int) -> list[PolicyDocument]:
         since_start, recent = self._view.totals().outcomes, self._view.timeline.window(window_s).outcomes
-        return policy_documents(self._reloader.settings, self._policies(), since_start, recent, window_s)
+        places = self._view.state()["places"]
+        return policy_documents(self._reloader.settings, self._policies(), since_start, recent, window_s, places)
 
     def _state(self) -> dict[str, object]:
         return {
             "store": self._store.describe(),
             "in_flight": self._server.in_flight,
             "waiting": self._edge.pool.waiting,
+            "places": dict(self._store.limiter.admissions.places),
             "connections": len(self._server.connections),
             "draining": self._server.draining,
             "config": {**self._config_state(), "hash": digest(self._reloader.settings)},

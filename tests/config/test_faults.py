@@ -32,8 +32,8 @@ FAULTS = [
     "c.yaml:7:4: policies[2].key: a policy needs a key; expected e.g. key: header:X-User-ID | client_ip",
     "c.yaml:7:4: policies[2].limit: a policy needs a limit; expected e.g. limit: 10/minute",
     "c.yaml:8:33: policies[3].key: an exempt policy takes only name, match and exempt; this would do nothing",
-    "c.yaml:9:54: policies[4].overrides[0]: an override is exactly one of limit, blocked: true and exempt: true",
-    "c.yaml:9:64: policies[4].overrides[1]: an override is exactly one of limit, blocked: true and exempt: true",
+    "c.yaml:9:54: policies[4].overrides[0]: an override is exactly one of limit, in_flight, blocked: true and exempt: true",
+    "c.yaml:9:64: policies[4].overrides[1]: an override is exactly one of limit, in_flight, blocked: true and exempt: true",
 ]
 
 

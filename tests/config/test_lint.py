@@ -61,6 +61,13 @@ EXEMPTS_ITSELF = "add client_ip, or name the proxies that set or remove it in cl
             "c.yaml:1:66: policies[0].settle.when: every status keeps the cost; without settle the policy does the same",
         ),
         (
+            "policies: [{name: a, key: client_ip, in_flight: 10, match: {path: [/api/ws, /a/**]}}]",
+            (
+                "c.yaml:1:68: policies[0].match.path[0]: a WebSocket keeps its place until it ends; if that is intended, match "
+                "header: {Upgrade: websocket}"
+            ),
+        ),
+        (
             policy("match: {method: GET}, cost: {POST: 5}"),
             "c.yaml:1:86: policies[0].cost.POST: the cost of POST is never used: this policy matches GET only",
         ),

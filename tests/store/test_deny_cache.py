@@ -97,8 +97,8 @@ def test_a_bucket_that_was_reset_is_forgotten() -> None:
     cache = DenyCache()
     for key in "ab":
         cache.remember(*empty(key, SLOW), asked_s=100.0)
-    cache.forget("a")
-    cache.forget("never seen")
+    cache.forget("a", 0.0)
+    cache.forget("never seen", 0.0)
     assert not lacks(cache, empty("a", SLOW)[0], 100.0)
     assert lacks(cache, empty("b", SLOW)[0], 100.0)
     cache.clear()

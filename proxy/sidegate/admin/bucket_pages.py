@@ -42,6 +42,7 @@ class BucketPages:
                     "policy": owner.name if owner else None,
                     "key": policies.key_in(stored.name, owner) if owner else None,
                     "tokens_at_last_charge": stored.tokens,
+                    "in_flight": stored.places,
                     "ttl_s": stored.ttl_s,
                 }
             )
@@ -69,10 +70,14 @@ class BucketPages:
         stored = await self._store.read(bucket)
         document["stored"], document["limit"] = stored is not None, limit_document(limit)
         document["ttl_s"] = stored.ttl_s if stored else None
-        verdict = await self._look([PolicyMatch(policy, Charge(bucket, limit, 0))])
+        charge = Charge(bucket, limit, 0, kind=policy.kind, detail=policy.detail)
+        verdict = await self._look([PolicyMatch(policy, charge)])
         level = verdict.levels[0]
         if level is None or verdict.decided_by is DecisionSource.STORE_FAILURE:
             raise Problem(503, f"The store did not return the bucket's level: {verdict.reason}.")
+        if limit.in_flight:
+            document["in_flight"] = limit.burst - level.tokens
+            return document
         document["tokens"] = level.tokens
         document["next_token_s"] = None if level.tokens >= limit.burst else limit.wait_us(1, level.age_us) / 1e6
         document["full_s"] = seconds_until(limit, level, limit.burst)

@@ -50,6 +50,11 @@ def _described(
         "cost": charge.cost,
         "shadow": policy.shadow,
     }
+    if limit.in_flight:
+        described = {"name": policy.name, "key": described["key"], "in_flight": limit.burst, "shadow": policy.shadow}
+        if level is not None:
+            described["remaining"] = max(0, level.tokens)
+        return described
     if level is not None:
         missing = limit.burst - level.tokens
         described["remaining"] = max(0, level.tokens)

@@ -20,15 +20,19 @@ def policy_documents(
     since_start: Mapping[tuple[str, str], int],
     recent: Mapping[tuple[str, str], int],
     window_s: int,
+    places: Mapping[str, int],
 ) -> list[PolicyDocument]:
     """Every policy in the order of the configuration, then removed ones with requests in the window.
 
-    `since_start` and `recent` count by policy and outcome.
+    `since_start` and `recent` count by policy and outcome; `places` are requests under way by policy.
     """
     documents = [
         _policy(_written(each), policy, _outcomes(since_start, policy.name), _recent(recent, policy.name, window_s))
         for each, policy in zip(settings.policies, policies.policies, strict=True)
     ]
+    for document, policy in zip(documents, policies.policies, strict=True):
+        if policy.limit is not None and policy.limit.in_flight:
+            document["under_way"] = places.get(policy.name, 0)
     known = {policy.name for policy in policies.policies}
     removed = sorted({name for name, _ in recent} - known - {"none"})
     return documents + [
@@ -38,7 +42,7 @@ def policy_documents(
 
 def _written(policy: PolicySettings) -> dict[str, Any]:
     """Match, key and limit as written. Overrides, which may be thousands, are not dumped: `top` asks each second."""
-    written = policy.model_dump(mode="json", by_alias=True, include={"match", "key", "limit"})
+    written = policy.model_dump(mode="json", by_alias=True, include={"match", "key", "limit", "in_flight"})
     mask_match(written["match"])
     return written
 
@@ -71,7 +75,9 @@ def _policy(
         "recent": recent,
     }
     if policy.limit is not None:
-        document["key"], document["limit"] = written["key"], written["limit"]
+        document["key"] = written["key"]
+        if not policy.limit.in_flight:
+            document["limit"] = written["limit"]
         document["limit_text"] = limit_text(policy.limit)
         document["on_store_failure"] = policy.on_store_failure.value
         document = cast("PolicyDocument", {**document, **limit_document(policy.limit)})

@@ -6,6 +6,8 @@ from sidegate.decision.bucket import Level, Limit
 
 def limit_document(limit: Limit) -> LimitDocument:
     """A limit as the admin API shows it."""
+    if limit.in_flight:
+        return {"in_flight": limit.burst}
     return {
         "tokens": limit.rate.tokens,
         "period_us": limit.rate.period_us,

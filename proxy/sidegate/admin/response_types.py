@@ -55,12 +55,16 @@ class ConfigDocument(TypedDict):
 
 
 class LimitDocument(TypedDict):
-    """`tokens` are added every `period_us` microseconds, up to `burst`; a new bucket holds `initial`."""
+    """`tokens` are added every `period_us` microseconds, up to `burst`; a new bucket holds `initial`.
 
-    tokens: int
-    period_us: int
-    burst: int
-    initial: int
+    Of a policy that counts requests under way, `in_flight` alone: the most of them.
+    """
+
+    tokens: NotRequired[int]
+    period_us: NotRequired[int]
+    burst: NotRequired[int]
+    initial: NotRequired[int]
+    in_flight: NotRequired[int]
 
 
 class RecentRequests(TypedDict):
@@ -74,7 +78,7 @@ class RecentRequests(TypedDict):
 
 
 class LimitingPolicy(TypedDict):
-    """Members of a policy that is not exempt."""
+    """Members of a policy that is not exempt. `under_way`: requests of this sidecar, where the policy counts them."""
 
     key: NotRequired[object]
     limit: NotRequired[object]
@@ -83,6 +87,8 @@ class LimitingPolicy(TypedDict):
     period_us: NotRequired[int]
     burst: NotRequired[int]
     initial: NotRequired[int]
+    in_flight: NotRequired[int]
+    under_way: NotRequired[int]
     on_store_failure: NotRequired[str]
 
 
@@ -108,6 +114,7 @@ class BucketEntry(TypedDict):
     policy: str | None
     key: str | None
     tokens_at_last_charge: int | None
+    in_flight: int | None
     ttl_s: float | None
 
 
@@ -127,6 +134,7 @@ class BucketDocument(TypedDict):
     stored: bool
     limit: NotRequired[LimitDocument]
     ttl_s: NotRequired[float | None]
+    in_flight: NotRequired[int]
     tokens: NotRequired[int]
     next_token_s: NotRequired[float | None]
     full_s: NotRequired[float]

@@ -7,6 +7,7 @@ With one worker there are no reports.
 
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -147,6 +148,7 @@ def combined(reports: Sequence[WorkerReport], own: WorkerReport) -> WorkerState:
         "store": max((state["store"] for state in states), key=_severity),
         "in_flight": sum(state["in_flight"] for state in states),
         "waiting": sum(state["waiting"] for state in states),
+        "places": dict(sum((Counter(state["places"]) for state in states), Counter())),
         "connections": sum(state["connections"] for state in states),
         "config": max(stale, key=lambda config: config["since"]) if stale else own["state"]["config"],
     }

@@ -100,7 +100,9 @@ def _charge_lines(item: Consideration, charge: Charge, level: Level | None) -> l
     lines = [f"{limit_text(charge.limit)}{own}; this request costs {charge.cost}", f"bucket {charge.key}"]
     if settles := settle_text(item.policy):
         lines.append(settles)
-    if level is not None:
+    if level is not None and charge.limit.in_flight:
+        lines.append(f"now {charge.limit.burst - level.tokens} of {charge.limit.burst} under way")
+    elif level is not None:
         limit = charge.limit
         full_s = limit.wait_us(limit.burst - level.tokens, level.age_us) / 1e6
         wait_s = limit.wait_us(charge.cost - level.tokens, level.age_us) / 1e6

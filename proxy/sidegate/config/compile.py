@@ -6,10 +6,11 @@ from ipaddress import ip_network
 from sidegate.config import globs
 from sidegate.config.clauses import FieldCondition
 from sidegate.config.model import Settings
-from sidegate.config.policies import MatchSettings, OverrideSettings, PolicySettings, limit_with_debts
+from sidegate.config.overrides import OverrideSettings, limit_with_debts
+from sidegate.config.policies import MatchSettings, PolicySettings
 from sidegate.config.settle_settings import SettleSettings
 from sidegate.config.units import Quota
-from sidegate.decision.bucket import Limit, Rate
+from sidegate.decision.bucket import Limit, Rate, places_limit
 from sidegate.decision.identity import KeySource, SourceKind
 from sidegate.decision.match import FieldMatch, Match
 from sidegate.decision.policy import OnStoreFailure, Override, Policy, PolicySet
@@ -26,14 +27,14 @@ def compile_policies(settings: Settings) -> PolicySet:
 
 
 def _policy(written: PolicySettings, on_failure: OnStoreFailure, prefix: int) -> Policy:
-    if written.exempt or written.limit is None:
+    if written.exempt:
         return Policy(written.name, _match(written.match), exempt=True)
     own = OnStoreFailure(written.on_store_failure) if written.on_store_failure else on_failure
     return Policy(
         name=written.name,
         match=_match(written.match),
         key=written.key,
-        limit=_limit(written, written.limit, written.burst, written.initial),
+        limit=_limit_of(written, written),
         cost=written.cost.other,
         costs=written.cost.by_method,
         overrides=_overrides(written, prefix),
@@ -41,6 +42,13 @@ def _policy(written: PolicySettings, on_failure: OnStoreFailure, prefix: int) ->
         on_store_failure=own,
         settle=_settle(written.settle) if written.settle else None,
     )
+
+
+def _limit_of(policy: PolicySettings, rule: PolicySettings | OverrideSettings) -> Limit | None:
+    """The limit of a policy's keys, or of an override's."""
+    if rule.in_flight is not None:
+        return places_limit(rule.in_flight)
+    return None if rule.limit is None else _limit(policy, rule.limit, rule.burst, rule.initial)
 
 
 def _limit(policy: PolicySettings, quota: Quota, burst: int | None, initial: int | None) -> Limit:
@@ -86,8 +94,7 @@ def _as_shown(value: str, alternatives: tuple[KeySource, ...], prefix: int, fold
 
 
 def _override(written: OverrideSettings, policy: PolicySettings) -> Override:
-    limit = written.limit and _limit(policy, written.limit, written.burst, written.initial)
-    return Override(limit, blocked=written.blocked, exempt=written.exempt)
+    return Override(_limit_of(policy, written), blocked=written.blocked, exempt=written.exempt)
 
 
 def _match(written: MatchSettings) -> Match:

@@ -29,6 +29,9 @@ METHODS = frozenset(
 )
 # Fields that carry addresses. Any client may send them; `client_ip` reads them only from trusted proxies.
 _ADDRESS_FIELDS = frozenset({"x-forwarded-for", "x-real-ip", "forwarded", "true-client-ip", "cf-connecting-ip"})
+# Fields of a WebSocket's handshake, and usual names of their paths.
+_OF_WEBSOCKETS = frozenset({"upgrade", "sec-websocket-key", "sec-websocket-version", "sec-websocket-protocol"})
+_WEBSOCKET_SEGMENTS = frozenset({"ws", "wss", "websocket", "websockets", "socket.io", "sockjs", "cable"})
 # Conditions of a match whose entries are alternatives.
 _LISTS = ("path", "method", "host", "client_ip")
 
@@ -56,6 +59,7 @@ def advice(settings: Settings) -> Iterator[Advice]:
             *_beyond_burst(policy),
             *_days_of_burst(policy),
             *_settles_nothing(policy),
+            *_holds_websockets(policy),
             *([] if _names_proxies(settings) else _forgeable(policy, by_address, comparison)),
             *_addresses_by_hand(policy),
         ]
@@ -97,6 +101,17 @@ def _unknown_methods(policy: PolicySettings) -> Iterator[Advice]:
 def _settles_nothing(policy: PolicySettings) -> Iterator[Advice]:
     if policy.settle is not None and policy.settle.statuses.issuperset(range(200, 600)):
         yield ("settle", "when"), "every status keeps the cost; without settle the policy does the same"
+
+
+def _holds_websockets(policy: PolicySettings) -> Iterator[Advice]:
+    if policy.in_flight is None or any(each.name.lower() in _OF_WEBSOCKETS for each in policy.match.header):
+        return
+    for index, path in enumerate(policy.match.path):
+        if not _WEBSOCKET_SEGMENTS.isdisjoint(path.lower().split("/")):
+            message = (
+                "a WebSocket keeps its place until it ends; if that is intended, match header: {Upgrade: websocket}"
+            )
+            yield ("match", "path", index), message
 
 
 def _methods_of(policy: PolicySettings) -> Sequence[str]:

@@ -10,7 +10,8 @@ from typing import Any
 from pydantic import BaseModel
 
 from sidegate.config.model import Settings
-from sidegate.config.policies import OverrideSettings, PolicySettings
+from sidegate.config.overrides import OverrideSettings
+from sidegate.config.policies import PolicySettings
 
 JsonSchema = dict[str, Any]
 

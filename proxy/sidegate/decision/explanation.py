@@ -107,7 +107,9 @@ def _considered(
 
 
 def limit_text(limit: Limit) -> str:
-    """A limit in the notation of the configuration: `10/minute, burst 15, initial 10`."""
+    """A limit in the notation of the configuration: `10/minute, burst 15, initial 10`; `10 in flight`."""
+    if limit.in_flight:
+        return f"{limit.burst} in flight"
     initial = "" if limit.initial == limit.burst else f", initial {limit.initial}"
     return f"{rate_text(limit.rate, limit.burst)}, burst {limit.burst}{initial}"
 

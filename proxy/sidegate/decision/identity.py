@@ -264,3 +264,18 @@ def _address(text: str) -> IPv4Address | IPv6Address | None:
     if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
         return address.ipv4_mapped
     return address
+
+
+def deciding_field(key: Key | None) -> str:
+    """The header field that gives a key of one part whenever it is present; empty for others and for secrets."""
+    if key is None or len(key.parts) != 1:
+        return ""
+    first = key.parts[0][0]
+    return first.name if first.kind is SourceKind.HEADER and not first.secret else ""
+
+
+def names_value(part: str, value: str) -> bool:
+    """Whether a part of a bucket's name holds this value, plain or hashed, with or without its source."""
+    if not value:
+        return part == ANONYMOUS
+    return any(part == written or part.endswith(f"={written}") for written in (encode(value), hashed(value)))

@@ -13,16 +13,15 @@ from typing import NamedTuple
 from sidegate.decision.browser import BrowserOrigins
 from sidegate.decision.bucket import Charge, ChargeKind, Limit
 from sidegate.decision.identity import (
-    ANONYMOUS,
     CLIENT_LABEL,
     LONGEST_VALUE_BYTES,
     ClientAddress,
     Identity,
     Key,
     SourceKind,
-    encode,
-    hashed,
+    deciding_field,
     is_address,
+    names_value,
 )
 from sidegate.decision.match import Match
 from sidegate.decision.request import CACHED_TARGET_CHARS, CACHED_TARGETS, RequestFacts, path_part, paths_of
@@ -71,7 +70,19 @@ class Policy:
     @property
     def kind(self) -> ChargeKind:
         """What the policy's charges do."""
+        if self.limit is not None and self.limit.in_flight:
+            return ChargeKind.PLACE
         return ChargeKind.HOLD if self.settle is not None else ChargeKind.TAKE
+
+    @property
+    def detail(self) -> tuple[int | str, ...]:
+        """The detail of its charges. A place has the name of its lease, which each request gets when it is decided."""
+        return ("",) if self.kind is ChargeKind.PLACE else ()
+
+    @property
+    def bucket_start(self) -> str:
+        """How the names of its buckets begin, behind the key prefix. What counts places is no bucket of tokens."""
+        return f"{self.name}/in_flight:" if self.kind is ChargeKind.PLACE else f"{self.name}:"
 
 
 class PolicyMatch(NamedTuple):
@@ -133,13 +144,13 @@ class PolicySet:
 
     def bucket_named(self, policy: Policy, key: str) -> str:
         """The bucket's name for a key in the form of `key_in`."""
-        return f"{self.key_prefix}{policy.name}:{key}"
+        return f"{self.key_prefix}{policy.bucket_start}{key}"
 
     def override_of(self, policy: Policy, key: str) -> Override | None:
         """The override for a key in the form of `key_in`, from any alternative of the policy's key."""
         parts = key.split(",")
         for values, override in policy.overrides.items():
-            if len(values) == len(parts) and all(map(_names, parts, values)):
+            if len(values) == len(parts) and all(map(names_value, parts, values)):
                 return override
         return None
 
@@ -149,7 +160,7 @@ class PolicySet:
 
     def key_in(self, bucket: str, policy: Policy) -> str:
         """The key in one of the policy's bucket names."""
-        return bucket[len(self.key_prefix) + len(policy.name) + 1 :]
+        return bucket[len(self.key_prefix) + len(policy.bucket_start) :]
 
     def key_of(self, policy: Policy, facts: RequestFacts) -> str:
         """The key of a request under one of the policies, as in the bucket's name; empty for an exempt policy."""
@@ -172,6 +183,7 @@ class _Rule:
         "_any_method",
         "_bucket",
         "_costs",
+        "_detail",
         "_fall_back_to_client",
         "_field",
         "_identity",
@@ -187,8 +199,8 @@ class _Rule:
     def __init__(self, policy: Policy, identity: Identity, key_prefix: str) -> None:
         self.policy = policy
         self._identity = identity
-        self._bucket = f"{key_prefix}{policy.name}:"
-        self._kind = policy.kind
+        self._bucket = key_prefix + policy.bucket_start
+        self._kind, self._detail = policy.kind, policy.detail
         self._any_method = not policy.match.methods
         self._only_path = not (policy.match.fields or policy.match.hosts or policy.match.client_ip)
         alternatives = policy.key.parts if policy.key else ()
@@ -198,7 +210,7 @@ class _Rule:
         ]
         # HEAD runs the handler of GET, and costs the same where it has no cost of its own.
         self._costs = {"HEAD": policy.costs["GET"], **policy.costs} if "GET" in policy.costs else policy.costs
-        self._field = "" if policy.costs else _deciding_field(policy.key)
+        self._field = "" if policy.costs else deciding_field(policy.key)
         self._seen: dict[str, tuple[PolicyMatch, ...]] = {}
         self.partly = bool(policy.match.paths or policy.match.methods)
         self.always = self._only_path and self._any_method and not policy.exempt
@@ -248,7 +260,7 @@ class _Rule:
             limit = override.limit or limit
         cost = self._costs.get(facts.method, policy.cost) if self._costs else policy.cost
         assert limit is not None  # noqa: S101  (only exempt policies have none)
-        return PolicyMatch(policy, Charge(self._bucket + name, limit, cost, policy.shadow, self._kind))
+        return PolicyMatch(policy, Charge(self._bucket + name, limit, cost, policy.shadow, self._kind, self._detail))
 
     def key_of(self, facts: RequestFacts) -> str:
         """The request's key, as in the bucket's name."""
@@ -262,21 +274,6 @@ class _Rule:
         return not any(
             client and not text.startswith(CLIENT_LABEL) and is_address(value) for text, value, client in parts
         )
-
-
-def _deciding_field(key: Key | None) -> str:
-    """The header field that gives a key of one part whenever it is present; empty for others and for secrets."""
-    if key is None or len(key.parts) != 1:
-        return ""
-    first = key.parts[0][0]
-    return first.name if first.kind is SourceKind.HEADER and not first.secret else ""
-
-
-def _names(part: str, value: str) -> bool:
-    """Whether a part of a bucket's name holds this value, plain or hashed, with or without its source."""
-    if not value:
-        return part == ANONYMOUS
-    return any(part == written or part.endswith(f"={written}") for written in (encode(value), hashed(value)))
 
 
 def _applied(rules: Sequence[_Rule], facts: RequestFacts) -> list[PolicyMatch]:

@@ -9,11 +9,15 @@ class StoreSilent(Exception):
 
 
 class Stored(NamedTuple):
-    """A bucket as stored. `tokens` are those at its last charge; None where the key holds no bucket."""
+    """A bucket as stored. `tokens` are those at its last charge; None where the key holds no bucket of tokens.
+
+    `places` are the requests under way, of a bucket that counts them, with those whose lease has just run out.
+    """
 
     name: str
     tokens: int | None
     ttl_s: float | None
+    places: int | None = None
 
 
 class Found(NamedTuple):

@@ -39,6 +39,8 @@ class RateLimitFields:
         missing = templates.limit.burst - tokens
         if missing <= 0:
             return templates.full
+        if templates.limit.in_flight:
+            return templates.partial % (max(0, tokens), max(0, tokens))
         # `limit.wait_us` in whole seconds, both rounded up at once.
         per_token, per_s = templates.period_us, templates.per_s
         grown = age_us * templates.tokens_per_period
@@ -65,6 +67,8 @@ class RateLimitFields:
         items = [
             b"%b;r=%d" % (templates.name, level.tokens)
             if level.tokens >= charge.limit.burst
+            else b"%b;r=%d" % (templates.name, max(0, level.tokens))
+            if charge.limit.in_flight
             else b"%b;r=%d;t=%d" % (templates.name, max(0, level.tokens), _more_in_s(charge, level))
             for templates, charge, level in known
         ]
@@ -85,7 +89,8 @@ class RateLimitFields:
 class _Templates(NamedTuple):
     """What is the same in every answer of a policy under a limit.
 
-    `partial` takes tokens, seconds until more, tokens, seconds until full; `full` is for a full bucket.
+    `partial` takes tokens, seconds until more, tokens, seconds until full (of places: twice those that are free);
+    `full` is for a full bucket.
     """
 
     policy: Policy
@@ -101,15 +106,20 @@ class _Templates(NamedTuple):
 
 def _templates_for(policy: Policy, limit: Limit) -> _Templates:
     quoted = b'"%b"' % policy.name.encode()
-    item = b"%b;q=%d;w=%d" % (quoted, limit.burst, -(-limit.fill_us // 1_000_000))
+    if limit.in_flight:
+        item = b'%b;q=%d;qu="concurrent-requests"' % (quoted, limit.burst)
+    else:
+        item = b"%b;q=%d;w=%d" % (quoted, limit.burst, -(-limit.fill_us // 1_000_000))
     head = b"RateLimit-Policy: %b\r\nRateLimit: %b" % (item, quoted)
     trio = b"X-RateLimit-Limit: %d\r\n" % limit.burst + b"X-RateLimit-Remaining: %d\r\nX-RateLimit-Reset: %d\r\n"
+    # A place may become free at any time: after a second it is worth another try.
+    places = trio.replace(b"Reset: %d", b"Reset: 1")
     return _Templates(
         policy=policy,
         limit=limit,
         name=quoted,
         policy_item=item,
-        partial=head + b";r=%d;t=%d\r\n" + trio,
+        partial=head + (b";r=%d\r\n" + places if limit.in_flight else b";r=%d;t=%d\r\n" + trio),
         full=head + b";r=%d\r\n" % limit.burst + trio % (limit.burst, 0),
         tokens_per_period=limit.rate.tokens,
         period_us=limit.rate.period_us,
@@ -130,7 +140,8 @@ def _legacy_lines(known: "Sequence[_Known]") -> bytes:
     # The policy nearest its end: one that refuses before one that does not, then the emptiest.
     _, charge, level = known[0] if len(known) == 1 else min(known, key=_distance_to_end)
     limit = charge.limit
-    reset_s = -(-limit.wait_us(limit.burst - level.tokens, level.age_us) // 1_000_000)
+    missing = min(1, limit.burst - level.tokens) if limit.in_flight else limit.burst - level.tokens
+    reset_s = -(-limit.wait_us(missing, level.age_us) // 1_000_000)
     return b"X-RateLimit-Limit: %d\r\nX-RateLimit-Remaining: %d\r\nX-RateLimit-Reset: %d\r\n" % (
         limit.burst,
         max(0, level.tokens),

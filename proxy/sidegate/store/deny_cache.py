@@ -40,6 +40,7 @@ class DenyCache:
     def __init__(self, most_entries: int = MOST_ENTRIES) -> None:
         self._seen: dict[str, _Seen] = {}
         self._most_entries = most_entries
+        self._forgotten_s = 0.0  # when a bucket was last forgotten
         # Whether a bucket has an entry: cheaper than `lacking`.
         self.knows = self._seen.__contains__
 
@@ -48,6 +49,8 @@ class DenyCache:
 
     def remember(self, charge: Charge, level: Level, asked_s: float) -> None:
         """Record a bucket that holds less than the charge costs; `level` is from a call sent at `asked_s`."""
+        if charge.kind is not ChargeKind.TAKE and asked_s <= self._forgotten_s:
+            return  # something of this bucket may have been given back after the call
         wait_s = charge.limit.wait_us(charge.cost - level.tokens, level.age_us) / 1e6
         self._seen.pop(charge.key, None)
         if len(self._seen) >= self._most_entries:
@@ -77,9 +80,10 @@ class DenyCache:
         seen.until_steady_s = min(seen.until_s, now_s + min(STEADY_S, wait_s))
         return seen.returned
 
-    def forget(self, key: str) -> None:
-        """Drop the entry of one bucket, after a reset."""
+    def forget(self, key: str, now_s: float) -> None:
+        """Drop the entry of one bucket, after a reset, or when something is given back to it."""
         self._seen.pop(key, None)
+        self._forgotten_s = now_s
 
     def clear(self) -> None:
         """Drop all entries, after a change of limits."""

@@ -27,7 +27,7 @@ from sidegate.store.breaker import Breaker
 from sidegate.store.deny_cache import DenyCache
 from sidegate.store.local_store import LocalStore, OutageClock
 from sidegate.store.probe import breaker_for
-from sidegate.store.protocol import Levels, Store, StoreUnavailable
+from sidegate.store.protocol import FATE_UNKNOWN, Levels, Store, StoreUnavailable
 from sidegate.store.settlement import Settlement
 
 # Bounds the requests that wait for the store at once, and with them the memory.
@@ -36,7 +36,7 @@ MOST_UNDECIDED = 16_384
 LONGEST_UNREADABLE_S = 1.0
 
 _PASS, _REFUSE = Answer.PASS, Answer.REFUSE
-_TAKE = ChargeKind.TAKE
+_TAKE, _PLACE = ChargeKind.TAKE, ChargeKind.PLACE
 _STORE, _DENY_CACHE = DecisionSource.STORE, DecisionSource.DENY_CACHE
 
 
@@ -75,11 +75,14 @@ class Limiter:
         if not applied:
             then(UNLIMITED)
         elif len(applied) == 1 and (charge := applied[0].charge) is not None and not self._deny_cache.knows(charge.key):
-            self._ask(applied, (charge,), then)
+            if charge.kind is _PLACE:
+                self._ask_named(applied, then)
+            else:
+                self._ask(applied, (charge,), then)
         elif (known := self._known(applied)) is not None:
             then(known)
         else:
-            self._ask(applied, [entry.charge for entry in applied if entry.charge is not None], then)
+            self._ask_named(applied, then)
 
     def look(self, applied: Sequence[PolicyMatch], then: Callable[[Verdict], None]) -> None:
         """Read the levels without charging: buckets do not change."""
@@ -106,6 +109,10 @@ class Limiter:
                 levels = levels or [None] * len(applied)
                 levels[position] = level
         return None if levels is None else judged((_REFUSE, _DENY_CACHE, applied, levels, "", None))
+
+    def _ask_named(self, applied: Sequence[PolicyMatch], then: Callable[[Verdict], None]) -> None:
+        applied = self.admissions.named(applied)
+        self._ask(applied, [entry.charge for entry in applied if entry.charge is not None], then)
 
     def _ask(self, applied: Sequence[PolicyMatch], charges: Sequence[Charge], then: Callable[[Verdict], None]) -> None:
         if not charges:  # only shadow policies with blocked keys
@@ -136,8 +143,6 @@ class Limiter:
             self._note_return()
         if self.local.owes:
             self._settlement.begin()
-        if self.admissions.unsent:
-            self.admissions.resume()
         then(self._verdict(applied, answer, asked_s))
 
     def _verdict(self, applied: Sequence[PolicyMatch], levels: Sequence[Level | None], asked_s: float) -> Verdict:
@@ -180,12 +185,21 @@ class Limiter:
     def _without_store(self, applied: Sequence[PolicyMatch], reason: str, asked_s: float | None = None) -> Verdict:
         """The failure mode's verdict; the store has not decided since `asked_s` (None: at this moment)."""
         if not decided_locally(applied):
-            return store_failed(applied, reason)
+            verdict = store_failed(applied, reason)
+            if verdict.answer is _PASS:
+                return verdict._replace(admission=self.admissions.open(applied, verdict.levels, local=True))
+            return self._refused(verdict)
         now_us = time.monotonic_ns() // 1000
         asked_us = now_us if asked_s is None else int(asked_s * 1e6)
         outage_us = self._outages.failed(asked_us, now_us, throughout=reason == "breaker_open")
-        shares, levels, passes = self.local.decide(applied, self._proxies(), outage_us)
+        shares, levels, passes = self.local.decide(applied, self._proxies(), outage_us, self.admissions.places_of)
         if not passes:
-            return Verdict(Answer.REFUSE, DecisionSource.LOCAL, shares, levels, reason)
+            return self._refused(Verdict(Answer.REFUSE, DecisionSource.LOCAL, shares, levels, reason))
         admission = self.admissions.open(applied, levels, local=True)
         return Verdict(Answer.PASS, DecisionSource.LOCAL, shares, levels, reason, admission)
+
+    def _refused(self, verdict: Verdict) -> Verdict:
+        """The verdict, after freeing what a call with a lost reply may have taken."""
+        if verdict.reason in FATE_UNKNOWN:
+            self.admissions.abandon(verdict.applied)
+        return verdict

@@ -15,12 +15,12 @@ such a bucket a new key is refused, or each new identity would be a way to get a
 Pure: `now_us` is the time of `OutageClock`. The arithmetic is that of decision/bucket.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from functools import lru_cache
 from itertools import islice
 
-from sidegate.decision.bucket import Bucket, Charge, ChargeKind, Level, Limit, Rate, settle
+from sidegate.decision.bucket import Bucket, Charge, ChargeKind, Level, Limit, Places, Rate, places_limit, settle
 from sidegate.decision.charging import decide, passed
 from sidegate.decision.policy import OnStoreFailure, Policy, PolicyMatch
 
@@ -53,6 +53,10 @@ class OutageClock:
         self.away = False
 
 
+def _no_places(_: str) -> Places:
+    return Places({})
+
+
 class LocalStore:
     """The local buckets and their debts."""
 
@@ -72,9 +76,10 @@ class LocalStore:
         return bool(self._owed)
 
     def decide(
-        self, applied: Sequence[PolicyMatch], proxies: int, now_us: int
+        self, applied: Sequence[PolicyMatch], proxies: int, now_us: int, places: Callable[[str], Places] = _no_places
     ) -> tuple[list[PolicyMatch], list[Level | None], bool]:
-        """Decide a request on its `local` policies, all or none; other policies have no effect here.
+        """Decide a request on its `local` policies, all or none; other policies have no effect here. `places` returns
+        the places of a bucket that this proxy has taken.
 
         Returns the policies with their shares, the levels of their buckets (None for other policies), and whether the
         request passes.
@@ -83,7 +88,8 @@ class LocalStore:
         shares = [_shared_out(entry, proxies) for entry in applied]
         charges = [entry.charge for entry in shares if entry.charge is not None and is_local(entry.policy)]
         if self._makes_room(charges, now_us):
-            (found,) = decide([charges], self._buckets, now_us)
+            taken = {charge.key: places(charge.key) for charge in charges if charge.kind is ChargeKind.PLACE}
+            (found,) = decide([charges], self._buckets, now_us, taken)
             self._limits |= {charge.key: charge.limit for charge in charges if charge.key in self._buckets}
         else:
             found = tuple([Level(0, 0, enough=False)] * len(charges))
@@ -96,7 +102,7 @@ class LocalStore:
                 continue
             level = next(following)
             levels.append(level)
-            if passes and level.enough and entry.charge.cost and entry.charge.kind is not ChargeKind.HOLD:
+            if passes and level.enough and entry.charge.cost and entry.charge.kind is ChargeKind.TAKE:
                 self._owe(entry.charge)
         return shares, levels, passes
 
@@ -146,7 +152,11 @@ class LocalStore:
 
     def _makes_room(self, charges: Sequence[Charge], now_us: int) -> bool:
         """Make room for the buckets that these charges may create. Returns whether there is enough."""
-        new = {charge.key for charge in charges if charge.cost and charge.key not in self._buckets}
+        new = {
+            charge.key
+            for charge in charges
+            if charge.cost and charge.kind is not ChargeKind.PLACE and charge.key not in self._buckets
+        }
         surplus = len(self._buckets) + len(new) - self._most_buckets
         if surplus <= 0 or not new:
             return True
@@ -177,8 +187,10 @@ def is_local(policy: Policy) -> bool:
 @lru_cache(65_536)
 def share_of(limit: Limit, proxies: int, largest_cost: int) -> Limit:
     """One proxy's share of a limit. The same object for the same arguments, while it is cached."""
-    rate = Fraction(limit.rate.tokens, limit.rate.period_us * proxies)
     burst = max(limit.burst // proxies, min(largest_cost, limit.burst))
+    if limit.in_flight:
+        return places_limit(burst)
+    rate = Fraction(limit.rate.tokens, limit.rate.period_us * proxies)
     initial = min(burst, max(limit.initial // proxies, min(1, limit.initial)))
     return Limit(Rate(rate.numerator, rate.denominator), burst, initial, limit.idle_ttl_ms)
 

@@ -1,6 +1,7 @@
 """The store for the rest of the sidecar: opens it, decides through it, describes and inspects it."""
 
 import logging
+import time
 from collections.abc import Coroutine, Iterator, Sequence
 from functools import partial
 from typing import Any
@@ -48,6 +49,7 @@ class StoreRoom:
         """What runs beside the requests, until cancelled."""
         yield self.store.keep_connected()
         yield self._housekeeping.run()
+        yield self.limiter.admissions.run()
 
     def warn_of_local(self, before: PolicySet, after: PolicySet) -> None:
         """Log a warning before an edit that makes policies `local` while their shares are unknown."""
@@ -81,7 +83,7 @@ class StoreRoom:
 
     def forget(self, bucket: str) -> bool:
         """Drop what is remembered of a bucket, and its local share. Returns whether there was a local share."""
-        self._deny_cache.forget(bucket)
+        self._deny_cache.forget(bucket, time.monotonic())
         return self.limiter.local.forget(bucket)
 
     @property
@@ -91,8 +93,9 @@ class StoreRoom:
 
     async def close(self) -> None:
         """Leave the count of proxies and close the connections for inspection; the store's own end with its task."""
-        if self._replicas.fixed is None and self.store.failure is None:
-            await answer_of(self._replicas.leave)
+        if self.store.failure is None:
+            self.limiter.admissions.resume()
+            await answer_of(self._replicas.leave if self._replicas.fixed is None else self.store.ping)
         await self.buckets.close()
 
     def describe(self) -> dict[str, object]:
@@ -136,6 +139,7 @@ class StoreRoom:
         if failure is None:
             logger.info("store_connected")
             self.limiter.guard.connected()
+            self.limiter.admissions.renew()  # a store that was restarted has lost all places
             self._housekeeping.connected()
         else:
             logger.warning("store_unavailable", extra={"fields": {"reason": failure.reason, "detail": str(failure)}})

@@ -283,7 +283,8 @@ function drawPolicies() {
   rows.sort((a, b) => b.refused - a.refused || b.shadow - a.shadow || b.matched - a.matched);
   const cells = rows.map(({ name, known, matched, refused, shadow }) => make(
     "tr", {}, cell(`${name}${known?.shadow ? " (shadow)" : ""}${known ? "" : " (removed)"}`),
-    cell(known ? known.limit_text || "exempt" : "–"), cell(number(matched), "number"), cell(number(refused), "number"),
+    cell(known ? (known.limit_text || "exempt") + ("under_way" in known ? `, ${number(known.under_way)} here now` : "") : "–"),
+    cell(number(matched), "number"), cell(number(refused), "number"),
     cell(percent(matched ? refused / matched : null), "number"), cell(number(shadow), "number")));
   at("policy-rows").replaceChildren(...(cells.length ? cells : [make("tr", {}, make("td", { colSpan: 6 }, "None."))]));
   at("policies-range").textContent = `${range() / 60} min`;
@@ -526,7 +527,9 @@ function explainPolicy(policy) {
   if (policy.condition) parts.push(`, because ${policy.condition} is ${policy.found || "absent"}, expected ${policy.wanted.join(", ") || "present"}`);
   if (policy.key) parts.push(`; key ${policy.key}`);
   if (policy.limit) parts.push(`; costs ${policy.cost}`);
-  if (policy.live) parts.push(`; ${number(policy.live.tokens)} of ${number(policy.limit.burst)} tokens now` +
+  if (policy.settle) parts.push(`; ${policy.settle}`);
+  if (policy.live && policy.limit.in_flight) parts.push(`; ${number(policy.live.tokens)} of ${number(policy.limit.in_flight)} places free now`);
+  else if (policy.live) parts.push(`; ${number(policy.live.tokens)} of ${number(policy.limit.burst)} tokens now` +
     (policy.live.enough ? "" : `, enough in ${duration(policy.live.retry_s)}`));
   return make("li", {}, make("strong", {}, policy.name), parts.join(""));
 }

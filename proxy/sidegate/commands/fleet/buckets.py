@@ -36,6 +36,8 @@ def run_list(options: argparse.Namespace) -> int:
         table.add_column(title, overflow="fold")
     for each in found:
         tokens, ttl_s = each["tokens_at_last_charge"], each["ttl_s"]
+        if each.get("in_flight") is not None:
+            tokens = f"{each['in_flight']} under way"
         ttl = "-" if ttl_s is None else f"{ttl_s:.0f} s"
         table.add_row(
             each["policy"] or "-", printable(each["key"] or each["bucket"]), str("-" if tokens is None else tokens), ttl
@@ -100,6 +102,8 @@ def _failed(reply: SidecarReply) -> int:
 def _described(bucket: Mapping[str, Any]) -> str:
     if bucket["rule"] in ("blocked", "exempt"):
         return f"{bucket['bucket']}: this key is {bucket['rule']} by an override and has no bucket"
+    if "in_flight" in bucket:
+        return f"{bucket['bucket']}: {bucket['in_flight']} of {bucket['limit']['in_flight']} requests under way"
     limit, full = bucket["limit"], bucket["full_s"]
     more = f", the next in {bucket['next_token_s']:.3g} s, full in {full:.3g} s" if full else ", full"
     stored = f"dropped after {bucket['ttl_s']:.0f} s without use" if bucket["ttl_s"] else "not in the store"

@@ -16,6 +16,7 @@ from sidegate.commands.fleet.traffic import (
     FIGURES_S,
     POLICIES_S,
     FleetTotals,
+    PolicyFigures,
     policy_figures,
     refused_keys,
     sparkline,
@@ -124,7 +125,7 @@ def _policies(
     return fitted_table(
         room,
         FittedColumn(f"policy, {POLICIES_S} s", [*names, *more] or ["none"], cut=True),
-        FittedColumn("limit", [each.limit for each in shown], spare=1),
+        FittedColumn("limit", [_limit(each) for each in shown], spare=1),
         FittedColumn("matched", [str(each.matched) for each in shown], right=True),
         FittedColumn("refused", [str(each.refused) for each in shown], right=True),
         FittedColumn("share", [_share(each.refused_share) for each in shown], right=True),
@@ -166,3 +167,7 @@ def _word(state: str) -> Text:
 
 def _local(time: str) -> str:
     return f"{datetime.fromisoformat(time).astimezone():%Y-%m-%d %H:%M:%S}"
+
+
+def _limit(figures: PolicyFigures) -> str:
+    return figures.limit if figures.under_way is None else f"{figures.limit}, {figures.under_way} now"

@@ -33,6 +33,7 @@ class PolicyFigures:
     refused: int = 0
     shadow_refused: int = 0
     shadow: bool = False
+    under_way: int | None = None  # where the policy counts requests under way
     removed: bool = True
     per_second: list[int] = field(default_factory=lambda: [0] * POLICIES_S)
 
@@ -78,6 +79,8 @@ def policy_figures(
             figures.removed &= each["removed"]
             if not each["removed"]:
                 limit = each.get("limit_text", "exempt")
+                if "under_way" in each:
+                    figures.under_way = (figures.under_way or 0) + each["under_way"]
                 figures.limit = limit if figures.limit in ("", limit) else "differs by sidecar"
     for timeline in timelines:
         seconds: Sequence[Mapping[str, Any]] = timeline.get("seconds", ())[-POLICIES_S:]

@@ -6,10 +6,13 @@ from sidegate.commands.simulate.logged_request import LoggedRequest
 from sidegate.commands.simulate.tally import Tally
 from sidegate.commands.simulate.virtual_store import MOST_BUCKETS, VirtualStore
 from sidegate.config.builtin_routes import is_builtin_route
-from sidegate.decision.bucket import Charge
+from sidegate.decision.bucket import Charge, Level
 from sidegate.decision.policy import PolicyMatch, PolicySet
 from sidegate.decision.request import BadRequest
 from sidegate.decision.verdict import Answer, DecisionSource, Verdict
+
+# The level of a bucket that counts requests under way: it has a place.
+_FREE = Level(0, 0, enough=True)
 
 
 class Replay:
@@ -43,7 +46,7 @@ class Replay:
         return verdict
 
     def _verdict(self, applied: Sequence[PolicyMatch], now_us: int) -> Verdict:
-        charges = [entry.charge for entry in applied if entry.charge is not None]
+        charges = [entry.charge for entry in applied if entry.charge is not None and not _counts_places(entry.charge)]
         if len(charges) < len(applied):
             return self._verdict_on_blocked(applied, charges, now_us)
         levels, passes = self.store.decide(charges, now_us)
@@ -62,17 +65,23 @@ class Replay:
 
     def _verdict_on_blocked(self, applied: Sequence[PolicyMatch], charges: Sequence[Charge], now_us: int) -> Verdict:
         """Decide as `store.limiter` does: a blocked key refuses and nothing is charged; if its policy is a shadow, the
-        other buckets are charged as usual.
+        other buckets are charged as usual. A policy that counts requests under way always has a place: a log does not
+        show which were under way at once.
         """
         refuses = any(entry.charge is None and not entry.policy.shadow for entry in applied)
-        if refuses or not charges:
-            answer = Answer.REFUSE if refuses else Answer.PASS
-            return Verdict(answer, DecisionSource.OVERRIDE, applied, (None,) * len(applied))
+        if refuses:
+            return Verdict(Answer.REFUSE, DecisionSource.OVERRIDE, applied, (None,) * len(applied))
         levels, passes = self.store.decide(charges, now_us)
         following = iter(levels)
-        known = [None if entry.charge is None else next(following) for entry in applied]
+        known = [
+            None if charge is None else _FREE if _counts_places(charge) else next(following) for _, charge in applied
+        ]
         return Verdict(Answer.PASS if passes else Answer.REFUSE, DecisionSource.STORE, applied, known)
 
     def fields_not_in(self, logged: Collection[str]) -> list[str]:
         """Return the header fields (lower case, sorted) that decide a limit and never occur in the log."""
         return sorted(self._policies.fields - set(logged))
+
+
+def _counts_places(charge: Charge) -> bool:
+    return charge.limit.in_flight

@@ -117,11 +117,17 @@ class Buckets:
             for name in names:
                 asked.hget(name, "tokens")
                 asked.pttl(name)
+                asked.zcard(name)
             # A key of another type gives an error; the other buckets are still shown.
             replies = await asked.execute(raise_on_error=False)
         return [
-            Stored(name.decode("utf-8", "backslashreplace"), _whole(tokens), ttl_ms / 1000 if ttl_ms >= 0 else None)
-            for name, tokens, ttl_ms in zip(names, replies[::2], replies[1::2], strict=True)
+            Stored(
+                name.decode("utf-8", "backslashreplace"),
+                _whole(tokens),
+                ttl_ms / 1000 if ttl_ms >= 0 else None,
+                places or None if isinstance(places, int) else None,
+            )
+            for name, tokens, ttl_ms, places in zip(names, replies[::3], replies[1::3], replies[2::3], strict=True)
         ]
 
 
