@@ -16,7 +16,7 @@ DEV = .venv/.installed-dev
 MAKEFLAGS += --no-print-directory --no-builtin-rules
 
 .PHONY: help install install-dev start stop restart status health test load running \
-	check coverage fuzz chaos bench bench-calls bench-cores bench-growth bench-memory bench-watching bench-extras bench-tools soak lock schema kubernetes clean \
+	check check-long coverage fuzz chaos bench bench-calls bench-cores bench-growth bench-memory bench-watching bench-extras bench-tools soak lock schema kubernetes clean \
 	logs redis-keys redis-cli redis-monitor top
 
 help: ## list the targets

@@ -1,11 +1,18 @@
 """The store behind Sentinels: the master is found and followed; a replica is never used."""
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
+from sidegate.config import StoreSettings
 from sidegate.decision.verdict import Answer
+from sidegate.store.protocol import StoreUnavailable
+from sidegate.store.redis.connection import MultiplexedConnection
+from sidegate.store.redis.connector import Connector
+from sidegate.store.redis.node import Node
 
 from tests.conftest import StartStore
 from tests.recorder import eventually
@@ -86,6 +93,55 @@ async def test_a_requested_failover_is_followed_while_the_old_master_still_answe
         held = int(after.client.hget("k", "tokens") or 0)
         assert (await proxy.ask(bucket)).answer is Answer.PASS
         assert after.client.hget("k", "tokens") == b"%d" % (held - 1)
+
+
+def _has_subscriber(sentinel: SentinelServer) -> bool:
+    clients: Any = sentinel.client.client_list()
+    return any(client["sub"] != "0" for client in clients)
+
+
+@pytest.mark.slow
+async def test_a_failover_is_announced_by_the_sentinels_though_one_is_down(
+    own_sentinels: SentinelTrio,
+) -> None:
+    announced = asyncio.Event()
+    url = f"redis+sentinel://127.0.0.1:{free_port()},{own_sentinels.url.removeprefix('redis+sentinel://')}"
+    connector = Connector(StoreSettings.model_validate({"url": url}), 1)  # one of its Sentinels does not run
+    listening = asyncio.get_running_loop().create_task(connector.hear_switches(announced.set))
+    try:
+        await asyncio.to_thread(
+            eventually,
+            lambda: all(_has_subscriber(each) for each in own_sentinels.sentinels),
+            "all Sentinels have a subscriber",
+        )
+        assert not announced.is_set()
+        own_sentinels.sentinels[0].client.sentinel_failover(SERVICE)
+        async with asyncio.timeout(PATIENCE_S):
+            await announced.wait()
+    finally:
+        listening.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await listening
+
+
+async def test_a_renewal_ends_the_pause_before_the_next_attempt_to_connect(start_store: StartStore) -> None:
+    attempts = 0
+
+    async def refused() -> MultiplexedConnection:
+        nonlocal attempts
+        attempts += 1
+        raise StoreUnavailable("connect")
+
+    node = Node(refused, lambda _: None, longest_pause_s=1e6)
+    task = asyncio.get_running_loop().create_task(node.keep_connected())
+    try:
+        async with asyncio.timeout(PATIENCE_S):
+            for wanted in range(1, 30):  # without renewals the last pause alone is days long
+                while attempts < wanted:
+                    node.renew()
+                    await asyncio.sleep(0)
+    finally:
+        task.cancel()
 
 
 @pytest.mark.slow

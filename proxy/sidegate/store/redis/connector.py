@@ -1,7 +1,9 @@
 """Opens connections with redis-py: TLS, credentials, database, and the present master behind Sentinels."""
 
+from collections.abc import Callable
 from typing import Any
 
+from redis.asyncio import Redis
 from redis.asyncio.connection import Connection, ConnectionPool, SSLConnection, UnixDomainSocketConnection
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel
@@ -11,6 +13,7 @@ from sidegate.config import CREDENTIALS, StoreSettings
 from sidegate.config.store_url import Address, StoreKind
 from sidegate.store.protocol import StoreUnavailable
 from sidegate.store.redis.connection import MultiplexedConnection, open_connection
+from sidegate.store.redis.switches import hear_switches
 
 # The wait for one Sentinel before the next one is queried.
 SENTINEL_TIMEOUT_S = 0.2
@@ -62,6 +65,16 @@ class Connector:
         except Exception as error:  # redis-py raises more than its own exceptions
             raise StoreUnavailable("no_master", f"no Sentinel names a master of {service}: {error}") from error
         return Address(host, port)
+
+    async def hear_switches(self, on_switch: Callable[[], None]) -> None:
+        """Call `on_switch` whenever a Sentinel announces a new master. Runs until cancelled."""
+
+        def open_sentinel(number: int) -> Redis:
+            found: Redis = sentinel(self.settings).sentinels[number]
+            return found
+
+        url = self.settings.url
+        await hear_switches(open_sentinel, len(url.addresses), url.service, on_switch)
 
     async def _open(self, options: dict[str, Any], *, any_role: bool = False) -> MultiplexedConnection:
         options = {**options, **credentials(self.settings), "db": self.settings.url.db}

@@ -6,6 +6,7 @@ that closes every connection does not receive a storm of them.
 """
 
 import asyncio
+import contextlib
 import random
 import time
 from collections.abc import Awaitable, Callable
@@ -71,7 +72,10 @@ class Node:
             self._early.append(action)
 
     def renew(self) -> None:
-        """Replace the connection as soon as a new one is open; the old one still delivers its replies."""
+        """Replace the connection as soon as a new one is open; the old one still delivers its replies.
+
+        Without a connection, try to connect without a further pause.
+        """
         self._renewal.set()
 
     def drop(self, failure: StoreUnavailable) -> None:
@@ -99,7 +103,9 @@ class Node:
     async def _connect(self) -> MultiplexedConnection:
         while True:
             if self._failed_attempts:
-                await asyncio.sleep(self._pause_s(self._failed_attempts - 1))
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(self._pause_s(self._failed_attempts - 1)):
+                        await self._renewal.wait()
             self._renewal.clear()
             try:
                 return await self._open()

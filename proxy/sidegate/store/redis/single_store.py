@@ -2,10 +2,10 @@
 
 All requests of one turn of the event loop are one script call.
 
-A failover is detected in three ways, and each starts a query for the present master: the connection is lost (Sentinel
-makes the old master close its clients' connections when it becomes a replica), the server replies READONLY, or the
-Sentinels name another server while the old one still answers, as across a network partition. No connection is used
-before its server has confirmed that it is a master.
+A failover is detected in four ways, and each starts a query for the present master: a Sentinel announces it, the
+connection is lost (Sentinel makes the old master close its clients' connections when it becomes a replica), the server
+replies READONLY, or the Sentinels name another server while the old one still answers, as across a network partition.
+No connection is used before its server has confirmed that it is a master.
 """
 
 import asyncio
@@ -22,8 +22,8 @@ from sidegate.store.redis.connector import Connector
 from sidegate.store.redis.node import LONGEST_PAUSE_S, Node, OnChange
 from sidegate.store.redis.script import ScriptCall
 
-# How often the Sentinels are queried while a master answers, and the longest pause between two attempts to connect: a
-# failover is then followed within about a second of its end.
+# How often the Sentinels are queried while a master answers, and the longest pause between two attempts to connect:
+# where no message of a Sentinel arrives, a failover is followed within about a second of its end.
 QUERY_SENTINELS_EVERY_S = 0.5
 
 
@@ -39,6 +39,7 @@ class RedisStore:
         self._by_sentinel = connector.settings.url.kind is StoreKind.SENTINEL
         self._loop = asyncio.get_running_loop()
         self._batch: Batch[OnLevels] = Batch()
+        self._switched = asyncio.Event()
         self._node = Node(connector.open, on_change, QUERY_SENTINELS_EVERY_S if self._by_sentinel else LONGEST_PAUSE_S)
         self.tried = self._node.tried
 
@@ -57,6 +58,7 @@ class RedisStore:
                 tasks.create_task(self._node.keep_connected())
                 if self._by_sentinel:
                     tasks.create_task(self._follow_master())
+                    tasks.create_task(self._connector.hear_switches(self._switched.set))
         finally:
             await self._connector.close()
 
@@ -88,11 +90,18 @@ class RedisStore:
 
     async def _follow_master(self) -> None:
         while True:
-            await asyncio.sleep(QUERY_SENTINELS_EVERY_S)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(QUERY_SENTINELS_EVERY_S):
+                    await self._switched.wait()
+            switched = self._switched.is_set()
+            self._switched.clear()
             # The Sentinels are not needed while the master answers. If they name another master, the old connection
             # serves until the new one has confirmed its role.
             with contextlib.suppress(StoreUnavailable):
-                if self.failure is None and await self._connector.master() != self._connector.connected_to:
+                if self.failure is not None:
+                    if switched:
+                        self._node.renew()
+                elif await self._connector.master() != self._connector.connected_to:
                     self._node.renew()
 
     def _flush(self) -> None:

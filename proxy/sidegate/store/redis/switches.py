@@ -1,0 +1,55 @@
+"""Hears from the Sentinels, without asking, that a master has been replaced.
+
+Each Sentinel publishes `+switch-master` as soon as it knows the new master (Redis documentation, Sentinel, "Pub/Sub
+messages"). A message may get lost with its connection; the store therefore still asks from time to time.
+"""
+
+import asyncio
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from redis.asyncio import Redis
+
+_CHANNEL = "+switch-master"
+# The wait for one message; bounds how long an ended subscription holds its connection.
+_LISTEN_S = 1.0
+# The pause before a Sentinel that failed is subscribed to again.
+_AGAIN_AFTER_S = 1.0
+
+
+async def hear_switches(
+    open_sentinel: Callable[[int], Redis], count: int, service: str, on_switch: Callable[[], None]
+) -> None:
+    """Call `on_switch` for each message about `service` from any of `count` Sentinels. Runs until cancelled.
+
+    `open_sentinel` returns a client of the Sentinel of that number, with the credentials in force.
+    """
+    async with asyncio.TaskGroup() as tasks:
+        for number in range(count):
+            tasks.create_task(_subscribed(partial(open_sentinel, number), service, on_switch))
+
+
+async def _subscribed(open_sentinel: Callable[[], Redis], service: str, on_switch: Callable[[], None]) -> None:
+    task = asyncio.current_task()
+    while task is None or not task.cancelling():  # redis-py's handshake swallows a cancellation
+        sentinel = open_sentinel()
+        subscription: Any = sentinel.pubsub()  # untyped in redis-py
+        try:
+            await subscription.subscribe(_CHANNEL)
+            while task is None or not task.cancelling():
+                message = await subscription.get_message(ignore_subscribe_messages=True, timeout=_LISTEN_S)
+                if message is not None and _about(message) == service:
+                    on_switch()
+        except Exception:  # noqa: BLE001  (redis-py raises more than its own exceptions; the store asks instead)
+            await asyncio.sleep(_AGAIN_AFTER_S)
+        finally:
+            await subscription.aclose()
+            await sentinel.aclose()
+
+
+def _about(message: dict[str, Any]) -> str:
+    """The service of a message: the first of its five words."""
+    data = message["data"]
+    words = data.decode("utf-8", "replace").split() if isinstance(data, bytes) else str(data).split()
+    return words[0] if words else ""
