@@ -6,10 +6,11 @@ Requests never wait for it. Each step is bounded by `store.timeout`.
 import asyncio
 import logging
 import random
+from collections.abc import Mapping
 from functools import partial
 
 from sidegate.store.awaiting import answer_of
-from sidegate.store.protocol import Command, Store
+from sidegate.store.protocol import Store
 from sidegate.store.replicas import ANNOUNCE_EVERY_S, Replicas
 
 # How often the store's keys are counted. DBSIZE takes constant time.
@@ -35,7 +36,7 @@ class Housekeeping:
         self._connected = asyncio.Event()
         self._next_look_s = 0.0
         self._warned_at = 0
-        self._policy_seen = ""
+        self._policy_seen: dict[str, str] = {}
         self.warn_at_buckets = warn_at_buckets
         # Keys in the store's database at the last count.
         self.keys = 0
@@ -64,33 +65,34 @@ class Housekeeping:
             await answer_of(partial(self._replicas.announce, self._loop.time()))
         if self._loop.time() >= self._next_look_s:
             self._next_look_s = self._loop.time() + LOOK_EVERY_S
-            self._note_keys(await self._command("DBSIZE"))
-            self._note_memory(await self._command("INFO", "memory"))
+            self._note_keys(await self._each("DBSIZE"))
+            for node, reply in (await self._each("INFO", "memory")).items():
+                self._note_memory(node, reply)
 
-    async def _command(self, *command: str) -> object:
-        words: Command = command
-        return await answer_of(partial(self._store.command, "", words))
+    async def _each(self, *words: str) -> Mapping[str, object]:
+        return await answer_of(partial(self._store.command_each, words))
 
-    def _note_keys(self, reply: object) -> None:
-        if type(reply) is not int:
+    def _note_keys(self, replies: Mapping[str, object]) -> None:
+        counts = [reply for reply in replies.values() if type(reply) is int]
+        if not counts or len(counts) < len(replies):  # the sum of some nodes is no count
             return
-        self.keys = reply
-        if reply < self.warn_at_buckets:
+        self.keys = sum(counts)
+        if self.keys < self.warn_at_buckets:
             self._warned_at = 0
-        elif reply >= 2 * self._warned_at:  # again when they have doubled
-            self._warned_at = reply
-            fields = {"keys": reply, "warn_at_buckets": self.warn_at_buckets}
+        elif self.keys >= 2 * self._warned_at:  # again when they have doubled
+            self._warned_at = self.keys
+            fields = {"keys": self.keys, "warn_at_buckets": self.warn_at_buckets}
             logger.warning("store_many_buckets", extra={"fields": fields})
 
-    def _note_memory(self, reply: object) -> None:
-        """Warn once of a store that may evict buckets in use. Without the right to read INFO there is no warning."""
+    def _note_memory(self, node: str, reply: object) -> None:
+        """Warn once of a server that may evict buckets in use. Without the right to read INFO there is no warning."""
         facts = facts_of(reply)
         policy, bound = facts.get("maxmemory_policy", ""), facts.get("maxmemory", "0")
         seen = policy if bound != "0" else ""
-        if seen not in ("", *KEPT_POLICIES, self._policy_seen):
+        if seen not in ("", *KEPT_POLICIES, self._policy_seen.get(node)):
             fields = {"maxmemory_policy": policy, "maxmemory": bound, "detail": EVICTION_ADVICE}
-            logger.warning("store_evicts", extra={"fields": fields})
-        self._policy_seen = seen
+            logger.warning("store_evicts", extra={"fields": {**({"node": node} if node else {}), **fields}})
+        self._policy_seen[node] = seen
 
 
 def facts_of(info: object) -> dict[str, str]:

@@ -33,6 +33,8 @@ OnLevels = Callable[[Levels | StoreUnavailable, float], None]
 # A command as its words, and the callback for its reply: the parsed reply, a ReplyError, or StoreUnavailable.
 Command = tuple[str | int, ...]
 OnReply = Callable[[object], None]
+# The replies of several servers, by address.
+OnReplies = Callable[[Mapping[str, object]], None]
 # Receives a reply that came too late to be used. Raises if it is the reply to another command.
 CheckLate = Callable[[object], None]
 
@@ -82,6 +84,11 @@ class Store(Protocol):
 
     def command(self, key: str, command: Command, on_reply: OnReply) -> None:
         """Send one command, to the node that has `key`."""
+
+    def command_each(self, command: Command, on_replies: OnReplies) -> None:
+        """Send one command to each master; `on_replies` is called once, with the replies by address: "" for one
+        server, and none where a Cluster serves no slots.
+        """
 
     def ping(self, on_reply: OnReply) -> None:
         """Send PING; `on_reply` receives b"PONG" or the failure."""

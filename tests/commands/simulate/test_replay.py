@@ -21,7 +21,7 @@ from sidegate.decision.request import BadRequest, RequestFacts
 from sidegate.decision.verdict import Answer, Verdict
 from sidegate.store.deny_cache import DenyCache
 from sidegate.store.limiter import Limiter
-from sidegate.store.protocol import Command, OnLevels, OnReply, StoreUnavailable
+from sidegate.store.protocol import Command, OnLevels, OnReplies, OnReply, StoreUnavailable
 
 from tests.servers import StoreServer
 from tests.store.virtual_time import START, ReferenceStore, ScriptStore, VirtualStore
@@ -99,6 +99,9 @@ class VirtualTimeStore:
         then(levels, 0.0)
 
     async def keep_connected(self) -> None:
+        raise NotImplementedError
+
+    def command_each(self, command: Command, on_replies: OnReplies) -> None:
         raise NotImplementedError
 
     def command(self, key: str, command: Command, on_reply: OnReply) -> None:

@@ -15,8 +15,10 @@ from sidegate.decision.charging import decide, passed
 from sidegate.decision.stored import Found
 from sidegate.decision.verdict import Answer, DecisionSource, Verdict
 from sidegate.store.cluster.slots import SLOTS, slot_of
+from sidegate.store.housekeeping import Housekeeping
 from sidegate.store.redis.inspect import NAMES_A_STEP, STEPS, Buckets
 from sidegate.store.redis.inspect_client import client
+from sidegate.store.replicas import Replicas
 
 from tests.admin.admin_client import ask
 from tests.raw_client import get
@@ -78,6 +80,31 @@ async def test_requests_of_all_slots_are_decided_by_their_nodes(cluster: Cluster
         assert answers(verdicts) == {(Answer.PASS, ""): 300, (Answer.REFUSE, ""): 200}
         assert [node.client.dbsize() > 10 for node in cluster.nodes] == [True] * 3
         assert proxy.failures == [None]
+
+
+async def test_keys_and_eviction_of_all_masters_are_watched(
+    cluster: ClusterTrio, caplog: pytest.LogCaptureFixture
+) -> None:
+    last = cluster.nodes[-1]
+    async with sidecar(cluster.url) as proxy:
+        await all_of([proxy.ask(asking(f"k{number}")) for number in range(90)])
+        stored = sum(node.client.dbsize() for node in cluster.nodes)
+        last.client.config_set("maxmemory-policy", "allkeys-lru")
+        last.client.config_set("maxmemory", "100mb")
+        watch = Housekeeping(proxy.store, Replicas(proxy.store, 3), 80)  # no node alone has as many
+        task = asyncio.get_running_loop().create_task(watch.run())
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                while len(caplog.records) < 2:
+                    await asyncio.sleep(0.01)
+        finally:
+            task.cancel()
+            last.client.config_set("maxmemory", "0")
+            last.client.config_set("maxmemory-policy", "noeviction")
+    assert watch.keys == stored
+    fields: Any = {record.getMessage(): record.__dict__["fields"] for record in caplog.records}
+    assert fields["store_many_buckets"]["keys"] == stored
+    assert fields["store_evicts"]["node"] == f"127.0.0.1:{last.port}"
 
 
 async def test_one_node_of_the_cluster_is_enough_to_find_the_others(cluster: ClusterTrio) -> None:

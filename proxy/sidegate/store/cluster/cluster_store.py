@@ -11,7 +11,7 @@ replies with errors opens its own breaker (see cluster_node.py), and the others 
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib.resources import files
 
@@ -23,7 +23,7 @@ from sidegate.store.cluster.reservation import Reservation
 from sidegate.store.cluster.slot_batch import SlotBatch
 from sidegate.store.cluster.slot_map import SlotMap, naming
 from sidegate.store.cluster.slots import by_slot, read_redirect, slot_of
-from sidegate.store.protocol import Breakers, Command, OnLevels, OnReply, StoreUnavailable
+from sidegate.store.protocol import Breakers, Command, OnLevels, OnReplies, OnReply, StoreUnavailable
 from sidegate.store.redis.connection import ReplyError
 from sidegate.store.redis.connector import Connector
 from sidegate.store.redis.node import OnChange
@@ -108,21 +108,31 @@ class ClusterStore:
 
         node.ask(command, check)
 
-    def ping(self, on_reply: OnReply) -> None:
-        """Send PING to every node; `on_reply` receives the first failure, or b"PONG"."""
+    def command_each(self, command: Command, on_replies: OnReplies) -> None:
+        """Send one command to every node that serves slots."""
         owners = self.slots.owners()
+        replies: dict[str, object] = {}
         if not owners:
-            on_reply(self.failure or StoreUnavailable("clusterdown", "the Cluster serves no slots"))
-            return
-        replies: list[object] = []
+            on_replies(replies)
 
         def collect(member: ClusterNode, reply: object) -> None:
-            replies.append(naming(member, reply) if isinstance(reply, StoreUnavailable) else reply)
+            replies[str(member.address)] = naming(member, reply) if isinstance(reply, StoreUnavailable) else reply
             if len(replies) == len(owners):
-                on_reply(next((each for each in replies if each != b"PONG"), b"PONG"))
+                on_replies(replies)
 
         for member in owners:
-            member.node.ask(("PING",), partial(collect, member))
+            member.node.ask(command, partial(collect, member))
+
+    def ping(self, on_reply: OnReply) -> None:
+        """Send PING to every node; `on_reply` receives the first failure, or b"PONG"."""
+
+        def check(replies: Mapping[str, object]) -> None:
+            if replies:
+                on_reply(next((each for each in replies.values() if each != b"PONG"), b"PONG"))
+            else:
+                on_reply(self.failure or StoreUnavailable("clusterdown", "the Cluster serves no slots"))
+
+        self.command_each(("PING",), check)
 
     # -- the calls of this turn ---------------------------------------------------------------------------------------
 

@@ -16,7 +16,7 @@ from sidegate.config import StoreSettings
 from sidegate.config.store_url import StoreKind
 from sidegate.decision.bucket import Charge
 from sidegate.decision.record import ObserveStore
-from sidegate.store.protocol import Command, OnLevels, OnReply, StoreUnavailable
+from sidegate.store.protocol import Command, OnLevels, OnReplies, OnReply, StoreUnavailable
 from sidegate.store.redis.batch import Batch
 from sidegate.store.redis.connector import Connector
 from sidegate.store.redis.node import LONGEST_PAUSE_S, Node, OnChange
@@ -83,6 +83,10 @@ class RedisStore:
     def command(self, key: str, command: Command, on_reply: OnReply) -> None:  # noqa: ARG002  (one node has all keys)
         """Send one command."""
         self._node.ask(command, on_reply)
+
+    def command_each(self, command: Command, on_replies: OnReplies) -> None:
+        """Send one command."""
+        self._node.ask(command, lambda reply: on_replies({"": reply}))
 
     def ping(self, on_reply: OnReply) -> None:
         """Ask for a sign of life."""
