@@ -47,6 +47,22 @@ def passed(charges: Sequence[Charge], levels: Sequence[Level]) -> bool:
     return all(level.enough or not charge.may_refuse for charge, level in zip(charges, levels, strict=True))
 
 
+def undoing(charge: Charge, level: Level) -> Charge | None:
+    """The charge that takes back one that passed and left this level; None for a plain one.
+
+    A booking comes back only where nothing was charged after it.
+    """
+    match charge.kind:
+        case ChargeKind.HOLD:
+            return charge._replace(kind=ChargeKind.SETTLE, detail=(0, level.at_us))
+        case ChargeKind.BOOK:
+            return charge._replace(kind=ChargeKind.UNBOOK, detail=(level.tokens, level.at_us - level.age_us))
+        case ChargeKind.PLACE:
+            return charge._replace(kind=ChargeKind.LEAVE)
+        case _:
+            return None
+
+
 class _Call:
     """The buckets that a call has read, as they stand at its moment; `_under` is the limit that each was settled to."""
 

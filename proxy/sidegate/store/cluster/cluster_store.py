@@ -17,13 +17,14 @@ from importlib.resources import files
 
 from sidegate.config import StoreSettings
 from sidegate.decision.bucket import Charge, Level
+from sidegate.decision.charging import undoing
 from sidegate.decision.record import ObserveStore
 from sidegate.store.cluster.cluster_node import ClusterNode
 from sidegate.store.cluster.reservation import Reservation
 from sidegate.store.cluster.slot_batch import SlotBatch
 from sidegate.store.cluster.slot_map import SlotMap, naming
 from sidegate.store.cluster.slots import by_slot, read_redirect, slot_of
-from sidegate.store.protocol import Breakers, Command, OnLevels, OnReplies, OnReply, StoreUnavailable
+from sidegate.store.protocol import Breakers, Command, Levels, OnLevels, OnReplies, OnReply, StoreUnavailable
 from sidegate.store.redis.connection import ReplyError
 from sidegate.store.redis.connector import Connector
 from sidegate.store.redis.node import OnChange
@@ -156,11 +157,17 @@ class ClusterStore:
     def _give_back(
         self, batches: dict[int, SlotBatch], slot: int, charges: Sequence[Charge], left: Sequence[Level]
     ) -> None:
+        plain: list[tuple[Charge, Level]] = []
+        for charge, level in zip(charges, left, strict=True):
+            if (undo := undoing(charge, level)) is None:
+                plain.append((charge, level))
+            else:
+                self._add(slot, (undo,), _ignore_levels)
         call = batches[slot].call
-        if call is None or call.before_us is None:
+        if call is None or call.before_us is None or not plain:
             return
         arguments: list[str | int] = [call.before_us]
-        for charge, level in zip(charges, left, strict=True):
+        for charge, level in plain:
             rate = charge.limit.rate
             arguments += [
                 charge.cost,
@@ -169,11 +176,15 @@ class ClusterStore:
                 level.tokens,
                 level.age_us,
             ]
-        words = (len(charges), *(charge.key for charge in charges), *arguments)
+        words = (len(plain), *(charge.key for charge, _ in plain), *arguments)
         if call.asking:
             call.node.ask(("ASKING",), _ignore)
         # The whole script each time: after NOSCRIPT, other calls could come in between.
         call.node.ask(("EVAL", GIVE_BACK, *words), _ignore)
+
+
+def _ignore_levels(answer: Levels | StoreUnavailable, asked_s: float) -> None:
+    """The reply to a charge that takes back another one. What is lost is charged, or free after its lease."""
 
 
 def _ignore(reply: object) -> None:
