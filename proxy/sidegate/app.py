@@ -28,6 +28,7 @@ from sidegate.config import ADJUSTABLE, ConfigSource, Settings, compile_policies
 from sidegate.config.store_url import Address
 from sidegate.decision.policy import PolicySet
 from sidegate.decision.request import RequestFacts
+from sidegate.edge.buffers import BufferBudget
 from sidegate.edge.engine import ensure_compiled
 from sidegate.edge.failures import Failure
 from sidegate.edge.field_names import response_names
@@ -97,6 +98,7 @@ class App:
         known_proxies = place.proxies if place else 0
         self._store = StoreRoom(settings.store, workers, self._observer.observe_store, known_proxies=known_proxies)
         id_header = settings.listen.request_id_header
+        buffers = BufferBudget(self._settings.upstream.buffer_total)
         pool = Pool(settings.upstream, response_names(id_header), self._tasks.spawn)
         health = HealthCheck(
             settings.upstream, self._store.ping, self._policies, lambda: self._server.draining, self._config_state
@@ -115,10 +117,12 @@ class App:
             started=settings.listen,
             authority=settings.upstream.url.authority.encode(),
             pages={settings.listen.health_path: health_page, settings.listen.status_path: status.page},
+            buffers=buffers,
             request_ids=RequestIds(id_header) if id_header else None,
         )
         self._server = Server(self._edge)
         metrics.add(pool_readings(pool))
+        metrics.add(buffers.readings())
         for owner in (log.writer, self._store, self._server, self._reloader):
             metrics.add(owner.readings())
         numbers = (place.number, place.count) if place else ()

@@ -18,7 +18,12 @@ def shared_recorder() -> Iterator[Recorder]:
 
 @pytest.fixture(scope="session")
 def shared_sidecar(shared_store_server: StoreServer, shared_recorder: Recorder) -> Iterator[Sidecar]:
-    config = configuration(shared_store_server.url, shared_recorder.url, listen={"max_header_bytes": "32KiB"})
+    config = configuration(
+        shared_store_server.url,
+        shared_recorder.url,
+        listen={"max_header_bytes": "32KiB"},
+        upstream={"request_buffer": 0},
+    )
     with Sidecar(config) as sidecar:
         yield sidecar
 
@@ -37,6 +42,7 @@ def shared_impatient_sidecar(shared_store_server: StoreServer, shared_recorder: 
             "max_body_bytes": "1GiB",
         },
         upstream={
+            "request_buffer": 0,
             "connect_timeout": "200ms",
             "response_timeout": "300ms",
             "between_bytes_timeout": "300ms",

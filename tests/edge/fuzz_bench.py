@@ -13,6 +13,7 @@ from typing import Any
 from sidegate.config import Settings, compile_policies
 from sidegate.decision.record import Record
 from sidegate.decision.verdict import Answer, DecisionSource, Verdict
+from sidegate.edge.buffers import BufferBudget
 from sidegate.edge.client import ClientConnection
 from sidegate.edge.field_names import response_names
 from sidegate.edge.pool import Pool
@@ -79,6 +80,9 @@ class Wire(asyncio.Transport):
     def is_closing(self) -> bool:
         return self._closing
 
+    def get_write_buffer_size(self) -> int:
+        return 0
+
     def can_write_eof(self) -> bool:
         return True
 
@@ -124,6 +128,7 @@ class Edge:
             started=SETTINGS.listen,
             authority=b"app:1",
             pages={},
+            buffers=BufferBudget(2**20),
         )
         self._server = Server(runtime)
         # A connection for each of so many requests: a pool of idle ones is all that a pool needs to be given.

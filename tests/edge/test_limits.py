@@ -14,6 +14,7 @@ import pytest
 from sidegate.config import ListenSettings, UpstreamSettings
 from sidegate.decision.request import RequestFacts
 from sidegate.edge.body_rate import BodyPatience
+from sidegate.edge.buffers import BufferBudget
 from sidegate.edge.field_names import request_names
 from sidegate.edge.runtime import Runtime
 from sidegate.edge.server import Server
@@ -39,7 +40,12 @@ def shared_strict_sidecar(shared_store_server: StoreServer, shared_recorder: Rec
         shared_store_server.url,
         shared_recorder.url,
         listen={"max_body_bytes": "1KiB", "body_timeout": "300ms", "min_body_bytes_per_s": 1000, "write_timeout": "1s"},
-        upstream={"total_timeout": "700ms", "between_bytes_timeout": "300ms", "response_timeout": "400ms"},
+        upstream={
+            "total_timeout": "700ms",
+            "between_bytes_timeout": "300ms",
+            "response_timeout": "400ms",
+            "request_buffer": 0,
+        },
         log={"requests": "all"},
     )
     with Sidecar(config) as sidecar:
@@ -163,9 +169,11 @@ async def test_a_client_that_does_not_take_its_last_answer_keeps_no_connection()
         return task
 
     listen = ListenSettings.model_validate({"host": "127.0.0.1", "port": 0, "write_timeout": "50ms"})
-    live: Any = SimpleNamespace(listen=listen, upstream=UpstreamSettings(), request_names=request_names([]))
+    live: Any = SimpleNamespace(
+        listen=listen, upstream=UpstreamSettings(), request_names=request_names([]), tailored=None
+    )
     unused: Any = None  # a page needs no decision, no record and no application
-    runtime = Runtime(live, unused, unused, unused, spawn, listen, b"app:1", {"/large": large_page})
+    runtime = Runtime(live, unused, unused, unused, spawn, listen, b"app:1", {"/large": large_page}, BufferBudget(0))
     server = Server(runtime)
     port = await server.listen()
     with RawClient(port) as client:

@@ -185,6 +185,17 @@ class UpstreamSettings(Section):
         1.0, alias="queue_timeout", description="How long a request waits for a free connection before 503."
     )
     idle_timeout_s: Timeout = Field(60.0, alias="idle_timeout", description="How long an unused connection is kept.")
+    request_buffer: Live[Annotated[int, ByteSize(0, 16 * 2**20)]] = Field(
+        64 * 1024,
+        description="A request's body up to this size is received whole before a connection is used. Longer ones are "
+        "passed on as they come; 0: all.",
+    )
+    response_buffer: Live[Annotated[int, ByteSize(0, 16 * 2**20)]] = Field(
+        2**20, description="So much of an answer is taken from the application while a slow client reads it."
+    )
+    buffer_total: Annotated[int, ByteSize(0, 2**40)] = Field(
+        64 * 2**20, description="What all these buffers may hold together; beyond it nothing more is buffered."
+    )
     pass_underscores: Live[Flag] = Field(
         False,
         description="Whether fields with other characters than letters, digits and hyphens in their names are sent on.",

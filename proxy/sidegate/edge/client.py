@@ -79,6 +79,7 @@ class ClientConnection(asyncio.Protocol):
     def connection_lost(self, _: BaseException | None) -> None:
         self.state = _CLOSED
         self._deadline.close()
+        self.socket.release_buffer()
         self._listener.forget(self)
         if self._request is not None:
             self._request.client_left()
@@ -169,15 +170,18 @@ class ClientConnection(asyncio.Protocol):
     # Bytes out
 
     def pause_writing(self) -> None:
+        """The exchange decides whether the application is read on meanwhile (`upstream.response_buffer`)."""
         self.socket.writing_paused = True
+        self.socket.mark(self._loop.time())
         if self._request is not None:
             self._deadline.set(self.runtime.started.write_timeout_s)
-            if (connection := self._request.answering) is not None:
-                connection.pause_reading()
 
     def resume_writing(self) -> None:
         self.socket.writing_paused = False
+        self.socket.release_buffer()
         if self._request is None:
+            if self.state is _IDLE:
+                self._deadline.set(self.runtime.started.idle_timeout_s)
             self._advance()
         else:
             self._deadline.clear()
@@ -253,6 +257,8 @@ class ClientConnection(asyncio.Protocol):
     def _timed_out(self) -> None:
         if self.state is _HEAD:
             self._refuse(Failure.HEAD_TIMEOUT)
+        elif left_s := self.socket.time_to_send_s(self._loop.time(), self.runtime.started.write_timeout_s):
+            self._deadline.set(left_s)  # the client is slow, but takes its answer
         elif self.state is not _REQUEST:
             self.break_off()
         elif self.socket.writing_paused and self._request is not None:

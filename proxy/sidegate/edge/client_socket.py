@@ -5,6 +5,10 @@ import struct
 from typing import Any
 
 from sidegate.decision.identity import UNIX_PEER
+from sidegate.edge.buffers import BufferBudget
+
+# A slow client must take so much within `listen.write_timeout`.
+PIECE_BYTES = 64 * 1024
 
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER of no time: closing resets
 
@@ -16,15 +20,22 @@ def _plain_address(address: str) -> str:
 
 
 class ClientSocket:
-    """One client's transport. `writing_paused`: the client does not take what is sent to it at present."""
+    """One client's transport. `writing_paused`: the client does not take what is sent to it at present.
 
-    __slots__ = ("peer", "transport", "writing_paused")
+    What it has not taken yet waits in the transport's buffer, which is counted in the shared budget from the moment
+    that writing pauses until the buffer is nearly empty.
+    """
+
+    __slots__ = ("_budget", "_lent_bytes", "_marked_bytes", "_marked_s", "peer", "transport", "writing_paused")
 
     def __init__(self, transport: Any) -> None:  # uvloop's transports are no subclasses of asyncio's
         self.transport = transport
         peer = transport.get_extra_info("peername")
         self.peer: str = _plain_address(peer[0]) if isinstance(peer, tuple) else UNIX_PEER
         self.writing_paused = False
+        self._budget: BufferBudget | None = None
+        self._lent_bytes = self._marked_bytes = 0
+        self._marked_s = 0.0
 
     @property
     def gone(self) -> bool:
@@ -35,6 +46,38 @@ class ClientSocket:
         """Send, unless the client has left."""
         if not self.transport.is_closing():
             self.transport.write(data)
+
+    def buffers(self, budget: BufferBudget, most_bytes: int) -> bool:
+        """Whether more of an answer may wait here for the client, in a buffer of at most `most_bytes`."""
+        held = int(self.transport.get_write_buffer_size())
+        if held > most_bytes or not budget.lend_response(held - self._lent_bytes):
+            return False
+        self._budget, self._lent_bytes = budget, held
+        return True
+
+    def release_buffer(self) -> None:
+        """The client has taken what waited, or has left."""
+        if self._budget is not None:
+            _ = self._budget.lend_response(-self._lent_bytes)
+            self._budget, self._lent_bytes = None, 0
+
+    def mark(self, now_s: float) -> None:
+        """The client is to take what waits from now on."""
+        self._marked_s, self._marked_bytes = now_s, int(self.transport.get_write_buffer_size())
+
+    def expect_more(self, count: int) -> None:
+        """So many bytes are added to what waits."""
+        self._marked_bytes += count
+
+    def time_to_send_s(self, now_s: float, timeout_s: float) -> float:
+        """How much longer the client may take for what waits: `timeout_s` for every 64 KiB.
+
+        0: it has stalled, or nothing waits.
+        """
+        waiting = int(self.transport.get_write_buffer_size())
+        if waiting and now_s - self._marked_s >= timeout_s and self._marked_bytes - waiting >= PIECE_BYTES:
+            self.mark(now_s)
+        return max(0.0, self._marked_s + timeout_s - now_s) if waiting else 0.0
 
     def pause_reading(self) -> None:
         """Receive no more for now."""

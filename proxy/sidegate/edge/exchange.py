@@ -22,6 +22,7 @@ from sidegate.edge.failures import Failure
 from sidegate.edge.heads import NO_BODY, PLAIN_TRAITS, ResponseHead
 from sidegate.edge.max_forwards import hops_left, take_hop
 from sidegate.edge.rewrite import request_head, response_head
+from sidegate.edge.upload import UploadState
 from sidegate.edge.upstream import UpstreamConnection
 from sidegate.edge.upstream_errors import BrokenReply, UpstreamError
 
@@ -73,11 +74,19 @@ class Exchange:
         if upload is not None and upload.too_large:
             self._fail(Failure.BODY_TOO_LARGE)
             return
-        if upload is not None and not upload.ended and head.traits.expects and head.traits.minor:
-            client.socket.write(CONTINUE)
-        self._data = _request_bytes(client, request)
+        if upload is not None and not upload.ended:
+            if head.traits.expects and head.traits.minor:
+                client.socket.write(CONTINUE)
+            if upload.may_fit(head.framing):
+                upload.collect(self)
+                return
+        self.body_collected()
+
+    def body_collected(self) -> None:
+        """Get a connection; see upload.UploadOwner."""
+        self._data = _request_bytes(self._client, self._request)
         try:
-            connection = client.runtime.pool.acquire(self)
+            connection = self._client.runtime.pool.acquire(self)
         except UpstreamError as error:
             self._fail(error.failure)
             return
@@ -129,15 +138,20 @@ class Exchange:
             self._state = _ANSWERING
             client.socket.write(lines)
             self.on_answer_data(content, ended=False)
-            if client.socket.writing_paused and self.connection is not None:
-                self.connection.pause_reading()
 
     def on_answer_data(self, content: bytes, *, ended: bool) -> None:
         """See upstream.ResponseHandler."""
-        send_piece(self._client.socket, content, chunked=self._chunked, ended=ended)
+        socket = self._client.socket
+        if socket.writing_paused:
+            socket.expect_more(len(content))
+        send_piece(socket, content, chunked=self._chunked, ended=ended)
         self._read_cost(content)
         if ended:
             self._finish()
+        elif socket.writing_paused and self.connection is not None:
+            budget, most_bytes = self._client.runtime.buffers, self._request.live.upstream.response_buffer
+            if not socket.buffers(budget, most_bytes):
+                self.connection.pause_reading()
 
     def _read_cost(self, content: bytes) -> None:
         if self._cost is not None and self._cost.reads_body:
@@ -239,7 +253,8 @@ def _may_repeat(request: ForwardedRequest, connection: UpstreamConnection | None
     """Whether a request that failed on this connection may be sent again."""
     if connection is None or not connection.reused or connection.reader.begun:
         return False
-    return request.head.method in IDEMPOTENT and (request.upload is None or request.upload.sent_with_head)
+    upload = request.upload
+    return request.head.method in IDEMPOTENT and (upload is None or upload.state is UploadState.SENT_WHOLE)
 
 
 def _request_bytes(client: ClientSide, request: ForwardedRequest) -> bytes:

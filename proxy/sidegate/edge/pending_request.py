@@ -15,14 +15,16 @@ from sidegate.decision.record import Record
 from sidegate.decision.request import BadRequest, RequestFacts
 from sidegate.decision.settling import Admission
 from sidegate.decision.verdict import Answer, Verdict
+from sidegate.edge.buffers import RequestShare
 from sidegate.edge.exchange import Exchange
 from sidegate.edge.exchange_ports import Admitted, ClientSide, is_admitted
 from sidegate.edge.failures import KEEPS_CONNECTION, Failure
-from sidegate.edge.heads import NO_BODY, PLAIN_TRAITS, RequestHead, no_fields
+from sidegate.edge.heads import NO_BODY, PLAIN_TRAITS, BodyLength, RequestHead, no_fields
 from sidegate.edge.max_forwards import hops_left, last_hop_answer
 from sidegate.edge.own_page import page_for, show
 from sidegate.edge.replies import failure_reply
 from sidegate.edge.request_id import RequestId
+from sidegate.edge.runtime import LiveRules
 from sidegate.edge.upload import Upload, UploadState
 from sidegate.edge.upstream import UpstreamConnection
 
@@ -56,11 +58,9 @@ _DECIDING, _PAGE, _FORWARDING, _ENDED = RequestStage
 
 
 class PendingRequest:
-    """See the module's text. Times are those of `time.perf_counter`: of the head, and of the verdict.
+    """See the module's text. Times are those of `time.perf_counter`: of the head, and of the verdict."""
 
-    What stands in the class is what most requests never change: it costs them nothing.
-    """
-
+    # What stands in the class is what most requests never change: it costs them nothing.
     stage = _DECIDING
     verdict: Verdict | None = None
     request_id: RequestId | None = None
@@ -75,7 +75,7 @@ class PendingRequest:
         self.live = client.runtime.live
         self.facts = RequestFacts(head.method, head.target, head, client.socket.peer)
         if head.framing is not NO_BODY and head.framing != 0:
-            self.upload = Upload(client.socket, self.live.listen, chunked=not isinstance(head.framing, int))
+            self.upload = _upload_of(head.framing, client, self.live)
 
     def start(self) -> None:
         """Decide the request, or make the page it asks for."""
@@ -182,6 +182,8 @@ class PendingRequest:
         if self.verdict is not None and (admission := self.verdict.admission) is not None:
             _end_admission(admission, status, forwarded=stage is _FORWARDING)
         # They refer back to this object: without the cycle, all is freed at once and not by the garbage collector.
+        if self.upload is not None:
+            self.upload.share.release()
         self.exchange = self.upload = None
         client = self._client
         if stage is not _PAGE or error:
@@ -203,6 +205,11 @@ class PendingRequest:
         if self._client.closing or not keep or not traits.persistent or (upload is not None and not upload.ended):
             return line + CLOSE
         return line + KEEP_ALIVE if traits is not PLAIN_TRAITS and not traits.minor else line
+
+
+def _upload_of(framing: BodyLength, client: ClientSide, live: LiveRules) -> Upload:
+    share = RequestShare(client.runtime.buffers, live.upstream.request_buffer)
+    return Upload(client.socket, live.listen, share, chunked=not isinstance(framing, int))
 
 
 def _id_of(request: PendingRequest) -> str:

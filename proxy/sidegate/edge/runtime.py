@@ -9,6 +9,7 @@ from sidegate.decision.policy import PolicySet
 from sidegate.decision.record import Observe
 from sidegate.decision.request import RequestFacts
 from sidegate.decision.verdict import Decide
+from sidegate.edge.buffers import BufferBudget
 from sidegate.edge.field_names import FieldNames, request_names
 from sidegate.edge.pool import Pool, Spawn
 from sidegate.edge.rate_limit_fields import RateLimitFields
@@ -93,6 +94,7 @@ class Runtime:
     started: ListenSettings
     authority: bytes
     pages: Mapping[str, OwnPage]
+    buffers: BufferBudget
     request_ids: RequestIds | None = None  # None: request ids are sent on like any other field
 
     # How the paths of its own pages begin: a quick look before a path is worked out.

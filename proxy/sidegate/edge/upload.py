@@ -1,8 +1,14 @@
 """A request's body on its way to the application: held until there is a connection, then sent as it arrives.
 
     HOLDING ── a connection ──► FLOWING ◄──► PAUSED (the application takes no more) ── all is sent ──► SENT
-       ├── it ended before it was sent: goes with the head ──────────────────────────────────────────┘
-       └── its framing is invalid ──► BROKEN          any ── given up ──► STOPPED
+     ▲ │ └── it ended before it was sent: goes with the head ────────────────────────────────────────┘
+     │ └── it may fit into `request_buffer` ──► COLLECTING ── it has ended, or does not fit ──► HOLDING
+     └──────────────────────────────────────────────┘
+    HOLDING, COLLECTING ── its framing is invalid ──► BROKEN          any ── given up ──► STOPPED
+
+A body that is collected takes no connection of the application while a slow client sends it, and has a Content-Length
+then, however it came: WSGI servers read nothing of a chunked body. Whether that is so depends on its size alone, and
+not on how its segments fell.
 
 No task: bytes come in by `received` and leave by the connection's `write`. The client is read no faster than the
 application takes the body. The time that a client may take is counted by `BodyPatience`, and only while the sidecar
@@ -14,6 +20,7 @@ from typing import Protocol
 
 from sidegate.config import ListenSettings
 from sidegate.edge.body_rate import BodyClock, BodyPatience
+from sidegate.edge.buffers import RequestShare
 from sidegate.edge.failures import Failure
 from sidegate.edge.heads import BodyLength
 
@@ -55,41 +62,47 @@ class UploadOwner(Protocol):
     def give_up(self, failure: Failure) -> None:
         """The body cannot be sent any further."""
 
+    def body_collected(self) -> None:
+        """The body is whole, or cannot be collected any further: send the request."""
+
 
 class UploadState(Enum):
     """See the module's text."""
 
     HOLDING = "held until there is a connection"
+    COLLECTING = "received whole, before a connection is used"
     FLOWING = "sent as it comes"
     PAUSED = "the application takes no more for now"
     SENT = "all of it is on its way"
+    SENT_WHOLE = "the same, and it was whole before, so that it can be sent again"
     BROKEN = "its framing is invalid"
     STOPPED = "given up"
 
 
-_HOLDING, _FLOWING, _PAUSED, _SENT, _BROKEN, _STOPPED = UploadState
+_HOLDING, _COLLECTING, _FLOWING, _PAUSED, _SENT, _SENT_WHOLE, _BROKEN, _STOPPED = UploadState
 
 
 class Upload:
     """One request's body. `ended`: all of it has come."""
 
     __slots__ = (
-        *("_chunked", "_clock", "_connection", "_held", "_owner", "_settings", "_source", "_timeout_s", "_whole"),
-        *("body_bytes", "ended", "state"),
+        *("_chunked", "_clock", "_connection", "_held", "_owner", "_settings", "_source", "_timeout_s"),
+        *("body_bytes", "ended", "share", "state"),
     )
 
-    def __init__(self, source: BodySource, settings: ListenSettings, *, chunked: bool) -> None:
+    def __init__(self, source: BodySource, settings: ListenSettings, share: RequestShare, *, chunked: bool) -> None:
         self._source = source
         self._chunked = chunked
         self._settings = settings
         self._held: list[bytes] = []
+        self.share = share
         self.body_bytes = 0
-        self.ended = self._whole = False
+        self.ended = False
         self.state = _HOLDING
 
     @property
     def broken(self) -> bool:
-        """Whether its framing is invalid: nothing more of it is read."""
+        """Whether its framing is invalid."""
         return self.state is _BROKEN
 
     @property
@@ -110,6 +123,8 @@ class Upload:
             self._held.append(data)
             if self.body_bytes > MOST_HELD_BYTES and not ended:
                 self._source.pause_reading()
+        elif self.state is _COLLECTING:
+            self._collected(data)
         elif self.state in (_FLOWING, _PAUSED):
             if self.too_large:
                 self._owner.give_up(Failure.BODY_TOO_LARGE)
@@ -121,32 +136,57 @@ class Upload:
     @property
     def sent(self) -> bool:
         """Whether all of it is on its way."""
-        return self.state is _SENT
+        return self.state is _SENT or self.state is _SENT_WHOLE
 
-    @property
-    def sent_with_head(self) -> bool:
-        """Whether it was whole before it was sent, so that it can be sent again."""
-        return self._whole
+    def may_fit(self, announced: BodyLength) -> bool:
+        """Whether the body may be whole before it is sent; `announced` by the client."""
+        known_bytes = announced if isinstance(announced, int) else self.body_bytes
+        return not self.ended and known_bytes <= self.share.most_bytes
+
+    def collect(self, owner: UploadOwner) -> None:
+        """Receive the body until it is whole or does not fit; `owner.body_collected` is called then."""
+        self._owner = owner
+        self.state = _COLLECTING
+        self._start_clock()
+        self._source.resume_reading()
+        if not self.share.borrow(self.body_bytes):
+            self._end_collecting()
+
+    def _collected(self, data: bytes) -> None:
+        if self.too_large:
+            self._owner.give_up(Failure.BODY_TOO_LARGE)
+            return
+        self._held.append(data)
+        if not self.share.borrow(len(data)) or self.ended:
+            self._end_collecting()
+        else:
+            self._clock.received(len(data))
+
+    def _end_collecting(self) -> None:
+        self._clock.close()
+        self.state = _HOLDING
+        if not self.ended:
+            self._source.pause_reading()  # until there is a connection
+        self._owner.body_collected()
 
     def framing(self, announced: BodyLength) -> tuple[bytes, bytes]:
         """The framing line of the request, and the whole body where it has ended already; `announced` by the client."""
         if self.ended:
-            self.state, self._whole = _SENT, True
+            self.state = _SENT_WHOLE
             body = self._take_held()
+            if self._chunked and self.body_bytes > self.share.most_bytes > 0:
+                return CHUNKED_LINE, (chunk(body) if body else b"") + LAST_CHUNK
             return b"Content-Length: %d\r\n" % len(body), body
         return (b"Content-Length: %d\r\n" % announced if isinstance(announced, int) else CHUNKED_LINE), b""
 
     def start(self, owner: UploadOwner, connection: UploadSink, timeout_s: float) -> None:
         """Send what has come, and the rest as it comes; `timeout_s` bounds the wait for the answer's head behind it."""
-        self._timeout_s = timeout_s
-        self._owner = owner
-        self._connection = connection
-        patience = BodyPatience(self._settings.body_timeout_s, self._settings.min_body_bytes_per_s)
-        self._clock = BodyClock(patience, self._timed_out)
+        self._owner, self._connection, self._timeout_s = owner, connection, timeout_s
+        self._start_clock()
         self.state = _FLOWING
         self._source.resume_reading()
-        self._clock.wait()
         self._send(self._take_held())
+        self.share.release()
 
     def pause(self) -> None:
         """The application takes no more for now."""
@@ -164,14 +204,20 @@ class Upload:
 
     def stop(self, state: UploadState = UploadState.STOPPED) -> None:
         """Send no more."""
-        if self.state in (_FLOWING, _PAUSED):
+        if self.state in (_COLLECTING, _FLOWING, _PAUSED):
             self._clock.close()
         self.state = state
         self._held.clear()
 
+    def _start_clock(self) -> None:
+        patience = BodyPatience(self._settings.body_timeout_s, self._settings.min_body_bytes_per_s)
+        self._clock = BodyClock(patience, self._timed_out)
+        self._clock.wait()
+
     def _take_held(self) -> bytes:
-        held, self._held = self._held, []
-        return b"".join(held)
+        body = b"".join(self._held)
+        self._held.clear()
+        return body
 
     def _send(self, data: bytes) -> None:
         connection, chunked = self._connection, self._chunked

@@ -41,7 +41,10 @@ class WorkerId:
             update={"port": self.port, "max_connections": self._part(settings.listen.max_connections)}
         )
         upstream = settings.upstream.model_copy(
-            update={"max_connections": self._part(settings.upstream.max_connections)}
+            update={
+                "max_connections": self._part(settings.upstream.max_connections),
+                "buffer_total": settings.upstream.buffer_total // self.count,
+            }
         )
         return settings.model_copy(update={"listen": listen, "upstream": upstream})
 
