@@ -12,7 +12,7 @@ from sidegate.store.redis.script import SCRIPT
 
 # The one line of the script that reads the clock, and what stands in its place here. All else is the shipped script.
 READS_TIME = "local time = redis.call('TIME')"
-GIVEN_TIME = "local time = cjson.decode(ARGV[4])"
+GIVEN_TIME = "local time = cjson.decode(ARGV[#ARGV])"
 assert SCRIPT.count(READS_TIME) == 1
 VIRTUAL_SCRIPT = SCRIPT.replace(READS_TIME, GIVEN_TIME)
 
@@ -116,7 +116,7 @@ class ScriptStore:
         state = {str(name, "ascii"): str(value, "ascii") for name, value in read(self._client, key).items()}
         if not state:
             return None
-        assert set(state) - {"held"} == {"tokens", "since", "rate"}
+        assert set(state) - {"held", "returned"} == {"tokens", "since", "rate"}
         tokens, period_us = state["rate"].split("/")
         held = [pair.split(":") for pair in state.get("held", "").split(",") if pair]
         costs = tuple((int(epoch), int(cost)) for epoch, cost in held)

@@ -184,8 +184,11 @@ def test_a_cluster_decides_one_request_after_the_other_as_one_server_does(cluste
             proxy.deny_cache.clear()
             verdict = await proxy.ask(*(asking(c.key, c.limit, c.cost, shadow=c.shadow) for c in charges))
             assert (verdict.answer is Answer.PASS) == passed(charges, levels)
-            found = [(level.tokens, level.enough) for level in verdict.levels if level is not None]
-            assert found == [(level.tokens, level.enough) for level in levels]
+            for found, level in zip(verdict.levels, levels, strict=True):
+                # Where a bucket that is likely to refuse does so, the others are not read.
+                if found is not None or verdict.answer is Answer.PASS:
+                    assert found is not None
+                    assert (found.tokens, found.enough) == (level.tokens, level.enough)
 
     with asyncio.Runner() as runner:
         connected = sidecar(cluster.url)

@@ -4,25 +4,31 @@ from collections.abc import Sequence
 
 import pytest
 from sidegate.decision.bucket import Charge, Level
+from sidegate.store.cluster.contention import Contention
 from sidegate.store.cluster.reservation import Reservation
-from sidegate.store.protocol import Levels, StoreUnavailable
+from sidegate.store.protocol import Levels, OnLevels, StoreUnavailable
 
 from tests.store.sidecar import HOURLY
 
 PAID, LACKING = Level(7, 0, True), Level(0, 0, False)
 LOST = StoreUnavailable("timeout")
+BACK = Level(9, 0, True)
 
 
 class Asked:
     """A request of three buckets in slots 1, 2 and 3; `shadows` names those that never refuse."""
 
-    def __init__(self, *shadows: int, cost: int = 2) -> None:
+    def __init__(self, *shadows: int, cost: int = 2, first: int | None = None) -> None:
         charges = [Charge(f"k{slot}", HOURLY, cost, slot in shadows) for slot in (1, 2, 3)]
         self.answers: list[tuple[Levels | StoreUnavailable, float]] = []
         self.given_back: list[tuple[int, list[str]]] = []
+        self.asked: list[int] = []
+        self._heard: dict[int, OnLevels] = {}
         positions = {slot: [slot - 1] for slot in (1, 2, 3)}
-        reservation = Reservation(charges, positions, lambda *answer: self.answers.append(answer), self._give_back)
-        self._heard = {slot: heard for slot, _, heard in reservation.parts()}
+        self.reservation = Reservation(
+            charges, positions, lambda *answer: self.answers.append(answer), self._ask, self._give_back
+        )
+        self.reservation.begin(first)
 
     def hear(self, **answers: Level | StoreUnavailable | None) -> "Asked":
         for at, (name, answer) in enumerate(answers.items()):
@@ -30,8 +36,12 @@ class Asked:
             self._heard[slot](answer if isinstance(answer, StoreUnavailable) else (answer,), 10.0 - at)
         return self
 
+    def _ask(self, slot: int, charges: Sequence[Charge], then: OnLevels) -> None:
+        assert [charge.key for charge in charges] == [f"k{slot}"]
+        self.asked.append(slot)
+        self._heard[slot] = then
+
     def _give_back(self, slot: int, charges: Sequence[Charge], left: Sequence[Level]) -> None:
-        assert not self.answers  # before the request is answered
         assert list(left) == [PAID] * len(charges)
         self.given_back.append((slot, [charge.key for charge in charges]))
 
@@ -42,9 +52,8 @@ def test_a_request_that_all_slots_pass_is_charged_without_a_return() -> None:
     assert asked.answers == [([PAID, PAID, PAID], 8.0)]  # asked when the first of them was
 
 
-def test_the_callback_waits_for_every_slot() -> None:
-    asked = Asked().hear(slot1=PAID, slot2=LACKING)
-    assert (asked.answers, asked.given_back) == ([], [])
+def test_no_answer_is_given_before_all_slots_have_answered() -> None:
+    assert Asked().hear(slot1=PAID, slot2=LACKING).answers == []
 
 
 @pytest.mark.parametrize("order", [(1, 2, 3), (2, 1, 3), (3, 2, 1)])
@@ -52,7 +61,7 @@ def test_a_refusal_gives_back_the_other_charges_in_any_order_of_replies(order: t
     said = {1: PAID, 2: LACKING, 3: PAID}
     asked = Asked().hear(**{f"slot{slot}": said[slot] for slot in order})
     assert sorted(asked.given_back) == [(1, ["k1"]), (3, ["k3"])]
-    assert asked.answers[0][0] == [Level(9, 0, True), LACKING, Level(9, 0, True)]
+    assert asked.answers[0][0] == [BACK, LACKING, BACK]
 
 
 def test_a_shadow_charge_without_tokens_refuses_nothing() -> None:
@@ -74,7 +83,7 @@ def test_a_slot_that_fails_fails_the_request_and_the_others_get_their_tokens_bac
 def test_a_refusal_stands_beside_a_failed_slot() -> None:
     asked = Asked().hear(slot1=PAID, slot2=LOST, slot3=LACKING)
     assert asked.given_back == [(1, ["k1"])]
-    assert asked.answers[0][0] == [Level(9, 0, True), None, LACKING]
+    assert asked.answers[0][0] == [BACK, None, LACKING]
 
 
 def test_a_slot_of_shadows_may_fail() -> None:
@@ -85,3 +94,88 @@ def test_a_slot_of_shadows_may_fail() -> None:
 
 def test_a_look_takes_nothing_and_gives_nothing_back() -> None:
     assert Asked(cost=0).hear(slot1=PAID, slot2=None, slot3=PAID).given_back == []
+
+
+# -- one slot first ---------------------------------------------------------------------------------------------------
+
+
+def test_the_other_slots_are_charged_once_the_first_has_passed() -> None:
+    asked = Asked(first=2)
+    assert asked.asked == [2]
+    assert asked.hear(slot2=PAID).asked == [2, 1, 3]
+    assert asked.hear(slot1=PAID, slot3=PAID).answers[0][0] == [PAID, PAID, PAID]
+    assert asked.given_back == []
+
+
+@pytest.mark.parametrize(("answer", "expected"), [(LACKING, [None, LACKING, None]), (LOST, LOST)])
+def test_a_first_slot_that_does_not_pass_ends_the_request_without_other_charges(
+    answer: Level | StoreUnavailable, expected: object
+) -> None:
+    asked = Asked(first=2).hear(slot2=answer)
+    assert (asked.asked, asked.given_back) == ([2], [])
+    assert asked.answers == [(expected, 10.0)]
+
+
+def test_a_refusal_after_the_first_slot_gives_its_charge_back() -> None:
+    asked = Asked(first=2).hear(slot2=PAID)
+    asked.hear(slot1=LACKING, slot3=PAID)
+    assert sorted(asked.given_back) == [(2, ["k2"]), (3, ["k3"])]
+    assert asked.answers[0][0] == [LACKING, BACK, BACK]
+
+
+def test_a_request_that_expires_gives_everything_back_however_late_it_is_answered() -> None:
+    asked = Asked(first=2).hear(slot2=PAID)
+    asked.hear(slot3=PAID).reservation.expire(LOST)
+    assert asked.given_back == [(2, ["k2"]), (3, ["k3"])]
+    assert [answer for answer, _ in asked.answers] == [LOST]
+    asked.hear(slot1=PAID)
+    assert asked.given_back[2:] == [(1, ["k1"])]
+    assert len(asked.answers) == 1
+
+
+def test_a_request_that_expires_before_its_first_slot_answers_charges_no_others() -> None:
+    asked = Asked(first=2)
+    asked.reservation.expire(LOST)
+    assert asked.hear(slot2=PAID).given_back == [(2, ["k2"])]
+    assert (asked.asked, len(asked.answers)) == ([2], 1)
+
+
+def test_a_request_that_has_ended_does_not_expire() -> None:
+    asked = Asked(first=2).hear(slot2=LACKING)
+    asked.reservation.expire(LOST)
+    assert len(asked.answers) == 1
+
+
+# -- which slot first -------------------------------------------------------------------------------------------------
+
+
+def charge(key: str, cost: int = 1) -> Charge:
+    return Charge(key, HOURLY, cost)
+
+
+def test_of_several_buckets_that_refused_the_latest_is_charged_first() -> None:
+    known = Contention()
+    assert known.latest(["a", "b"]) is None
+    known.note([charge("a"), charge("b"), charge("c")], [LACKING, LACKING, PAID])
+    assert known.latest(["a", "b", "c"]) == "b"
+    known.note([charge("a")], [LACKING])
+    assert known.latest(["a", "b", "c"]) == "a"
+    assert known.latest(["c"]) is None
+
+
+def test_a_bucket_is_forgotten_once_it_has_tokens_for_a_further_request() -> None:
+    known = Contention()
+    known.note([charge("a", 3)], [LACKING])
+    for level in (None, Level(2, 0, True)):
+        known.note([charge("a", 3)], [level])
+        assert known.latest(["a"]) == "a"
+    known.note([charge("a", 0)], [PAID])  # only read
+    assert known.latest(["a"]) == "a"
+    known.note([charge("a", 3)], [Level(3, 0, True)])
+    assert known.latest(["a"]) is None
+
+
+def test_the_bucket_that_refused_longest_ago_is_forgotten_for_a_new_one() -> None:
+    known = Contention(2)
+    known.note([charge("a"), charge("b"), charge("a"), charge("c")], [LACKING] * 4)
+    assert [known.latest([key]) for key in "abc"] == ["a", None, "c"]

@@ -13,13 +13,14 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from importlib.resources import files
 
 from sidegate.config import StoreSettings
 from sidegate.decision.bucket import Charge, Level
 from sidegate.decision.charging import undoing
 from sidegate.decision.record import ObserveStore
 from sidegate.store.cluster.cluster_node import ClusterNode
+from sidegate.store.cluster.contention import Contention
+from sidegate.store.cluster.give_back import GiveBack
 from sidegate.store.cluster.reservation import Reservation
 from sidegate.store.cluster.slot_batch import SlotBatch
 from sidegate.store.cluster.slot_map import SlotMap, naming
@@ -29,7 +30,7 @@ from sidegate.store.redis.connection import ReplyError
 from sidegate.store.redis.connector import Connector
 from sidegate.store.redis.node import OnChange
 
-GIVE_BACK = files(__package__).joinpath("give_back.lua").read_text("utf-8")
+_TIMED_OUT = StoreUnavailable("timeout", "two calls, one after the other, were not answered within the timeout")
 
 
 class ClusterStore:
@@ -41,6 +42,8 @@ class ClusterStore:
         self._connector = connector
         self._loop = asyncio.get_running_loop()
         self._turn: dict[int, SlotBatch] = {}
+        self._contention = Contention()
+        self._returns = GiveBack()
         self.slots = SlotMap(connector, on_change, observe)
         self.tried = self.slots.tried
 
@@ -84,9 +87,16 @@ class ClusterStore:
                 then(refusal, time.monotonic())
                 return
         batches: dict[int, SlotBatch] = {}
-        reservation = Reservation(charges, positions, then, partial(self._give_back, batches))
-        for slot, part, heard in reservation.parts():
-            batches[slot] = self._add(slot, part, heard, reserving=True)
+        reservation = Reservation(
+            charges, positions, then, partial(self._reserve, batches), partial(self._give_back, batches)
+        )
+        first = self._contention.latest(charge.key for charge in charges if charge.cost and not charge.shadow)
+        if first is None:
+            reservation.begin()
+        else:
+            # Each call has its own timeout; both together have one.
+            self._expire_at(reservation, time.monotonic() + self._connector.timeout_s)
+            reservation.begin(slot_of(first))
 
     def command(self, key: str, command: Command, on_reply: OnReply) -> None:
         """Send one command to the node that has the key, following one redirection."""
@@ -137,7 +147,24 @@ class ClusterStore:
 
     # -- the calls of this turn ---------------------------------------------------------------------------------------
 
-    def _add(self, slot: int, charges: Sequence[Charge], then: OnLevels, *, reserving: bool = False) -> SlotBatch:
+    def _expire_at(self, reservation: Reservation, due_s: float) -> None:
+        """Expire the reservation at `due_s` of time.monotonic; the loop's clock stands still during one turn."""
+        left_s = due_s - time.monotonic()
+        if left_s > 0:
+            self._loop.call_later(left_s, self._expire_at, reservation, due_s)
+        else:
+            # The reply may be unread in the socket because this process was late: read once more first.
+            self._loop.call_later(0.001, reservation.expire, _TIMED_OUT)
+
+    def _reserve(self, batches: dict[int, SlotBatch], slot: int, charges: Sequence[Charge], then: OnLevels) -> None:
+        def answered(answer: Levels | StoreUnavailable, asked_s: float) -> None:
+            if not isinstance(answer, StoreUnavailable):
+                self._contention.note(charges, answer)
+            then(answer, asked_s)
+
+        batches[slot] = self._add(slot, charges, answered, returnable=True)
+
+    def _add(self, slot: int, charges: Sequence[Charge], then: OnLevels, *, returnable: bool = False) -> SlotBatch:
         if not self._turn:
             self._loop.call_soon(self._flush)
         batch = self._turn.get(slot)
@@ -145,7 +172,8 @@ class ClusterStore:
             if batch is not None:
                 batch.send()
             batch = self._turn[slot] = SlotBatch(self.slots, slot)
-        batch.timed = batch.timed or reserving
+        if returnable:
+            batch.make_returnable()
         batch.add(charges, then)
         return batch
 
@@ -163,24 +191,8 @@ class ClusterStore:
                 plain.append((charge, level))
             else:
                 self._add(slot, (undo,), _ignore_levels)
-        call = batches[slot].call
-        if call is None or call.before_us is None or not plain:
-            return
-        arguments: list[str | int] = [call.before_us]
-        for charge, level in plain:
-            rate = charge.limit.rate
-            arguments += [
-                charge.cost,
-                charge.limit.burst,
-                f"{rate.tokens}/{rate.period_us}",
-                level.tokens,
-                level.age_us,
-            ]
-        words = (len(plain), *(charge.key for charge, _ in plain), *arguments)
-        if call.asking:
-            call.node.ask(("ASKING",), _ignore)
-        # The whole script each time: after NOSCRIPT, other calls could come in between.
-        call.node.ask(("EVAL", GIVE_BACK, *words), _ignore)
+        if plain and (call := batches[slot].call) is not None:
+            self._returns.send(call, plain)
 
 
 def _ignore_levels(answer: Levels | StoreUnavailable, asked_s: float) -> None:

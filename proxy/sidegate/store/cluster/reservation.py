@@ -1,12 +1,14 @@
 """One request with buckets in several slots of a Cluster, which no single script call can decide.
 
-The buckets of each slot are charged separately and at the same time: reserved. If all pass, the reservation is the
-charge. If one refuses or fails, the charges of the other slots are given back at once, on the same connections, so that
-they are back before any later call of this proxy. A bucket is never given more than was taken from it, less its growth
-meanwhile: see give_back.lua.
+The buckets of each slot are charged separately: reserved. If all pass, the reservation is the charge. If one refuses or
+fails, the charges of the other slots are given back at once (see give_back.lua).
 
-A Cluster therefore never admits more than one server would. It may admit less while a reservation stands (one round
-trip): other requests do not see the reserved tokens. Tokens of a call whose reply was lost stay spent.
+Usually all slots are charged at the same time, in one round trip. A slot with a bucket that is likely to refuse is
+charged first, alone, and the others only once it has passed: then a refusal reserves nothing elsewhere, and callers who
+compete for the same buckets queue at one of them instead of each holding tokens that another one lacks.
+
+A Cluster never admits more than one server would. It may admit less while a reservation stands (one round trip): other
+requests do not see the reserved tokens. Tokens of a call whose reply was lost stay spent.
 
 Pure: no I/O and no waiting. docs/adr/0007 has the alternatives.
 """
@@ -17,46 +19,71 @@ from functools import partial
 from sidegate.decision.bucket import Charge, Level
 from sidegate.store.protocol import Levels, OnLevels, StoreUnavailable
 
+# Charges the buckets of one slot.
+AskSlot = Callable[[int, Sequence[Charge], OnLevels], None]
 # Gives back the charges of one slot, which left these levels.
-GiveBack = Callable[[int, Sequence[Charge], Sequence[Level]], None]
+UndoSlot = Callable[[int, Sequence[Charge], Sequence[Level]], None]
 
 
 class Reservation:
     """A request under way in several slots; `positions` maps each slot to its positions in `charges`."""
 
     __slots__ = (
+        "_ask",
         "_asked_s",
         "_charges",
         "_failure",
         "_give_back",
         "_levels",
-        "_outstanding",
         "_positions",
         "_taken",
         "_then",
+        "_unanswered",
+        "_waiting",
     )
 
     def __init__(
-        self, charges: Sequence[Charge], positions: Mapping[int, Sequence[int]], then: OnLevels, give_back: GiveBack
+        self,
+        charges: Sequence[Charge],
+        positions: Mapping[int, Sequence[int]],
+        then: OnLevels,
+        ask: AskSlot,
+        give_back: UndoSlot,
     ) -> None:
         self._charges = charges
         self._positions = positions
-        self._then = then
+        self._then: OnLevels | None = then
+        self._ask = ask
         self._give_back = give_back
         self._levels: list[Level | None] = [None] * len(charges)
-        self._taken: dict[int, list[int]] = {}
+        self._taken: list[int] = []
         self._failure: StoreUnavailable | None = None
         self._asked_s = 0.0
-        self._outstanding = len(positions)
+        # Slots that were charged and have not answered; slots that are charged once these have passed.
+        self._unanswered: set[int] = set()
+        self._waiting: list[int] = []
 
-    def parts(self) -> list[tuple[int, list[Charge], OnLevels]]:
-        """The charges of each slot, and the callback for its levels."""
-        return [
-            (slot, [self._charges[position] for position in positions], partial(self._answered, slot))
-            for slot, positions in self._positions.items()
-        ]
+    def begin(self, first: int | None = None) -> None:
+        """Charge the slot `first`, and the others once it has passed; without it, all at the same time."""
+        slots = list(self._positions)
+        self._waiting = [] if first is None else [slot for slot in slots if slot != first]
+        self._charge(slots if first is None else [first])
+
+    def expire(self, failure: StoreUnavailable) -> None:
+        """End the request, unless it has ended: slots that have not answered have failed."""
+        if self._then is not None:
+            self._failure = failure
+            self._conclude()
+
+    def _charge(self, slots: Sequence[int]) -> None:
+        self._unanswered.update(slots)
+        for slot in slots:
+            self._ask(
+                slot, [self._charges[position] for position in self._positions[slot]], partial(self._answered, slot)
+            )
 
     def _answered(self, slot: int, answer: Levels | StoreUnavailable, asked_s: float) -> None:
+        self._unanswered.discard(slot)
         # The earliest time: growth counted from it is never too little.
         self._asked_s = min(self._asked_s or asked_s, asked_s)
         positions = self._positions[slot]
@@ -67,33 +94,41 @@ class Reservation:
             for position, level in zip(positions, answer, strict=True):
                 self._levels[position] = level
             if all(map(self._passes, positions)):
-                self._taken[slot] = [position for position in positions if self._took(position)]
-        self._outstanding -= 1
-        if not self._outstanding:
-            self._conclude()
+                self._taken.append(slot)
+        if self._then is None:  # it has expired
+            self._undo()
+        elif not self._unanswered:
+            if self._waiting and self._failure is None and all(map(self._passes, positions)):
+                waiting, self._waiting = self._waiting, []
+                self._charge(waiting)
+            else:
+                self._conclude()
 
     def _conclude(self) -> None:
         if not all(map(self._passes, range(len(self._charges)))):
-            for slot, positions in self._taken.items():
-                self._undo(slot, positions)
+            self._undo()
         refused = any(
             level is not None and not level.enough and not charge.shadow
             for charge, level in zip(self._charges, self._levels, strict=True)
         )
-        # A refusal by one bucket stands without the others.
-        self._then(self._levels if self._failure is None or refused else self._failure, self._asked_s)
+        then, self._then = self._then, None
+        if then is not None:
+            # A refusal by one bucket stands without the others.
+            then(self._levels if self._failure is None or refused else self._failure, self._asked_s)
 
-    def _undo(self, slot: int, positions: Sequence[int]) -> None:
-        left = [level for position in positions if (level := self._levels[position]) is not None]
-        for position, level in zip(positions, left, strict=True):  # every charge that was taken has a level
-            self._levels[position] = level._replace(tokens=level.tokens + self._charges[position].cost)
-        if positions:
-            self._give_back(slot, [self._charges[position] for position in positions], left)
+    def _undo(self) -> None:
+        taken, self._taken = self._taken, []
+        for slot in taken:
+            charges, left = [], []
+            for position in self._positions[slot]:
+                charge, level = self._charges[position], self._levels[position]
+                if level is not None and level.enough and charge.cost > 0:
+                    charges.append(charge)
+                    left.append(level)
+                    self._levels[position] = level._replace(tokens=level.tokens + charge.cost)
+            if charges:
+                self._give_back(slot, charges, left)
 
     def _passes(self, position: int) -> bool:
         level = self._levels[position]
-        return self._charges[position].shadow or (level is not None and level.enough)
-
-    def _took(self, position: int) -> bool:
-        level = self._levels[position]
-        return level is not None and level.enough and self._charges[position].cost > 0
+        return not self._charges[position].may_refuse or (level is not None and level.enough)

@@ -48,8 +48,6 @@ class SlotBatch:
         self._requests: list[tuple[Sequence[Charge], OnLevels]] = []
         self._member: ClusterNode | None = None
         self._error = ""
-        # Whether to read the node's clock too, for charges that may be given back.
-        self.timed = False
         self.call: ScriptCall | None = None
 
     def has_room(self, charges: Sequence[Charge]) -> bool:
@@ -61,6 +59,10 @@ class SlotBatch:
         self._requests.append((charges, then))
         self._batch.add(charges, then)
 
+    def make_returnable(self) -> None:
+        """Keep what is needed to give the charges back."""
+        self._batch.returnable = True
+
     def send(self) -> None:
         """Send all requests that were added."""
         if not self._requests:
@@ -71,7 +73,6 @@ class SlotBatch:
             return
         self._member = member
         self.call = ScriptCall(self._batch, member.node, self._cluster.timeout_s, self._redirect, self._observed)
-        self.call.timed = self.timed
         self.call.send()
 
     def _observed(self, call: StoreCall) -> None:

@@ -36,7 +36,19 @@ class BadReply(Exception):
 class Batch(Generic[Waiter]):
     """Requests decided together, in the order of adding; a waiter is the caller's handle of a request."""
 
-    __slots__ = ("_asked", "_keys", "_limits", "_numbers", "_tag", "_texts", "_waiting", "charges")
+    __slots__ = (
+        "_asked",
+        "_keys",
+        "_limits",
+        "_numbers",
+        "_tag",
+        "_texts",
+        "_waiting",
+        "charged_us",
+        "charges",
+        "returnable",
+        "returned",
+    )
 
     def __init__(self) -> None:
         self._keys: dict[str, int] = {}
@@ -49,6 +61,11 @@ class Batch(Generic[Waiter]):
         self._numbers = 1
         self.charges = 0
         self._tag = next(_tags)
+        # Whether charges may be given back. Then `deliver` sets the store's clock, and of each bucket, in the order of
+        # adding, the tokens given back so far less the costs held.
+        self.returnable = False
+        self.charged_us = 0
+        self.returned: list[int] = []
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -82,18 +99,26 @@ class Batch(Generic[Waiter]):
     def arguments(self) -> tuple[str | int, ...]:
         """The arguments after the script in EVALSHA and EVAL: number of keys, keys, limits, requests, tag."""
         keys = self._keys
-        return (len(keys), *keys, f"[{','.join(self._texts)}]", orjson.dumps(self._asked).decode(), self._tag)
+        words: tuple[str | int, ...]
+        words = (len(keys), *keys, f"[{','.join(self._texts)}]", orjson.dumps(self._asked).decode(), self._tag)
+        return (*words, 1) if self.returnable else words
+
+    def returned_to(self, key: str) -> int:
+        """Tokens that a bucket of a returnable batch had been given back when it was charged, less the costs held."""
+        return self.returned[self._keys[key] - 1]
 
     def deliver(self, reply: object) -> list[tuple[Waiter, tuple[Level | None, ...]]]:
         """Pair each waiter with its levels, in order; None for a bucket that cannot be read.
 
         Raises BadReply, and pairs nobody, where the reply is not what the script returns for this batch.
         """
-        numbers = self._numbers
+        numbers = self._numbers + (1 + len(self._keys) if self.returnable else 0)
         if not isinstance(reply, list) or len(reply) != numbers or set(map(type, reply)) != {int}:
             raise BadReply(f"the script's reply is not {numbers} integers")
         if reply[-1] != self._tag:
             raise BadReply("the reply is that of another call")
+        if self.returnable:
+            self.charged_us, *self.returned = reply[self._numbers - 1 : -1]
         pairs: list[tuple[Waiter, tuple[Level | None, ...]]] = []
         position = 0
         for width, wide, waiter in self._waiting:

@@ -7,8 +7,10 @@
 --   ARGV[2]  requests, flat JSON: number of charges, then key, limit, cost, twice the kind (and 1 more for a shadow), and the
 --            kind's details for each charge; kinds and details as in ChargeKind of decision/bucket.py
 --   ARGV[3]  a number that ends the reply and identifies the call
+--   ARGV[4]  '1' where the charges may be given back (cluster/give_back.lua); absent otherwise
 --   reply    two integers a charge: whole tokens left; and for how many µs the next token has been growing, or -1 - that
---            where the tokens did not suffice, or UNREADABLE. HOLD and BOOK have a third: the moment of the decision.
+--            where the tokens did not suffice, or UNREADABLE. HOLD and BOOK have a third: the moment of the decision. With
+--            ARGV[4] then the clock (µs), and for each key the tokens given back to it so far, less the most held in this call
 --
 -- The clock is the store's own. After a step back of up to TOLERATED_STEP_US, a bucket waits until the clock has caught up,
 -- so that a swinging clock credits no time twice; a `since` further in the future counts as now. All buckets are read
@@ -31,6 +33,8 @@ local tokens, since, under, changed = {}, {}, {}, {}
 local unknown, stale, broken = {}, {}, {}
 -- As stored, or as a charge of this call leaves it: tokens, since. Costs held: their sum, and by epoch.
 local stored_tokens, stored_since, held, epochs, had = {}, {}, {}, {}, {}
+-- The most that was held in this call, and the tokens of undone bookings: give_back.lua counts both.
+local most_held, unbooked = {}, {}
 -- Requests under way: places in use, leases to add, and an error that is not about one key.
 local used, added, failed = {}, {}, nil
 
@@ -137,7 +141,9 @@ end
 
 local function hold(key, epoch, cost)
   local costs = epochs[key] or {}
-  epochs[key], costs[epoch], held[key] = costs, (costs[epoch] or 0) + cost, held[key] + cost
+  local before = held[key]
+  epochs[key], costs[epoch], held[key] = costs, (costs[epoch] or 0) + cost, before + cost
+  most_held[key] = math.max(most_held[key] or 0, before, before + cost)
 end
 
 -- Writes the bucket where its tokens or holds change, or where it would never begin to grow otherwise.
@@ -161,6 +167,7 @@ local function charge_bucket(charge, key, cost, kind, passes, enough)
   elseif kind == UNBOOK then
     if stored_tokens[key] == asked[charge + 4] and stored_since[key] == asked[charge + 5] then
       left = math.min(burst, left + cost)
+      unbooked[key] = (unbooked[key] or 0) + cost
     end
   elseif kind == DEBIT then
     left = left - math.max(0, math.min(left - held[key], cost))
@@ -263,6 +270,10 @@ for key in pairs(changed) do
       redis.call('HDEL', KEYS[key], 'held')
     end
   end
+  if unbooked[key] then
+    local returned = tonumber(redis.call('HGET', KEYS[key], 'returned')) or 0
+    redis.call('HSET', KEYS[key], 'returned', returned + unbooked[key])
+  end
   redis.call('PEXPIRE', KEYS[key], limits[at + 6])
 end
 for key, leases in pairs(added) do
@@ -271,6 +282,13 @@ for key, leases in pairs(added) do
     redis.call('ZADD', KEYS[key], now + LEASE_US, lease)
   end
   redis.call('PEXPIRE', KEYS[key], LEASE_US / 1000 + 1)
+end
+if ARGV[4] == '1' then
+  reply[#reply + 1] = now
+  for key = 1, #KEYS do
+    local returned = tonumber(redis.pcall('HGET', KEYS[key], 'returned')) or 0
+    reply[#reply + 1] = returned - (most_held[key] or held[key] or 0)
+  end
 end
 reply[#reply + 1] = tonumber(ARGV[3])
 return reply

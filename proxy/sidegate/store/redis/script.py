@@ -37,13 +37,11 @@ class ScriptCall:
         "asked_s",
         "asking",
         "batch",
-        "before_us",
         "done",
         "due_s",
         "hops",
         "node",
         "size",
-        "timed",
     )
 
     def __init__(
@@ -63,9 +61,6 @@ class ScriptCall:
         # How often it was redirected, and whether the last time with ASKING.
         self.hops = 0
         self.asking = False
-        # With `timed`: the node's clock just before it charged, in µs.
-        self.timed = False
-        self.before_us: int | None = None
         self._arguments = batch.arguments()
         self._redirect = redirect
         self._observe = observe
@@ -78,8 +73,6 @@ class ScriptCall:
 
     def begin(self) -> None:
         """Send the call now."""
-        if self.timed:
-            self.node.ask(("TIME",), self._note_time)
         if self.asking:  # applies to the next command only
             self.node.ask(("ASKING",), _ignore)
         self.node.ask(("EVALSHA", SCRIPT_SHA, *self._arguments), self._on_reply, self._check_late)
@@ -87,7 +80,7 @@ class ScriptCall:
     def send_on(self, node: Node, *, asking: bool = False) -> None:
         """Send the call to another node, after the last one replied that it did not run the script."""
         self._expire_in_time()
-        self.node, self.asking, self.before_us = node, asking, None
+        self.node, self.asking = node, asking
         self.hops += 1
         node.once_tried(lambda: None if self.done else self.send())
 
@@ -101,7 +94,6 @@ class ScriptCall:
         self.done = True
         call = ScriptCall(part, self.node, 0, redirect, self._observe)
         call.asked_s, call.due_s, call.hops, call.asking = self.asked_s, self.due_s, self.hops, self.asking
-        call.timed = self.timed
         call._expire_in_time()
         call.send()
         return call
@@ -160,10 +152,6 @@ class ScriptCall:
             self.node.ask(("EVAL", SCRIPT, *self._arguments), self._use, self._check_late)
         elif not self._redirect(self, text):
             self.finish(StoreUnavailable(word.lower(), text))
-
-    def _note_time(self, reply: object) -> None:
-        if isinstance(reply, list) and len(reply) == 2:
-            self.before_us = int(reply[0]) * 1_000_000 + int(reply[1])
 
     def _expire(self) -> None:
         self.finish(StoreUnavailable("timeout", "no reply in time after a redirection"))
