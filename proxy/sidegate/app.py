@@ -12,6 +12,7 @@ from typing import Any, cast
 import uvloop
 
 import sidegate
+from sidegate.admin.application_probe import ApplicationProbe
 from sidegate.admin.bucket_pages import BucketPages
 from sidegate.admin.caller_status import CallerStatus
 from sidegate.admin.config_page import config_document, policy_documents
@@ -100,9 +101,8 @@ class App:
         id_header = settings.listen.request_id_header
         buffers = BufferBudget(self._settings.upstream.buffer_total)
         pool = Pool(settings.upstream, response_names(id_header), self._tasks.spawn)
-        health = HealthCheck(
-            settings.upstream, self._store.ping, self._policies, lambda: self._server.draining, self._config_state
-        )
+        probe = ApplicationProbe(settings.upstream)
+        health = HealthCheck(probe, self._store.ping, self._policies, lambda: self._server.draining, self._config_state)
         status = CallerStatus(self._policies, self._store.look)
 
         async def health_page(_: RequestFacts) -> Any:
@@ -123,6 +123,7 @@ class App:
         self._server = Server(self._edge)
         metrics.add(pool_readings(pool))
         metrics.add(buffers.readings())
+        metrics.add(probe.readings())
         for owner in (log.writer, self._store, self._server, self._reloader):
             metrics.add(owner.readings())
         numbers = (place.number, place.count) if place else ()

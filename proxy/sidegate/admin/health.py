@@ -1,12 +1,11 @@
 """Health of the sidecar by part, for probes, load balancers and operators."""
 
 import asyncio
-import contextlib
 from collections.abc import Awaitable, Callable
 from enum import Enum
 
+from sidegate.admin.application_probe import ApplicationProbe
 from sidegate.admin.response_types import ConfigState, HealthDocument, PartHealth
-from sidegate.config import UpstreamSettings
 from sidegate.decision.policy import OnStoreFailure, PolicySet
 
 # Probes may be frequent; application and store are checked no more often than this.
@@ -31,13 +30,13 @@ class HealthCheck:
 
     def __init__(
         self,
-        upstream: UpstreamSettings,
+        probe: ApplicationProbe,
         ping_store: Callable[[], Awaitable[str | None]],
         policies: Callable[[], PolicySet],
         draining: Callable[[], bool],
         config: Callable[[], ConfigState],
     ) -> None:
-        self._upstream = upstream
+        self._probe = probe
         self._ping_store = ping_store
         self._policies = policies
         self._draining = draining
@@ -67,7 +66,7 @@ class HealthCheck:
         return status, {"status": content["status"], **shown}
 
     async def application_fault(self) -> str | None:
-        """Why the application does not accept connections; None if it does."""
+        """Why the application is not well; None if it is."""
         app, _ = await self._check()
         return app
 
@@ -85,26 +84,9 @@ class HealthCheck:
     async def _check(self) -> tuple[str | None, str | None]:
         async with self._lock:
             if self._loop.time() - self._checked_s >= CHECK_EVERY_S:
-                app, store = await asyncio.gather(self._connect_to_app(), self._ping_store())
+                app, store = await asyncio.gather(self._probe.fault(), self._ping_store())
                 self._faults, self._checked_s = (app, store), self._loop.time()
             return self._faults
-
-    async def _connect_to_app(self) -> str | None:
-        url = self._upstream.url
-        try:
-            async with asyncio.timeout(self._upstream.connect_timeout_s):
-                if url.socket:
-                    _, writer = await asyncio.open_unix_connection(url.socket)
-                else:
-                    _, writer = await asyncio.open_connection(url.host, url.port)
-        except TimeoutError:
-            return f"{url.place} did not accept a connection within {self._upstream.connect_timeout_s:g} s"
-        except OSError as error:
-            return f"{url.place}: {error.strerror or error}"
-        writer.close()
-        with contextlib.suppress(OSError):
-            await writer.wait_closed()
-        return None
 
 
 def _part(fault: str | None) -> PartHealth:

@@ -151,6 +151,16 @@ class AdminSettings(Section):
         return self
 
 
+class ApplicationHealth(Section):
+    """How the application's health is found. Without a path: it is well while it accepts connections."""
+
+    path: Annotated[str, Text(r"|/[!-~]*", "a path of the application; expected e.g. /healthz")] = Field(
+        "", description="The application answers a GET of this with 2xx or 3xx while it is well; empty: no request."
+    )
+    interval_s: Timeout = Field(5.0, alias="interval", description="The time between two requests.")
+    timeout_s: Timeout = Field(1.0, alias="timeout", description="The time for the head of an answer.")
+
+
 class UpstreamSettings(Section):
     """The application behind the sidecar, and the limits of its answers."""
 
@@ -176,6 +186,9 @@ class UpstreamSettings(Section):
         0.0,
         alias="retry",
         description="How long a request waits for an application that refuses connections, before 502; 0: not at all.",
+    )
+    health: ApplicationHealth = Field(
+        ApplicationHealth(), description="How readiness and the health page find the application's health."
     )
     max_connections: Connections = Field(256, description="The most connections to the application.")
     max_waiting: Connections = Field(

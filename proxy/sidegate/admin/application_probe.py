@@ -1,0 +1,97 @@
+"""Asks whether the application is well: by a request for `upstream.health.path`, or else by a connection alone.
+
+The probe has a connection of its own, so that it is never limited, never counted as traffic, and finds an application
+that accepts connections and answers nothing.
+"""
+
+import asyncio
+import contextlib
+import logging
+import re
+from collections.abc import Iterator
+
+from sidegate.config import UpstreamSettings
+from sidegate.decision.reading import Reading
+
+# Without a path, an application is not checked more often than this, however often the pages are read.
+CONNECT_EVERY_S = 0.5
+# A status line is not longer.
+LONGEST_LINE_BYTES = 1024
+
+_STATUS_LINE = re.compile(rb"HTTP/1\.[01] ([0-9]{3})(?: .*)?\r?\n")
+
+logger = logging.getLogger(__name__)
+
+
+class ApplicationProbe:
+    """Probes the application when asked, and not again within `upstream.health.interval`."""
+
+    def __init__(self, upstream: UpstreamSettings) -> None:
+        self._upstream = upstream
+        self._health = upstream.health
+        self._every_s = self._health.interval_s if self._health.path else CONNECT_EVERY_S
+        self._timeout_s = self._health.timeout_s if self._health.path else upstream.connect_timeout_s
+        self._loop = asyncio.get_running_loop()
+        self._lock = asyncio.Lock()
+        self._checked_s = -self._every_s
+        self._fault: str | None = None
+
+    async def fault(self) -> str | None:
+        """Why the application is not well; None if it is."""
+        async with self._lock:
+            if self._loop.time() - self._checked_s >= self._every_s:
+                before, self._fault = self._fault, await self._probe()
+                self._checked_s = self._loop.time()
+                self._log_change(before)
+            return self._fault
+
+    def readings(self) -> Iterator[Reading]:
+        """Whether the last probe found the application well."""
+        text = "Whether the last probe found the application well; 1 before the first one."
+        yield Reading("upstream_healthy", text, lambda: self._fault is None)
+
+    def _log_change(self, before: str | None) -> None:
+        if not self._health.path or (before is None) == (self._fault is None):
+            return
+        if self._fault is not None:
+            logger.warning("application_unhealthy", extra={"fields": {"reason": self._fault}})
+        else:
+            logger.info("application_healthy")
+
+    async def _probe(self) -> str | None:
+        place = self._upstream.url.place
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                return await self._ask()
+        except TimeoutError:
+            did = "answer" if self._health.path else "accept a connection"
+            return f"{place} did not {did} within {self._timeout_s:g} s"
+        except OSError as error:
+            return f"{place}: {error.strerror or error}"
+
+    async def _ask(self) -> str | None:
+        url = self._upstream.url
+        if url.socket:
+            reader, writer = await asyncio.open_unix_connection(url.socket, limit=LONGEST_LINE_BYTES)
+        else:
+            reader, writer = await asyncio.open_connection(url.host, url.port, limit=LONGEST_LINE_BYTES)
+        try:
+            return await self._answer_fault(reader, writer) if self._health.path else None
+        finally:
+            writer.close()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
+
+    async def _answer_fault(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> str | None:
+        path, authority = self._health.path, self._upstream.url.authority
+        lines = (f"GET {path} HTTP/1.1", f"Host: {authority}", "User-Agent: sidegate-health", "Connection: close")
+        writer.write("\r\n".join([*lines, "", ""]).encode("ascii"))
+        try:
+            line = await reader.readline()
+        except ValueError:  # no line is that long
+            line = b""
+        match = _STATUS_LINE.fullmatch(line)
+        if match is None:
+            return f"GET {path} got no HTTP answer from {self._upstream.url.place}"
+        status = int(match[1])
+        return None if 200 <= status < 400 else f"GET {path} was answered {status} by {self._upstream.url.place}"
