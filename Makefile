@@ -15,7 +15,7 @@ DEV = .venv/.installed-dev
 .NOTPARALLEL:
 MAKEFLAGS += --no-print-directory --no-builtin-rules
 
-.PHONY: help install install-dev start stop restart status health test load running \
+.PHONY: applications help install install-dev start stop restart status health test load running \
 	check check-long coverage fuzz chaos bench bench-calls bench-cores bench-growth bench-memory bench-watching bench-extras bench-tools soak lock schema kubernetes clean \
 	logs redis-keys redis-cli redis-monitor top
 
@@ -70,9 +70,9 @@ check: $(DEV) ## lint, check format and types, run the tests
 	$(VENV)/ruff check .
 	$(VENV)/ruff format --check .
 	$(VENV)/mypy
-	$(VENV)/python -m pytest --numprocesses 4 --dist worksteal -m 'not long' $(ARGS)
+	$(VENV)/python -m pytest --numprocesses 4 --dist worksteal --ignore=tests/applications -m 'not long' $(ARGS)
 check-long: $(DEV) ## run the tests that take more than about ten seconds each; CI runs them after `make check`
-	$(VENV)/python -m pytest --numprocesses 2 --dist worksteal -m long $(ARGS)
+	$(VENV)/python -m pytest --numprocesses 2 --dist worksteal --ignore=tests/applications -m long $(ARGS)
 coverage: $(DEV) ## measure the coverage of decision, config, telemetry and commands; fails below the floor in pyproject.toml
 	@rm -rf .coverage-data && mkdir .coverage-data
 	@$(VENV)/coverage run -m pytest -q --numprocesses 4 --dist worksteal \
@@ -103,6 +103,9 @@ bench-tools: ## install the peers and the chart library of `make bench` into .ve
 	@$(DEPLOY) bench-tools
 soak: $(DEV) ## run mixed traffic with errors, reloads and clients that leave: make soak SECONDS=600
 	@$(VENV)/python -m benchmarks.soak $(or $(SECONDS),600)
+applications: $(DEV) ## run each recipe of docs/applications.md with the real servers, installed into .venv-apps
+	@$(DEPLOY) applications
+	$(VENV)/python -m pytest --numprocesses 2 --dist loadscope tests/applications $(ARGS)
 lock: $(DEV) ## write the pinned versions in requirements/ (ARGS=--upgrade for newer ones)
 	@$(VENV)/python -m deploy.locks $(ARGS)
 schema: $(RUN) ## write the JSON Schema of the configuration to docs/config.schema.json

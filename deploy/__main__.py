@@ -63,6 +63,11 @@ def _install_dev(_: list[str]) -> int:
     return 0
 
 
+def _applications(_: list[str]) -> int:
+    install.applications()
+    return 0
+
+
 def _bench_tools(_: list[str]) -> int:
     install.bench_tools()
     return 0
@@ -189,13 +194,13 @@ def _top(arguments: list[str]) -> int:
 def _clean(_: list[str]) -> int:
     _stop([])
     settings = load(os.environ)
-    for name in (".venv", ".venv-tools", ".venv-bench", ".venv-helm", *_CACHES):
+    for name in (".venv", ".venv-tools", ".venv-bench", ".venv-apps", ".venv-helm", *_CACHES):
         shutil.rmtree(ROOT / name, ignore_errors=True)
     for folder in ("proxy", "upstream_app", "deploy", "benchmarks", "tests"):
         for cache in (ROOT / folder).rglob("__pycache__"):
             shutil.rmtree(cache, ignore_errors=True)
     local.remove(settings)
-    good("removed .venv, .venv-tools, .venv-bench, .venv-helm, .run and the caches")
+    good("removed .venv, .venv-tools, .venv-bench, .venv-apps, .venv-helm, .run and the caches")
     return 0
 
 
@@ -262,6 +267,7 @@ _COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "install": _install,
     "install-dev": _install_dev,
     "bench-tools": _bench_tools,
+    "applications": _applications,
     "helm": _helm,
     "kubernetes": _kubernetes,
     "start": _start,

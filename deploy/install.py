@@ -23,6 +23,10 @@ _DEV_LOCK = ROOT / "requirements" / "dev.txt"
 _TOOLS_LOCK = ROOT / "requirements" / "redis-cli.txt"
 _BENCH = ROOT / ".venv-bench"
 _BENCH_LOCK = ROOT / "requirements" / "bench.txt"
+_APPS = ROOT / ".venv-apps"
+_APPS_LOCK = ROOT / "requirements" / "applications.txt"
+# The version that docs/applications.md is tested with.
+EXPRESS = "express@5"
 _LIMIT_S = 1200
 _OLDEST = (3, 11)
 
@@ -71,6 +75,14 @@ def redis_prompt() -> Path:
 def bench_tools() -> None:
     """Install the benchmark's peers and its chart library."""
     _on_demand(_BENCH, _BENCH_LOCK, "installing Traefik, Envoy and matplotlib into .venv-bench, once (100 MB)")
+
+
+def applications() -> None:
+    """Install the application servers of docs/applications.md; Express only where npm is."""
+    _on_demand(_APPS, _APPS_LOCK, "installing gunicorn, uvicorn, Django, Flask and FastAPI into .venv-apps, once")
+    if shutil.which("npm") and not (_APPS / "node_modules" / "express").exists():
+        step("installing Express into .venv-apps")
+        _quietly(["npm", "install", "--silent", "--prefix", str(_APPS), EXPRESS], "npm could not install Express")
 
 
 def _on_demand(folder: Path, lock: Path, message: str) -> None:

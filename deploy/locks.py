@@ -41,6 +41,12 @@ _LOCKS = (
     ),
     Lock("redis-cli", "the Redis prompt where redis-cli is not installed", ("-",), stdin="iredis\n"),
     Lock(
+        "applications",
+        "the servers that docs/applications.md is tested with",
+        ("-",),
+        stdin="gunicorn\nuvicorn\nflask\ndjango\nfastapi\n",
+    ),
+    Lock(
         "bench",
         "the benchmark: two proxies to compare with, and the chart library",
         ("-",),
