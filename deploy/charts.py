@@ -21,6 +21,7 @@ from deploy.terminal import Trouble, step
 
 CHART = ROOT / "deploy" / "kubernetes" / "chart"
 BASE = ROOT / "deploy" / "kubernetes" / "base" / "app.yaml"
+DEMONSTRATION = ROOT / "deploy" / "kubernetes" / "demonstration.yaml"
 # The name of the objects in the base; an overlay adds a prefix.
 BASE_NAME = "app"
 
@@ -76,7 +77,7 @@ def render(name: str, *arguments: str, values: Sequence[str] = ()) -> str:
 
 def rendered_base() -> str:
     """The text of the base."""
-    return _HEADER + _SOURCE.sub("", render(BASE_NAME))
+    return _HEADER + _SOURCE.sub("", render(BASE_NAME, "--values", str(DEMONSTRATION)))
 
 
 def write_base() -> None:

@@ -27,9 +27,12 @@ Objects = list[dict[str, Any]]
 
 # Values of each variant of the chart.
 VARIANTS: dict[str, tuple[str, ...]] = {
-    "defaults": (),
+    "defaults": ('application.image="registry/app:1"',),
     "all": (
-        'application={"image":"registry/app:1","command":[],"args":["serve"],"readinessProbe":{"exec":{"command":["true"]}}}',
+        'application={"image":"registry/app:1","args":["serve"],"port":3000,"env":[{"name":"MODE","value":"live"}]}',
+        'application.startupProbe={"exec":{"command":["true"]}}',
+        'application.livenessProbe={"exec":{"command":["true"]}}',
+        'application.readinessProbe={"exec":{"command":["true"]}}',
         "autoscaling.enabled=true",
         "podMonitor.enabled=true",
         'podMonitor.labels={"release":"prometheus"}',
@@ -42,7 +45,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
         'volumes=[{"name":"tmp","emptyDir":{}}]',
         'application.volumeMounts=[{"name":"tmp","mountPath":"/tmp"}]',
     ),
-    "least": ("networkPolicy.enabled=false", "spread=[]", "replicas=1", 'store.url="redis://{{ .Release.Name }}-valkey:6379"'),
+    "least": ('application.image="app"', "networkPolicy.enabled=false", "spread=[]", "replicas=1", 'store.url="redis://{{ .Release.Name }}-valkey:6379"'),
 }  # fmt: skip
 NAMES = ["base", "overlay", *VARIANTS]
 
@@ -156,7 +159,11 @@ def test_the_sidecar_is_native_and_both_containers_have_their_own_probes(name: s
     }
     (app,) = pod(name)["containers"]
     probes = {probe: each for probe, each in app.items() if probe.endswith("Probe")}
-    assert {"startupProbe", "livenessProbe"} <= set(probes)
+    assert set(probes) == {
+        "base": {"startupProbe", "livenessProbe"},
+        "overlay": {"startupProbe", "livenessProbe"},
+        "all": {"startupProbe", "livenessProbe", "readinessProbe"},
+    }.get(name, set()), "the probes that the values name, and no others"
     assert all("exec" in probe for probe in probes.values()), "httpGet cannot reach a port on loopback"
 
 
@@ -221,7 +228,9 @@ def test_values_of_the_chart_reach_the_configuration(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(find_helm() is None, reason="no helm; python -m deploy helm")
-@pytest.mark.parametrize("value", ["replica=3", 'store.onFailure="open"', "application.port=0", "trustedProxies=10"])
+@pytest.mark.parametrize(
+    "value", ['application.image=""', "replica=3", 'store.onFailure="open"', "application.port=0", "trustedProxies=10"]
+)
 def test_the_chart_refuses_values_that_it_does_not_know(value: str) -> None:
     with pytest.raises(Trouble) as refused:
         render("shop", values=[value])

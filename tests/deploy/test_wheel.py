@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.servers import free_port
+from tests.recorder import Recorder
+from tests.servers import StoreServer, free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = """
@@ -79,3 +80,52 @@ def test_the_installed_command_runs_outside_the_repository(installed: Path, tmp_
         process.terminate()
         process.communicate(timeout=30)
     assert process.returncode == 0
+
+
+def five_commands() -> list[str]:
+    """The commands of the README's section for an application of one's own, in its order."""
+    section = (ROOT / "README.md").read_text("utf-8").partition("## For your own application\n")[2]
+    block = section.partition("\n\n    ")[2].partition("\n\n")[0]
+    return [line.strip().partition("   ")[0] for line in block.splitlines()]
+
+
+@pytest.mark.long
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_an_application_of_ones_own_takes_five_commands(
+    installed: Path, tmp_path: Path, store_server: StoreServer
+) -> None:
+    install, init, doctor, start, curl = five_commands()
+    assert install == "pip install .", "the fixture has installed a wheel of this checkout"
+    recorder = Recorder()
+    port = free_port()
+    # The README's addresses are the defaults; the environment moves them to this test's.
+    environment = {
+        "PATH": f"{installed}:{os.environ['PATH']}",
+        "PORT": str(port),
+        "ADMIN_PORT": str(free_port()),
+        "REDIS_URL": store_server.url,
+        "UPSTREAM_URL": recorder.url,
+    }
+    written = run("sh", "-c", init, cwd=tmp_path, **environment)
+    assert (written.returncode, written.stderr) == (0, ""), written.stderr
+    examined = run("sh", "-c", doctor, cwd=tmp_path, **environment)
+    assert examined.returncode == 0, examined.stdout
+    process = subprocess.Popen(
+        ["sh", "-c", f"exec {start}"],
+        cwd=tmp_path,
+        env={**os.environ, **environment},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        assert any('"event":"started"' in line for line in process.stdout)
+        answer = run("sh", "-c", curl.replace(":8080", f":{port}"), cwd=tmp_path, **environment)
+    finally:
+        process.terminate()
+        process.communicate(timeout=30)
+        recorder.stop()
+    assert process.returncode == 0
+    assert answer.stdout.startswith("HTTP/1.1 200 "), answer
+    assert 'RateLimit: "callers";r=99' in answer.stdout

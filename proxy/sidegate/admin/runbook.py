@@ -55,6 +55,6 @@ def _block(block: str) -> str:
 
 
 def _inline(text: str) -> str:
-    escaped = html.escape(text)
+    escaped = html.escape(text.replace("\\|", "|"))
     linked = re.sub(r"\[([^\]]+)\]\((#[a-z0-9-]+)\)", r'<a href="\2">\1</a>', escaped)
     return re.sub(r"`([^`]+)`", r"<code>\1</code>", linked)
