@@ -192,6 +192,28 @@ def test_an_application_that_is_down_is_red_with_its_reason_and_one_that_fails_a
         page.context.close()
 
 
+def test_a_slow_application_is_shown_with_its_time_until_it_is_fast_again(browser: Any, config: Config) -> None:
+    answer = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
+    recorder = Recorder()
+    recorder.always(1.1, answer)
+    config["upstream"]["url"] = recorder.url
+    with Sidecar(config) as sidecar:
+        page = DashboardPage(browser, sidecar.admin_port)
+        page.wait_live()
+        spend(sidecar, "alice", 2)
+        page.wait_text("application-word", "slow")
+        page.wait_text("problem-text", "The application is slow: half of its answers take")
+        assert "half of its answers take 1." in page.text("#application-reason")
+        assert page.page.get_attribute("#problem-runbook", "href") == "/runbook#the-application-fails-or-is-slow"
+        recorder.always(answer)
+        for number in range(8):
+            spend(sidecar, f"user-{number}", 1)
+        page.wait_text("application-word", "up")
+        page.wait("document.getElementById('problem').hidden")
+        page.context.close()
+    recorder.stop()
+
+
 def test_peers_of_the_query_are_shown_side_by_side(browser: Any, config: Config) -> None:
     with Sidecar(config) as sidecar:
         own = f"http://127.0.0.1:{sidecar.admin_port}"
