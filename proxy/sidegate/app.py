@@ -37,7 +37,7 @@ from sidegate.edge.pool import Pool, pool_readings
 from sidegate.edge.request_id import RequestIds
 from sidegate.edge.runtime import Runtime, live_rules
 from sidegate.edge.server import Server
-from sidegate.reload import Reloader
+from sidegate.reload import ListenerTls, Reloader, certificate_watches, upstream_context
 from sidegate.store.store_room import StoreRoom
 from sidegate.telemetry.logs import LogLines, start_logging
 from sidegate.telemetry.metrics import Metrics
@@ -100,8 +100,10 @@ class App:
         self._store = StoreRoom(settings.store, workers, self._observer.observe_store, known_proxies=known_proxies)
         id_header = settings.listen.request_id_header
         buffers = BufferBudget(self._settings.upstream.buffer_total)
-        pool = Pool(settings.upstream, response_names(id_header), self._tasks.spawn)
-        probe = ApplicationProbe(settings.upstream)
+        self._tls = ListenerTls.of(settings)
+        upstream_tls = upstream_context(settings)
+        pool = Pool(settings.upstream, response_names(id_header), self._tasks.spawn, upstream_tls)
+        probe = ApplicationProbe(settings.upstream, upstream_tls)
         health = HealthCheck(probe, self._store.ping, self._policies, lambda: self._server.draining, self._config_state)
         status = CallerStatus(self._policies, self._store.look)
 
@@ -118,9 +120,10 @@ class App:
             authority=settings.upstream.url.authority.encode(),
             pages={settings.listen.health_path: health_page, settings.listen.status_path: status.page},
             buffers=buffers,
+            scheme=b"http" if self._tls.clients is None else b"https",
             request_ids=RequestIds(id_header) if id_header else None,
         )
-        self._server = Server(self._edge)
+        self._server = Server(self._edge, self._tls.clients)
         metrics.add(pool_readings(pool))
         metrics.add(buffers.readings())
         metrics.add(probe.readings())
@@ -131,7 +134,7 @@ class App:
             metrics, self._observer.top_refused, self._observer.recent_refusals, self._state, *numbers
         )
         self._overview = Overview(self._view, health.application_fault, self._policies)
-        self._admin = AdminListener(settings.admin, self._admin_pages(health))
+        self._admin = AdminListener(settings.admin, self._admin_pages(health), self._tls.admin)
 
     async def run(self) -> None:
         """Serve until SIGTERM or SIGINT, then drain. Raises OSError if a port is not available."""
@@ -141,6 +144,7 @@ class App:
         try:
             leads = self._place is None or self._place.is_leader
             watching = [self._overview.watch()] if leads else []
+            watching += certificate_watches(self._settings, self._tls)
             for each in (*self._store.tasks(), self._tick(), self._reloader.watch(), *watching):
                 _ = self._tasks.spawn(each)
             loop.add_signal_handler(signal.SIGHUP, lambda: self._tasks.spawn(self._reloader.reload()))

@@ -8,13 +8,15 @@ written in place once it has not changed for a second, so that no half of it is 
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import ssl
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from sidegate.config import ConfigError, ConfigSource, Settings, compile_policies, digest, load_edit
 from sidegate.config.changes import changes, restart_needed
+from sidegate.config.tls_settings import TlsSettings, client_context, renew, server_context
 from sidegate.decision.policy import PolicySet
 from sidegate.decision.reading import Reading
 
@@ -152,6 +154,66 @@ class Reloader:
         fields = {"hash": digest(settings), **dict(_buckets_affected(before, settings))}
         fields["changes"] = [each.text for each in changes(before, settings)][:MOST_CHANGES]
         return _Edit(settings, compile_policies(settings), fields, restart_needed(before, settings))
+
+
+class ListenerTls(NamedTuple):
+    """The TLS contexts of the listeners for clients and for operators; None where TLS is off."""
+
+    clients: ssl.SSLContext | None
+    admin: ssl.SSLContext | None
+
+    @classmethod
+    def of(cls, settings: Settings) -> "ListenerTls":
+        """Read the files. Raises OSError with the file that cannot be used."""
+        return cls(server_context(settings.listen.tls), server_context(settings.admin.tls))
+
+
+def upstream_context(settings: Settings) -> ssl.SSLContext | None:
+    """The TLS context of connections to the application; None for http. Raises OSError as above."""
+    upstream = settings.upstream
+    return client_context(upstream.ca_file, upstream.cert_file, upstream.key_file) if upstream.url.tls else None
+
+
+def certificate_watches(settings: Settings, tls: ListenerTls) -> list[Coroutine[Any, Any, None]]:
+    """Coroutines that renew the certificates of the listeners; each runs until cancelled."""
+    pairs = ((tls.clients, settings.listen.tls), (tls.admin, settings.admin.tls))
+    return [CertificateWatch(context, each).watch() for context, each in pairs if context is not None]
+
+
+class CertificateWatch:
+    """Renews the certificates of a listener when their files change.
+
+    Both files of a pair are seldom replaced at the same moment: what does not fit together is tried again at each poll,
+    and reported once it has stayed so for a second.
+    """
+
+    def __init__(self, context: ssl.SSLContext, settings: TlsSettings) -> None:
+        self._context = context
+        self._settings = settings
+        self._loaded = self._signatures()
+
+    async def watch(self) -> None:
+        """Renew whenever a file has changed. Runs until cancelled."""
+        loop, since_s, reported = asyncio.get_running_loop(), 0.0, None
+        while True:
+            await asyncio.sleep(LOOK_EVERY_S)
+            found = self._signatures()
+            if found == self._loaded:
+                since_s = 0.0
+                continue
+            since_s = since_s or loop.time()
+            try:
+                renew(self._context, self._settings)
+            except OSError as error:
+                if loop.time() - since_s >= STILL_S and reported != found:
+                    reported = found
+                    logger.error("certificate_refused", extra={"fields": {"reason": error.strerror or str(error)}})  # noqa: TRY400
+            else:
+                self._loaded, since_s = found, 0.0
+                logger.info("certificate_renewed", extra={"fields": {"file": self._settings.cert_file}})
+
+    def _signatures(self) -> tuple[FileSignature | None, ...]:
+        return tuple(_signature(Path(name)) for name in self._settings.files)
 
 
 def _buckets_affected(before: Settings, after: Settings) -> Iterator[tuple[str, object]]:

@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import logging
 import re
+import ssl
 from collections.abc import Iterator
 
 from sidegate.config import UpstreamSettings
@@ -26,8 +27,9 @@ logger = logging.getLogger(__name__)
 class ApplicationProbe:
     """Probes the application when asked, and not again within `upstream.health.interval`."""
 
-    def __init__(self, upstream: UpstreamSettings) -> None:
+    def __init__(self, upstream: UpstreamSettings, tls: ssl.SSLContext | None = None) -> None:
         self._upstream = upstream
+        self._tls = tls
         self._health = upstream.health
         self._every_s = self._health.interval_s if self._health.path else CONNECT_EVERY_S
         self._timeout_s = self._health.timeout_s if self._health.path else upstream.connect_timeout_s
@@ -74,7 +76,10 @@ class ApplicationProbe:
         if url.socket:
             reader, writer = await asyncio.open_unix_connection(url.socket, limit=LONGEST_LINE_BYTES)
         else:
-            reader, writer = await asyncio.open_connection(url.host, url.port, limit=LONGEST_LINE_BYTES)
+            name = url.host.rstrip(".") if self._tls else None
+            reader, writer = await asyncio.open_connection(
+                url.host, url.port, limit=LONGEST_LINE_BYTES, ssl=self._tls, server_hostname=name
+            )
         try:
             return await self._answer_fault(reader, writer) if self._health.path else None
         finally:

@@ -3,6 +3,7 @@
 Its endpoints are listed in admin/endpoints, its access rules in admin/access.
 """
 
+import ssl
 from collections.abc import Awaitable, Callable, Iterator
 from importlib.resources import files
 
@@ -32,9 +33,10 @@ RequestHandler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 class AdminListener:
     """Serves the pages."""
 
-    def __init__(self, settings: AdminSettings, pages: AdminPages) -> None:
+    def __init__(self, settings: AdminSettings, pages: AdminPages, tls: ssl.SSLContext | None = None) -> None:
         self._settings = settings
         self._pages = pages
+        self._tls = tls
         self._runner: web.AppRunner | None = None
 
     async def listen(self) -> None:
@@ -44,7 +46,7 @@ class AdminListener:
         application.add_routes(self._routes())
         self._runner = web.AppRunner(application, access_log=None, handle_signals=False, shutdown_timeout=1.0)
         await self._runner.setup()
-        await web.TCPSite(self._runner, self._settings.host, self._settings.port).start()
+        await web.TCPSite(self._runner, self._settings.host, self._settings.port, ssl_context=self._tls).start()
 
     async def close(self) -> None:
         """Stop, after the requests under way are answered."""

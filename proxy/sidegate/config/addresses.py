@@ -48,9 +48,8 @@ def upstream(url: str) -> Endpoint:
     match = _UPSTREAM.fullmatch(url)
     if match is None:
         raise ValueError(f"{_bare(url)} is not an upstream; {_AN_UPSTREAM}: scheme, host and port alone")
-    if match["scheme"].lower() == "https":
-        raise ValueError(f"{_bare(url)} asks for TLS, but the sidecar runs beside the application; {_AN_UPSTREAM}")
-    return Endpoint(host(match["host"]), port(match["port"], 80))
+    tls = match["scheme"].lower() == "https"
+    return Endpoint(host(match["host"]), port(match["port"], 443 if tls else 80), tls=tls)
 
 
 def network(text: str) -> Network:

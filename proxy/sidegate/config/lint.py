@@ -67,9 +67,9 @@ def advice(settings: Settings) -> Iterator[Advice]:
 
 
 def _lost_scheme(settings: Settings) -> Iterator[Advice]:
-    if not settings.client_ip.trusted_proxies and not (
-        settings.listen.socket or all(map(is_loopback, settings.listen.host))
-    ):
+    listen = settings.listen
+    is_local = listen.socket is not None or all(map(is_loopback, listen.host))
+    if not settings.client_ip.trusted_proxies and not is_local and listen.tls.cert_file is None:
         message = (
             "no proxy is trusted, so X-Forwarded-Proto is replaced and the application sees http for every request; if "
             "a proxy in front ends TLS, name its network here"

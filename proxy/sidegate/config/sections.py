@@ -12,6 +12,7 @@ from sidegate.config.faults import Wrong, quote
 from sidegate.config.file_mode import SocketMode
 from sidegate.config.lists import Many, OneOrMore
 from sidegate.config.section import Live, Section
+from sidegate.config.tls_settings import TlsSettings, check_pair
 from sidegate.config.values import (
     ByteSize,
     CheckedText,
@@ -67,6 +68,7 @@ class ListenSettings(Section):
         description="The address to listen on, or a list; :: serves IPv4 and IPv6.",
     )
     port: Port = Field(8080, description="The port to listen on.")
+    tls: TlsSettings = Field(TlsSettings(), description="TLS for clients; off without cert_file and key_file.")
     socket: FileName = Field(None, description="A Unix socket to listen on, in place of host and port.")
     socket_mode: SocketMode = Field(0o660, description="The permissions of the socket, e.g. 660.")
     workers: Workers = Field(1, description="Processes that share the port; auto: one for each usable core.")
@@ -136,6 +138,7 @@ class AdminSettings(Section):
 
     host: Host = Field("127.0.0.1", description="The address of the admin listener.")
     port: Port = Field(9901, description="The port of the admin API, the dashboard, probes and metrics.")
+    tls: TlsSettings = Field(TlsSettings(), description="TLS of the admin listener; off without a certificate.")
     token: Secret = Field(SecretStr(""), description="The bearer token that callers of the admin listener present.")
     peers: Many[PeerUrl] = Field(
         (), description="Admin listeners of other sidecars, shown beside this one; they receive this one's token."
@@ -166,8 +169,11 @@ class UpstreamSettings(Section):
 
     url: Annotated[Endpoint, CheckedText(addresses.upstream)] = Field(
         Endpoint("127.0.0.1", 9000),
-        description="The application: http, host and port; or unix: and the path of its socket.",
+        description="The application: http or https, host and port; or unix: and its socket.",
     )
+    ca_file: FileName = Field(None, description="With https: the authority of its certificate. Default: the system's.")
+    cert_file: FileName = Field(None, description="With https: the sidecar's certificate.")
+    key_file: FileName = Field(None, description="With https: the key of that certificate.")
     connect_timeout_s: Timeout = Field(
         1.0, alias="connect_timeout", description="The time for the application to accept a connection."
     )
@@ -217,6 +223,19 @@ class UpstreamSettings(Section):
         True,
         description="Whether requests and answers get a Via field; nginx compresses no answer to a request with it.",
     )
+
+    @field_validator("ca_file", "cert_file", "key_file")
+    @classmethod
+    def _needs_tls(cls, name: str | None, info: ValidationInfo) -> str | None:
+        url: Endpoint | None = info.data.get("url")
+        if name is not None and url is not None and not url.tls:
+            raise ValueError("takes effect only with an upstream url of https://")
+        return name
+
+    @model_validator(mode="after")
+    def _pairs_files(self) -> Self:
+        check_pair(self.cert_file, self.key_file)
+        return self
 
 
 class ClientIpSettings(Section):

@@ -13,6 +13,8 @@ def read_arrived(transport: asyncio.BaseTransport) -> bytes:
     """The bytes that have arrived and were not received yet. Call it within `connection_lost`, while the file
     descriptor is still the connection's own.
     """
+    if transport.get_extra_info("ssl_object") is not None:
+        return b""  # what the kernel holds is encrypted
     received = b""
     with (
         contextlib.suppress(OSError),

@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import ssl
 from collections.abc import Callable
 
 from sidegate.config import UpstreamSettings
@@ -12,7 +13,9 @@ from sidegate.edge.upstream_errors import Busy, ConnectFailed, ConnectRefused, C
 _REFUSED = frozenset({errno.ECONNREFUSED, errno.ENOENT})
 
 
-async def dial(settings: UpstreamSettings, new_connection: Callable[[], UpstreamConnection]) -> UpstreamConnection:
+async def dial(
+    settings: UpstreamSettings, new_connection: Callable[[], UpstreamConnection], tls: ssl.SSLContext | None
+) -> UpstreamConnection:
     """A new connection. Raises ConnectRefused, ConnectTimedOut or ConnectFailed; Busy where no descriptor is left."""
     url = settings.url
     loop = asyncio.get_running_loop()
@@ -21,7 +24,9 @@ async def dial(settings: UpstreamSettings, new_connection: Callable[[], Upstream
             if url.socket:
                 _, connection = await loop.create_unix_connection(new_connection, url.socket)
             else:
-                _, connection = await loop.create_connection(new_connection, url.host, url.port)
+                _, connection = await loop.create_connection(
+                    new_connection, url.host, url.port, ssl=tls, server_hostname=url.host.rstrip(".") if tls else None
+                )
     except TimeoutError as error:
         raise ConnectTimedOut(f"{url.place} did not accept a connection in time") from error
     except OSError as error:

@@ -268,6 +268,9 @@ def _request_bytes(client: ClientSide, request: ForwardedRequest) -> bytes:
         framing += UPGRADE if head.traits.websocket else empty
     if "max-forwards" in head.special and (hops := hops_left(head)) is not None:
         take_hop(head, hops)
-    live, peer = request.live, client.socket.peer
+    live, peer, runtime = request.live, client.socket.peer, client.runtime
     trusted = live.policies.identity.trusts(peer)
-    return request_head(head, client.runtime.authority, peer.encode(), framing, trusted=trusted, via=live.via) + body
+    written = request_head(
+        head, runtime.authority, peer.encode(), framing, trusted=trusted, via=live.via, scheme=runtime.scheme
+    )
+    return written + body

@@ -7,6 +7,7 @@ called when the network or the clock decides: a connection was made, or failed, 
 
 import asyncio
 import contextlib
+import ssl
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, NamedTuple
@@ -42,10 +43,13 @@ class Grant(NamedTuple):
 class Pool:
     """See the module's text. `spawn` owns the tasks that connect. `retries` counts refused connections tried again."""
 
-    def __init__(self, settings: UpstreamSettings, names: FieldNames, spawn: Spawn) -> None:
+    def __init__(
+        self, settings: UpstreamSettings, names: FieldNames, spawn: Spawn, tls: ssl.SSLContext | None = None
+    ) -> None:
         self._settings = settings
         self._names = names
         self._spawn = spawn
+        self._tls = tls
         self._loop = asyncio.get_running_loop()
         self._idle: deque[UpstreamConnection] = deque()
         self._open = 0
@@ -130,7 +134,7 @@ class Pool:
         pause_s = FIRST_RETRY_S
         while True:
             try:
-                connection = await dial(self._settings, self._new_connection)
+                connection = await dial(self._settings, self._new_connection, self._tls)
             except ConnectRefused as error:
                 if not self._settings.retry_s:
                     self._connect_failed(error)

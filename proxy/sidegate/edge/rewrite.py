@@ -20,27 +20,34 @@ _ABSOLUTE = re.compile(r"https?://(?:[^/?#@]*@)?([^/?#]*)", re.IGNORECASE)
 
 
 def request_head(
-    head: RequestHead, authority: bytes, peer: bytes, last_lines: bytes, *, trusted: bool, via: bytes = VIA
+    head: RequestHead,
+    authority: bytes,
+    peer: bytes,
+    last_lines: bytes,
+    *,
+    trusted: bool,
+    via: bytes = VIA,
+    scheme: bytes = b"http",
 ) -> bytes:
     """The head of the request to the application.
 
     `authority` stands for a missing Host, `peer` is the address of the client's connection; `last_lines` are whole
     lines of ours, with the framing. X-Forwarded-* and Forwarded of a trusted peer are continued, those of any other
-    replaced. `via` is the line of that field, or empty.
+    replaced. `via` is the line of that field, or empty; `scheme` that of the client's connection.
     """
     special = head.special
     host = (special["host"][0] if "host" in special else b"") or authority
     if trusted:
-        return _continued_head(head, host, peer, via + last_lines)
+        return _continued_head(head, host, peer, scheme, via + last_lines)
     return (
-        b"%b\r\nHost: %b\r\nX-Forwarded-For: %b\r\nX-Forwarded-Host: %b\r\nX-Forwarded-Proto: http\r\n"
+        b"%b\r\nHost: %b\r\nX-Forwarded-For: %b\r\nX-Forwarded-Host: %b\r\nX-Forwarded-Proto: %b\r\n"
         b"Forwarded: %b\r\n%b%b\r\n"
-    ) % (b"\r\n".join(head.lines), host, peer, host, first_element(peer, host, b"http"), via, last_lines)
+    ) % (b"\r\n".join(head.lines), host, peer, host, scheme, first_element(peer, host, scheme), via, last_lines)
 
 
-def _continued_head(head: RequestHead, host: bytes, peer: bytes, last_lines: bytes) -> bytes:
+def _continued_head(head: RequestHead, host: bytes, peer: bytes, scheme: bytes, last_lines: bytes) -> bytes:
     special = head.special
-    forwarded_for, forwarded_host, forwarded_proto = peer, host, b"http"
+    forwarded_for, forwarded_host, forwarded_proto = peer, host, scheme
     if "x-forwarded-for" in special:
         # A peer on a Unix socket has no address that could be appended.
         own = [] if peer == b"unix" else [peer]
@@ -48,7 +55,7 @@ def _continued_head(head: RequestHead, host: bytes, peer: bytes, last_lines: byt
     if "x-forwarded-host" in special:
         forwarded_host = special["x-forwarded-host"][-1] or host
     if "x-forwarded-proto" in special:
-        forwarded_proto = special["x-forwarded-proto"][-1] or b"http"
+        forwarded_proto = special["x-forwarded-proto"][-1] or scheme
     return (
         b"%b\r\nHost: %b\r\nX-Forwarded-For: %b\r\nX-Forwarded-Host: %b\r\nX-Forwarded-Proto: %b\r\n"
         b"Forwarded: %b\r\n%b%b\r\n"

@@ -95,6 +95,7 @@ class Runtime:
     authority: bytes
     pages: Mapping[str, OwnPage]
     buffers: BufferBudget
+    scheme: bytes = b"http"  # of requests on this listener
     request_ids: RequestIds | None = None  # None: request ids are sent on like any other field
 
     # How the paths of its own pages begin: a quick look before a path is worked out.

@@ -5,7 +5,9 @@ import contextlib
 import logging
 import os
 import socket
+import ssl
 from collections.abc import Iterator
+from typing import Any
 
 from sidegate.decision.reading import Reading
 from sidegate.edge.client import ClientConnection, ClientState
@@ -19,9 +21,10 @@ logger = logging.getLogger(__name__)
 class Server:
     """All client connections of one listener. Fulfils `runtime.Listener`."""
 
-    def __init__(self, runtime: Runtime) -> None:
+    def __init__(self, runtime: Runtime, tls: ssl.SSLContext | None = None) -> None:
         self.settings = runtime.started
         self.runtime = runtime
+        self._tls = tls
         self.draining = False
         self.connections: set[ClientConnection] = set()
         self._lingering: dict[ClientConnection, None] = {}  # the longest first
@@ -41,10 +44,18 @@ class Server:
             logger.warning("few_file_descriptors", extra={"fields": {"limit": most, "connections": wanted}})
         for each in listening_sockets(self.settings, shared=shared):
             create = self._loop.create_unix_server if self.settings.socket else self._loop.create_server
-            self._listeners.append(await create(self._new_connection, sock=each, backlog=BACKLOG))
+            self._listeners.append(
+                await create(self._new_connection, sock=each, backlog=BACKLOG, **self._tls_arguments())
+            )
         self._inode = inode_of(self.settings.socket)
         name = self._listeners[0].sockets[0].getsockname()
         return int(name[1]) if isinstance(name, tuple) else 0
+
+    def _tls_arguments(self) -> dict[str, Any]:
+        """What the event loop is given for TLS: a client must complete its handshake as fast as a request's head."""
+        if self._tls is None:
+            return {}
+        return {"ssl": self._tls, "ssl_handshake_timeout": self.settings.header_timeout_s}
 
     def _new_connection(self) -> ClientConnection:
         return ClientConnection(self.runtime, self, self._loop)
@@ -55,9 +66,7 @@ class Server:
         remove_socket(self.settings.socket, self._inode)
         for listener in self._listeners:
             for accepted in _close_listener(listener):
-                await self._loop.connect_accepted_socket(
-                    lambda: ClientConnection(self.runtime, self, self._loop), accepted
-                )
+                await self._loop.connect_accepted_socket(self._new_connection, accepted, **self._tls_arguments())
         for connection in list(self.connections):
             connection.drain_and_close()
         try:

@@ -1,0 +1,123 @@
+"""TLS in the configuration: the sidecar's own certificates, and the authorities that it trusts."""
+
+import os
+import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Self
+
+from pydantic import Field, model_validator
+
+from sidegate.config.faults import Wrong
+from sidegate.config.section import Section
+from sidegate.config.values import Choice, FileName
+
+# Only HTTP/1.1 is spoken, and ALPN says so (RFC 7301).
+_ALPN = ["http/1.1"]
+_VERSIONS = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
+
+
+class TlsSettings(Section):
+    """TLS of a listener; off without a certificate."""
+
+    cert_file: FileName = Field(None, description="The certificate, with those of intermediate authorities behind it.")
+    key_file: FileName = Field(None, description="The key of the certificate.")
+    client_ca_file: FileName = Field(
+        None, description="Clients must have a certificate of one of these authorities. Default: none is asked for."
+    )
+    min_version: Annotated[str, Choice("1.2", "1.3")] = Field("1.2", description="The lowest version of TLS.")
+
+    @model_validator(mode="after")
+    def _is_complete(self) -> Self:
+        check_pair(self.cert_file, self.key_file)
+        if self.client_ca_file is not None and self.cert_file is None:
+            raise Wrong([(("client_ca_file",), "takes effect only with cert_file and key_file")])
+        return self
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The files to watch; empty where TLS is off."""
+        return tuple(name for name in (self.cert_file, self.key_file, self.client_ca_file) if name is not None)
+
+
+def check_pair(cert_file: str | None, key_file: str | None) -> None:
+    """Raise Wrong where a certificate has no key, or a key no certificate."""
+    if (cert_file is None) != (key_file is None):
+        alone, missing = ("cert_file", "key_file") if cert_file else ("key_file", "cert_file")
+        raise Wrong([((alone,), f"needs {missing} too; expected both or neither")])
+
+
+def server_context(settings: TlsSettings) -> ssl.SSLContext | None:
+    """The context of a listener; None where TLS is off. Raises OSError with the file that cannot be used."""
+    if settings.cert_file is None or settings.key_file is None:
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = _VERSIONS[settings.min_version]
+    context.options |= ssl.OP_NO_RENEGOTIATION
+    context.set_alpn_protocols(_ALPN)
+    _load(context, settings.cert_file, settings.key_file)
+    if settings.client_ca_file is not None:
+        context.verify_mode = ssl.CERT_REQUIRED
+        _load_authorities(context, settings.client_ca_file)
+    return context
+
+
+def client_context(ca_file: str | None, cert_file: str | None, key_file: str | None) -> ssl.SSLContext:
+    """The context for connections to a TLS server. Raises OSError with the file that cannot be used."""
+    context = ssl.create_default_context()
+    context.set_alpn_protocols(_ALPN)
+    if ca_file is not None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.set_alpn_protocols(_ALPN)
+        _load_authorities(context, ca_file)
+    if cert_file is not None and key_file is not None:
+        _load(context, cert_file, key_file)
+    return context
+
+
+def renew(context: ssl.SSLContext, settings: TlsSettings) -> None:
+    """Let new connections use the certificate that the files hold now. Raises OSError, and changes nothing then.
+
+    Both files are read once: a pair that is replaced meanwhile cannot be mixed.
+    """
+    if settings.cert_file is None or settings.key_file is None:
+        return
+    with _in_memory(settings.cert_file) as cert_file, _in_memory(settings.key_file) as key_file:
+        shown = f"{settings.cert_file}, {settings.key_file}"
+        _load(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), cert_file, key_file, shown)
+        _load(context, cert_file, key_file, shown)
+    if settings.client_ca_file is not None:
+        _load_authorities(context, settings.client_ca_file)
+
+
+@contextmanager
+def _in_memory(name: str) -> Iterator[str]:
+    """A name under which the present content of a file can be read again, whatever happens to the file."""
+    descriptor = os.memfd_create("sidegate-tls")
+    try:
+        os.write(descriptor, Path(name).read_bytes())
+        yield f"/proc/self/fd/{descriptor}"
+    finally:
+        os.close(descriptor)
+
+
+def _load(context: ssl.SSLContext, cert_file: str, key_file: str, shown: str = "") -> None:
+    """Load a pair; an error names it as `shown`."""
+    shown = shown or f"{cert_file}, {key_file}"
+    try:
+        # An empty password: OpenSSL would read one from the terminal.
+        context.load_cert_chain(cert_file, key_file, password=lambda: b"")
+    except ssl.SSLError as error:
+        raise OSError(error.errno, f"{shown}: no certificate and its key: {error.reason}") from error
+    except OSError as error:
+        raise OSError(error.errno, f"{shown}: {error.strerror}") from error
+
+
+def _load_authorities(context: ssl.SSLContext, name: str) -> None:
+    try:
+        context.load_verify_locations(name)
+    except ssl.SSLError as error:
+        raise OSError(error.errno, f"{name}: no certificates of authorities: {error.reason}") from error
+    except OSError as error:
+        raise OSError(error.errno, f"{name}: {error.strerror}") from error

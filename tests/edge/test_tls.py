@@ -1,0 +1,337 @@
+"""TLS towards clients, operators and the application; certificates that are renewed while the sidecar runs."""
+
+import contextlib
+import http.client
+import shutil
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trustme
+from sidegate.config import ConfigError, parse
+
+from tests.raw_client import RawClient, get
+from tests.recorder import Act, Recorder, Zeros, eventually
+from tests.servers import StoreServer, free_port
+from tests.sidecar import Config, Sidecar, configuration, run_command
+
+pytestmark = pytest.mark.slow
+
+
+class Authority:
+    """An authority, and files of certificates that it issues."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self._ca = trustme.CA()
+        self._folder = folder
+        self.file = folder / f"{name}-ca.pem"
+        self._ca.cert_pem.write_to_path(str(self.file))
+
+    def issue(self, name: str, *hosts: str) -> dict[str, str]:
+        """Settings of a new certificate, whose files replace those of the same name."""
+        issued = self._ca.issue_cert(*(hosts or ("localhost", "127.0.0.1")))
+        cert_file, key_file = self._folder / f"{name}.crt", self._folder / f"{name}.key"
+        parts = [blob.bytes() for blob in issued.cert_chain_pems]
+        for file, content in ((key_file, issued.private_key_pem.bytes()), (cert_file, b"".join(parts))):
+            new = file.with_suffix(".new")
+            new.write_bytes(content)
+            new.replace(file)
+        return {"cert_file": str(cert_file), "key_file": str(key_file)}
+
+    def client(self, own: dict[str, str] | None = None) -> ssl.SSLContext:
+        context = ssl.create_default_context(cafile=str(self.file))
+        context.set_alpn_protocols(["h2", "http/1.1"])
+        if own is not None:
+            context.load_cert_chain(own["cert_file"], own["key_file"])
+        return context
+
+
+@pytest.fixture
+def authority(tmp_path: Path) -> Authority:
+    return Authority(tmp_path, "server")
+
+
+def tls_client(port: int, context: ssl.SSLContext, **options: Any) -> RawClient:
+    """A raw client within TLS. Raises ssl.SSLError where the handshake fails."""
+    client = RawClient(port, **options)
+    try:
+        client._socket = context.wrap_socket(client._socket, server_hostname="localhost")
+    except OSError:
+        client._socket.close()
+        raise
+    return client
+
+
+def serial(port: int, context: ssl.SSLContext) -> str:
+    with tls_client(port, context) as client:
+        assert isinstance(client._socket, ssl.SSLSocket)
+        certificate = client._socket.getpeercert()
+        assert certificate is not None
+        return str(certificate["serialNumber"])
+
+
+def serving(store: StoreServer, recorder: Recorder, tls: dict[str, str], **sections: Any) -> Config:
+    return configuration(store.url, recorder.url, listen={"tls": tls}, **sections)
+
+
+def test_clients_speak_http_1_1_within_tls(store_server: StoreServer, recorder: Recorder, authority: Authority) -> None:
+    with Sidecar(serving(store_server, recorder, authority.issue("a"))) as sidecar:
+        with tls_client(sidecar.port, authority.client()) as client:
+            assert isinstance(client._socket, ssl.SSLSocket)
+            assert client._socket.selected_alpn_protocol() == "http/1.1"
+            assert client.get("/x", "X-Forwarded-Proto: ftp").status == 200
+            assert client.get("/tight/a").status == 200
+            assert client.get("/a/../b").status == 400
+        with RawClient(sidecar.port) as plain:
+            plain.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+            assert plain.ends()
+        old = authority.client()
+        old.maximum_version = ssl.TLSVersion.TLSv1_2
+        with tls_client(sidecar.port, old) as client:
+            assert client.get().status == 200
+    received = recorder.requests[0]
+    assert received.value("x-forwarded-proto") == b"https"
+    assert received.value("forwarded") == b'for=127.0.0.1;host="app.test";proto=https'
+
+
+def test_bodies_of_any_size_and_slow_readers_work_within_tls(
+    store_server: StoreServer, recorder: Recorder, authority: Authority
+) -> None:
+    size = 5 * 2**20
+    recorder.answer(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size, Zeros(size))
+    with (
+        Sidecar(serving(store_server, recorder, authority.issue("a"))) as sidecar,
+        tls_client(sidecar.port, authority.client(), receive_buffer_bytes=4096) as client,
+    ):
+        client.send(b"POST /x HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % size)
+        client.send(bytes(size))
+        reply = client.reply()
+        assert (reply.status, len(reply.body), reply.complete) == (200, size, True)
+        assert client.get(method="HEAD").status == 200
+    assert recorder.requests[0].body_bytes == size
+
+
+def test_a_websocket_works_within_tls(store_server: StoreServer, recorder: Recorder, authority: Authority) -> None:
+    switching = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n"
+    recorder.answer(switching, Act.ECHO)
+    fields = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: a\r\n"
+    with Sidecar(serving(store_server, recorder, authority.issue("a"))) as sidecar:
+        with tls_client(sidecar.port, authority.client()) as client:
+            client.send(f"GET /ws HTTP/1.1\r\nHost: a\r\n{fields}\r\n".encode())
+            assert client.reply().status == 101
+            client.send(b"hello")
+            assert client.read(5) == b"hello"
+        recorder.close_all()
+
+
+def test_a_renewed_certificate_is_used_within_a_second_and_no_handshake_fails(
+    store_server: StoreServer, recorder: Recorder, authority: Authority
+) -> None:
+    config, context = serving(store_server, recorder, authority.issue("a")), authority.client()
+    failures: list[BaseException] = []
+    stop = threading.Event()
+    with Sidecar(config) as sidecar:
+        before = serial(sidecar.port, context)
+        kept = tls_client(sidecar.port, context)
+
+        def connect_all_the_time() -> None:
+            while not stop.is_set():
+                try:
+                    serial(sidecar.port, context)
+                except OSError as error:
+                    failures.append(error)
+
+        thread = threading.Thread(target=connect_all_the_time)
+        thread.start()
+        for number in range(3):
+            authority.issue("a")
+            sidecar.wait_for_event("certificate_renewed", number + 1)
+            now = serial(sidecar.port, context)
+            assert now != before
+            before = now
+        stop.set()
+        thread.join()
+        assert kept.get().status == 200
+        kept.__exit__(None, None, None)
+    assert failures == []
+
+
+def test_files_that_do_not_fit_together_change_nothing(
+    store_server: StoreServer, recorder: Recorder, authority: Authority
+) -> None:
+    used, other = authority.issue("a"), authority.issue("b")
+    context = authority.client()
+    with Sidecar(serving(store_server, recorder, used)) as sidecar:
+        before = serial(sidecar.port, context)
+        shutil.copy(other["cert_file"], used["cert_file"])
+        (refused,) = sidecar.wait_for_event("certificate_refused")
+        assert refused["reason"].startswith(f"{used['cert_file']}, {used['key_file']}: no certificate and its key")
+        assert serial(sidecar.port, context) == before
+        shutil.copy(other["key_file"], used["key_file"])
+        sidecar.wait_for_event("certificate_renewed")
+        assert serial(sidecar.port, context) != before
+        sidecar.may_complain = True
+
+
+def test_clients_need_a_certificate_where_an_authority_is_named(
+    store_server: StoreServer, recorder: Recorder, authority: Authority, tmp_path: Path
+) -> None:
+    people, strangers = Authority(tmp_path, "people"), Authority(tmp_path, "strangers")
+    tls = {**authority.issue("a"), "client_ca_file": str(people.file), "min_version": "1.2"}
+    with Sidecar(serving(store_server, recorder, tls)) as sidecar:
+        with tls_client(sidecar.port, authority.client(people.issue("alice", "alice"))) as client:
+            assert client.get().status == 200
+        for own in (None, strangers.issue("eve", "eve")):
+            with pytest.raises(OSError):
+                refused(sidecar.port, authority.client(own))
+    assert len(recorder.requests) == 1
+
+
+def refused(port: int, context: ssl.SSLContext) -> None:
+    """Raises OSError where the server ends the handshake, which TLS 1.3 shows at the first read only."""
+    with tls_client(port, context) as client:
+        client.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        if not client._socket.recv(1):
+            raise ConnectionError
+
+
+def test_the_admin_listener_has_its_own_tls(
+    store_server: StoreServer, recorder: Recorder, authority: Authority
+) -> None:
+    config = configuration(store_server.url, recorder.url)
+    config["admin"]["tls"] = authority.issue("admin")
+    with Sidecar(config) as sidecar:
+        connection = http.client.HTTPSConnection(
+            "localhost", sidecar.admin_port, context=authority.client(), timeout=30
+        )
+        connection.request("GET", "/livez")
+        assert connection.getresponse().status == 200
+        connection.close()
+        assert get(sidecar.port).status == 200
+
+
+@contextlib.contextmanager
+def tls_application(own: dict[str, str], client_ca: str = "") -> Iterator[int]:
+    """An application that answers within TLS what it was asked; its port."""
+
+    class Answer(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            body = self.path.encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Answer)
+    server.daemon_threads = True
+    server.handle_error = lambda *_: None  # type: ignore[method-assign]  # failed handshakes are part of the test
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(own["cert_file"], own["key_file"])
+    if client_ca:
+        context.verify_mode = ssl.CERT_REQUIRED
+        context.load_verify_locations(client_ca)
+    server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield server.server_port
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def test_the_application_can_be_reached_within_tls(
+    store_server: StoreServer, authority: Authority, tmp_path: Path
+) -> None:
+    people = Authority(tmp_path, "people")
+    with tls_application(authority.issue("app", "localhost"), str(people.file)) as port:
+        tls = {"ca_file": str(authority.file), **people.issue("sidecar", "sidecar"), "health": {"path": "/healthz"}}
+        with Sidecar(configuration(store_server.url, f"HTTPS://localhost:{port}", upstream=tls)) as sidecar:
+            with RawClient(sidecar.port) as client:
+                for number in range(20):
+                    assert client.get(f"/{number}").body == b"/%d" % number
+            assert get(sidecar.port, "/health").status == 200
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1"])
+def test_an_application_with_a_wrong_certificate_is_not_used(
+    host: str, store_server: StoreServer, authority: Authority, tmp_path: Path
+) -> None:
+    stranger = Authority(tmp_path, "stranger")
+    own = stranger.issue("app", "localhost") if host == "localhost" else authority.issue("app", "localhost")
+    with tls_application(own) as port:
+        tls = {"ca_file": str(authority.file)}
+        with Sidecar(configuration(store_server.url, f"https://{host}:{port}", upstream=tls)) as sidecar:
+            answer = get(sidecar.port)
+            assert (answer.status, answer.json()["error"]) == (502, "upstream_connect")
+            assert get(sidecar.port, "/health").status == 503
+
+
+def test_a_handshake_that_never_ends_is_ended(
+    store_server: StoreServer, recorder: Recorder, authority: Authority
+) -> None:
+    config = configuration(
+        store_server.url, recorder.url, listen={"tls": authority.issue("a"), "header_timeout": "200ms"}
+    )
+    with Sidecar(config) as sidecar, socket.create_connection(("127.0.0.1", sidecar.port), 30) as idle:
+        began_s = time.monotonic()
+        idle.sendall(b"\x16\x03\x01")
+        with contextlib.suppress(ConnectionError):
+            assert idle.recv(100) == b""
+        assert time.monotonic() - began_s < 20
+        eventually(lambda: get_tls(sidecar, authority) == 200, "an answer")
+
+
+def get_tls(sidecar: Sidecar, authority: Authority) -> int:
+    with tls_client(sidecar.port, authority.client()) as client:
+        return client.get().status
+
+
+@pytest.mark.parametrize("broken", ["absent", "nonsense"])
+def test_a_certificate_that_cannot_be_used_stops_the_start(broken: str, authority: Authority, tmp_path: Path) -> None:
+    tls = authority.issue("a")
+    if broken == "absent":
+        tls["cert_file"] = str(tmp_path / "absent.crt")
+    else:
+        Path(tls["cert_file"]).write_text("nonsense")
+    file = tmp_path / "c.yaml"
+    file.write_text(
+        f"listen: {{port: 0, tls: {{cert_file: {tls['cert_file']}, key_file: {tls['key_file']}}}}}\nadmin: {{port: {free_port()}}}\n"
+    )
+    result = run_command("run", "--config", str(file))
+    assert result.returncode != 0
+    assert tls["cert_file"] in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("listen: {tls: {cert_file: a}}", "listen.tls.cert_file: needs key_file too; expected both or neither"),
+        ("admin: {tls: {key_file: a}}", "admin.tls.key_file: needs cert_file too"),
+        (
+            "listen: {tls: {client_ca_file: a}}",
+            "listen.tls.client_ca_file: takes effect only with cert_file and key_file",
+        ),
+        (
+            "listen: {tls: {cert_file: a, key_file: b, min_version: '1.0'}}",
+            "'1.0' is not known here; expected 1.2 or 1.3",
+        ),
+        ("upstream: {ca_file: a}", "upstream.ca_file: takes effect only with an upstream url of https://"),
+        ("upstream: {url: 'https://a', cert_file: a}", "upstream.cert_file: needs key_file too"),
+    ],
+)
+def test_a_fault_of_tls_is_named(text: str, fault: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse(text, "c.yaml", {})
+    assert fault in str(caught.value.faults[0])
