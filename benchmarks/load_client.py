@@ -79,6 +79,18 @@ async def ask(session: aiohttp.ClientSession, url: str, user: str) -> Answer:
     )
 
 
+async def ask_any(session: aiohttp.ClientSession, urls: Sequence[str], user: str) -> tuple[Answer, int]:
+    """As `ask` the first of `urls`, or the next ones while connections are refused, as load balancers do.
+
+    Returns the number of refused connections too.
+    """
+    for refused, url in enumerate(urls[:-1]):
+        answer = await ask(session, url, user)
+        if answer.result != aiohttp.ClientConnectorError.__name__:
+            return answer, refused
+    return await ask(session, urls[-1], user), len(urls) - 1
+
+
 async def limits_of(session: aiohttp.ClientSession, target: str, status_path: str, user: str) -> tuple[Allowance, ...]:
     """The buckets of `user` as the sidecar at `target` sees them; consumes nothing. Raises SidecarFault."""
     url = target + status_path

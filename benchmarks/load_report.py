@@ -27,6 +27,8 @@ def show(plan: Load, tally: Tally, *, interrupted: bool, out: Console, unicode: 
         out.print(table)
     loop = "since sent" if plan.rate is None else "since due: a late start counts"
     out.print(f"\nLatency in ms, {loop}; percentiles within {RELATIVE_ERROR:.0%}.\n")
+    if tally.moved:
+        out.print(f"{tally.moved} requests went to another sidecar, because theirs accepted no connection.\n")
     faults = tally.faults()
     out.print(verdict(tally, faults), style="bold red" if faults else "bold green", soft_wrap=True)
     for fault in faults[:FAULTS_SHOWN]:
@@ -65,6 +67,7 @@ def document(plan: Load, tally: Tally, *, interrupted: bool) -> dict[str, object
         "admitted": tally.admitted.count,
         "refused": tally.refused.count,
         "failed": dict(tally.failures),
+        "moved": tally.moved,
         "latency_ms": {
             "relative_error": RELATIVE_ERROR,
             "admitted": _latency_document(tally.admitted),

@@ -10,7 +10,7 @@ from time import perf_counter
 import aiohttp
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from benchmarks.load_client import ask, check_all, limits_of, open_session
+from benchmarks.load_client import ask_any, check_all, limits_of, open_session
 from benchmarks.load_policy import Allowance
 from benchmarks.load_tally import Tally, open_accounts
 from benchmarks.load_terminal import open_terminal
@@ -106,7 +106,9 @@ async def _work(session: aiohttp.ClientSession, plan: Load, schedule: Schedule, 
                 return
         user_number, target_number = place(number, len(plan.users), len(plan.targets))
         user = tally.users[user_number]
-        answer = await ask(session, plan.targets[target_number] + plan.path, user.name)
+        targets = plan.targets[target_number:] + plan.targets[:target_number]
+        answer, refused = await ask_any(session, [target + plan.path for target in targets], user.name)
+        tally.moved += refused > 0
         # A request that left late because all workers were busy has waited since it was due.
         tally.count(user, answer, min(due_s, answer.sent_s))
 

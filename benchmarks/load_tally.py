@@ -80,6 +80,8 @@ class Tally:
     refused: Latencies = field(default_factory=Latencies)
     failures: Counter[str] = field(default_factory=Counter)
     unmarked: int = 0
+    # Requests that went to another sidecar, because theirs accepted no connection.
+    moved: int = 0
     sent: int = 0
     first_sent_s: float = float("inf")
     last_answered_s: float = 0.0

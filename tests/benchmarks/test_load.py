@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks import load
+from benchmarks.load_client import Outcome, ask_any, open_session
 from tests.benchmarks.fake_limiter import FakeLimiter, Start
+from tests.servers import free_port
 
 ROOT = Path(__file__).parents[2]
 NOBODY = "http://127.0.0.1:9"  # the discard port: nothing listens there
@@ -132,6 +134,19 @@ async def test_a_wrong_limiter_is_found_wrong_under_load(
 ) -> None:
     assert await run(await start(limiter), "load", "--users", "2", "--requests", "30") == 1
     assert explanation in capsys.readouterr().out
+
+
+async def test_a_request_whose_sidecar_accepts_no_connection_goes_to_the_next_one(
+    limiter: FakeLimiter, start: Start
+) -> None:
+    gone, serving = f"http://127.0.0.1:{free_port()}/api/data", f"{(await start(limiter))[0]}/api/data"
+    async with open_session(connections=2, timeout_s=10.0) as session:
+        answer, refused = await ask_any(session, [gone, serving], "ann")
+        assert (answer.outcome, refused) == (Outcome.ADMITTED, 1)
+        answer, refused = await ask_any(session, [gone, gone], "ann")
+        assert (answer.outcome, refused) == (Outcome.FAILED, 1)
+        answer, refused = await ask_any(session, [serving, gone], "ann")
+        assert (answer.outcome, refused) == (Outcome.ADMITTED, 0)
 
 
 # -- the command line -------------------------------------------------------------------------------------------------
