@@ -69,6 +69,9 @@ class ListenSettings(Section):
     )
     port: Port = Field(8080, description="The port to listen on.")
     tls: TlsSettings = Field(TlsSettings(), description="TLS for clients; off without cert_file and key_file.")
+    proxy_protocol: Many[NetworkRange] = Field(
+        (), description="Load balancers that send a PROXY header before each connection; they must, others must not."
+    )
     socket: FileName = Field(None, description="A Unix socket to listen on, in place of host and port.")
     socket_mode: SocketMode = Field(0o660, description="The permissions of the socket, e.g. 660.")
     workers: Workers = Field(1, description="Processes that share the port; auto: one for each usable core.")
@@ -121,6 +124,8 @@ class ListenSettings(Section):
 
     @model_validator(mode="after")
     def _has_one_listener(self) -> Self:
+        if self.proxy_protocol and self.tls.cert_file is not None:
+            raise Wrong([(("proxy_protocol",), "is not read before TLS; expected it without listen.tls")])
         if self.socket is not None and self.workers != 1:
             raise Wrong([(("workers",), "processes cannot share a Unix socket; expected 1 beside listen.socket")])
         return self

@@ -24,7 +24,7 @@ class TlsSettings(Section):
     cert_file: FileName = Field(None, description="The certificate, with those of intermediate authorities behind it.")
     key_file: FileName = Field(None, description="The key of the certificate.")
     client_ca_file: FileName = Field(
-        None, description="Clients must have a certificate of one of these authorities. Default: none is asked for."
+        None, description="Clients must have a certificate of one of these authorities. Default: they need none."
     )
     min_version: Annotated[str, Choice("1.2", "1.3")] = Field("1.2", description="The lowest version of TLS.")
 

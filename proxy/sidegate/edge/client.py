@@ -125,7 +125,7 @@ class ClientConnection(asyncio.Protocol):
             elif state is _REQUEST:
                 self._hold(data)
         except BadRequestHead as error:
-            self._refuse(error.failure)
+            self.refuse(error.failure)
         except Exception:  # the boundary of one request: ours to answer for, and to learn of
             logger.exception("a request could not be handled")
             self._fail_internally()
@@ -223,7 +223,7 @@ class ClientConnection(asyncio.Protocol):
             if reader.held or not self.socket.transport.is_reading():
                 self._loop.call_soon(self._advance)
 
-    def _refuse(self, failure: Failure) -> None:
+    def refuse(self, failure: Failure) -> None:
         """Answer what is no request, and close."""
         answer_no_request(self, failure)
         self._linger()
@@ -232,7 +232,7 @@ class ClientConnection(asyncio.Protocol):
         if self._request is not None:
             self._request.fail_internally()
         elif self.state in (_IDLE, _HEAD):
-            self._refuse(Failure.INTERNAL)
+            self.refuse(Failure.INTERNAL)
 
     def _close(self) -> None:
         """Close once everything is sent, if the client takes it in time."""
@@ -256,7 +256,7 @@ class ClientConnection(asyncio.Protocol):
 
     def _timed_out(self) -> None:
         if self.state is _HEAD:
-            self._refuse(Failure.HEAD_TIMEOUT)
+            self.refuse(Failure.HEAD_TIMEOUT)
         elif left_s := self.socket.time_to_send_s(self._loop.time(), self.runtime.started.write_timeout_s):
             self._deadline.set(left_s)  # the client is slow, but takes its answer
         elif self.state is not _REQUEST:

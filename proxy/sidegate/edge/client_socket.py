@@ -13,7 +13,7 @@ PIECE_BYTES = 64 * 1024
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER of no time: closing resets
 
 
-def _plain_address(address: str) -> str:
+def plain_address(address: str) -> str:
     """The address without the form that IPv4 has on a socket for both versions (RFC 4291 §2.5.5.2)."""
     mapped = address.removeprefix("::ffff:")
     return mapped if "." in mapped else address
@@ -31,7 +31,7 @@ class ClientSocket:
     def __init__(self, transport: Any) -> None:  # uvloop's transports are no subclasses of asyncio's
         self.transport = transport
         peer = transport.get_extra_info("peername")
-        self.peer: str = _plain_address(peer[0]) if isinstance(peer, tuple) else UNIX_PEER
+        self.peer: str = plain_address(peer[0]) if isinstance(peer, tuple) else UNIX_PEER
         self.writing_paused = False
         self._budget: BufferBudget | None = None
         self._lent_bytes = self._marked_bytes = 0

@@ -13,6 +13,7 @@ from sidegate.decision.reading import Reading
 from sidegate.edge.client import ClientConnection, ClientState
 from sidegate.edge.file_limit import raise_file_limit
 from sidegate.edge.listening import BACKLOG, inode_of, listening_sockets, remove_socket
+from sidegate.edge.proxied_connection import ProxiedConnection
 from sidegate.edge.runtime import Runtime
 
 logger = logging.getLogger(__name__)
@@ -45,7 +46,7 @@ class Server:
         for each in listening_sockets(self.settings, shared=shared):
             create = self._loop.create_unix_server if self.settings.socket else self._loop.create_server
             self._listeners.append(
-                await create(self._new_connection, sock=each, backlog=BACKLOG, **self._tls_arguments())
+                await create(self._new_protocol, sock=each, backlog=BACKLOG, **self._tls_arguments())
             )
         self._inode = inode_of(self.settings.socket)
         name = self._listeners[0].sockets[0].getsockname()
@@ -57,6 +58,12 @@ class Server:
             return {}
         return {"ssl": self._tls, "ssl_handshake_timeout": self.settings.header_timeout_s}
 
+    def _new_protocol(self) -> asyncio.Protocol:
+        networks = self.settings.proxy_protocol
+        if not networks:
+            return ClientConnection(self.runtime, self, self._loop)
+        return ProxiedConnection(self._new_connection, networks, self.settings.header_timeout_s, self._loop)
+
     def _new_connection(self) -> ClientConnection:
         return ClientConnection(self.runtime, self, self._loop)
 
@@ -66,7 +73,7 @@ class Server:
         remove_socket(self.settings.socket, self._inode)
         for listener in self._listeners:
             for accepted in _close_listener(listener):
-                await self._loop.connect_accepted_socket(self._new_connection, accepted, **self._tls_arguments())
+                await self._loop.connect_accepted_socket(self._new_protocol, accepted, **self._tls_arguments())
         for connection in list(self.connections):
             connection.drain_and_close()
         try:
