@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+import trustme
 import yaml
 
 from tests.commands.command_line import Done, sidegate
@@ -142,8 +143,16 @@ def test_a_port_of_another_process_is_a_failure(doctor: Doctor, store_server: St
 
 
 @pytest.mark.slow
-def test_ports_of_a_running_sidecar_are_well(store_server: StoreServer, recorder: Recorder) -> None:
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "TLS"])
+def test_ports_of_a_running_sidecar_are_well(
+    store_server: StoreServer, recorder: Recorder, tmp_path: Path, *, tls: bool
+) -> None:
     config = configuration(store_server.url, recorder.url, listen={"port": free_port()})
+    if tls:
+        issued = trustme.CA().issue_cert("admin.test")
+        issued.private_key_pem.write_to_path(str(tmp_path / "key"))
+        issued.cert_chain_pems[0].write_to_path(str(tmp_path / "cert"))
+        config["admin"]["tls"] = {"cert_file": str(tmp_path / "cert"), "key_file": str(tmp_path / "key")}
     with Sidecar(config) as sidecar:
         done = sidegate("doctor", "--json", sidecar.config_file)
         assert done.status == 0, done.out

@@ -54,6 +54,11 @@ def test_policies_that_come_and_go_are_named_with_the_effect() -> None:
     ]
 
 
+def test_a_new_policy_of_requests_in_flight_names_the_places() -> None:
+    after = policies("- {name: slots, in_flight: 4, key: client_ip}")
+    assert words("policies: []", after) == ["policy slots is new: 4 requests in flight for each client_ip"]
+
+
 def test_another_order_of_policies_is_named() -> None:
     two = "- {name: b, key: client_ip, limit: 5/s}"
     (text,) = words(policies(ONE, two), policies(two, ONE))

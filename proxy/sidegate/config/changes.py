@@ -94,6 +94,8 @@ def _described(policy: PolicySettings, shown: Mapping[str, Any]) -> str:
     if policy.exempt:
         return "exempts what it matches from all other policies"
     shadow = ", as a shadow that refuses nothing" if policy.shadow else ""
+    if policy.in_flight is not None:
+        return f"{policy.in_flight} requests in flight for each {policy.key}{shadow}"
     return f"{shown['limit']} for each {policy.key}{shadow}; its buckets start new"
 
 

@@ -3,11 +3,13 @@
 import errno
 import resource
 import socket
+import ssl
 from collections.abc import Iterator
+from http.client import HTTPException, HTTPSConnection
 
 from sidegate.commands.doctor.diagnosis import Diagnosis, failure, ok, warning
-from sidegate.commands.fleet.sidecars import ask
-from sidegate.config import Settings
+from sidegate.commands.fleet.sidecars import TIMEOUT_S, ask
+from sidegate.config import AdminSettings, Settings
 from sidegate.config.addresses import Endpoint
 from sidegate.config.store_url import Address
 from sidegate.edge.file_limit import OWN_DESCRIPTORS
@@ -45,7 +47,7 @@ def check_ports(settings: Settings) -> Iterator[Diagnosis]:
     """Whether both ports are free, or used by a sidecar of this configuration."""
     listen, admin = settings.listen, settings.admin
     admin_fault = _taken(admin.host, admin.port)
-    runs_here = admin_fault == errno.EADDRINUSE and _is_sidecar(admin.host, admin.port)
+    runs_here = admin_fault == errno.EADDRINUSE and _is_sidecar(admin)
     for name, host, port, fault in (
         *(("port", host, listen.port, _taken(host, listen.port)) for host in ([] if listen.socket else listen.host)),
         ("admin port", admin.host, admin.port, admin_fault),
@@ -94,7 +96,20 @@ def _taken(host: str, port: int) -> int:
     return 0
 
 
-def _is_sidecar(host: str, port: int) -> bool:
-    local = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104  (compared with, not bound to)
-    reply = ask(f"http://{Address(local, port)}", "/livez")
-    return not reply.fault and reply.content.get("status") == "ok"
+def _is_sidecar(admin: AdminSettings) -> bool:
+    """Whether a sidecar's admin listener answers there."""
+    local = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(admin.host, admin.host)  # noqa: S104  (compared with)
+    if admin.tls.cert_file is None:
+        reply = ask(f"http://{Address(local, admin.port)}", "/livez")
+        return not reply.fault and reply.content.get("status") == "ok"
+    # Any certificate will do: nothing secret is sent, and its name is not that of this address.
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    connection = HTTPSConnection(local, admin.port, timeout=TIMEOUT_S, context=context)
+    try:
+        connection.request("GET", "/livez")
+        return connection.getresponse().status == 200
+    except (OSError, HTTPException):
+        return False
+    finally:
+        connection.close()
