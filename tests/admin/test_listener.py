@@ -279,7 +279,9 @@ def test_a_request_is_explained_with_the_levels_of_its_buckets(one: Sidecar) -> 
 # Access control
 
 
-@pytest.mark.parametrize("path", ["/config", "/policies", "/buckets", "/top", "/timeline", "/events", "/openapi.json"])
+@pytest.mark.parametrize(
+    "path", ["/config", "/policies", "/buckets", "/top", "/refusals", "/timeline", "/events", "/openapi.json"]
+)
 def test_with_a_token_every_page_with_data_needs_it(guarded: Sidecar, path: str) -> None:
     status, fields, _ = ask(guarded, path)
     assert (status, fields["www-authenticate"]) == (401, 'Bearer realm="sidegate"')

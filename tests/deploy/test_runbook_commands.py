@@ -32,7 +32,7 @@ COMMANDS = sorted(
 # Named without their arguments.
 FRAGMENTS = {"sidegate", "sidegate explain", "sidegate check", "redis-cli DEL", "kill -9", "kubectl exec -it"}
 # Print nothing where all is well, or nothing to a pipe.
-SILENT = {"redis-cli --latency"}
+SILENT = {"redis-cli --latency", "sidegate tail --key alice --once"}
 COMPLETE = [each for each in COMMANDS if "…" not in each and each not in FRAGMENTS]
 
 
