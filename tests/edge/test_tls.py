@@ -15,11 +15,12 @@ from typing import Any
 import pytest
 import trustme
 from sidegate.config import ConfigError, parse
+from sidegate.edge.client_certificate import certificate_name
 
 from tests.raw_client import RawClient, get
 from tests.recorder import Act, Recorder, Zeros, eventually
 from tests.servers import StoreServer, free_port
-from tests.sidecar import Config, Sidecar, configuration, run_command
+from tests.sidecar import Config, Sidecar, configuration, run_command, spent
 
 pytestmark = pytest.mark.slow
 
@@ -191,6 +192,60 @@ def test_clients_need_a_certificate_where_an_authority_is_named(
             with pytest.raises(OSError):
                 refused(sidecar.port, authority.client(own))
     assert len(recorder.requests) == 1
+
+
+def test_the_name_in_a_certificate_limits_and_matches(
+    store_server: StoreServer, recorder: Recorder, authority: Authority, tmp_path: Path
+) -> None:
+    people = Authority(tmp_path, "people")
+    tls = {**authority.issue("a"), "client_ca_file": str(people.file)}
+    each = {"name": "each", "key": "client_cert", "limit": "1/day", "burst": 2}
+    batch = {"name": "batch", "key": "path", "limit": "1/day", "burst": 1, "match": {"client_cert": "batch.*"}}
+    config = serving(store_server, recorder, tls)
+    config["policies"] = [each, batch]
+    with Sidecar(config) as sidecar:
+        statuses = {}
+        for name in ("alice.example", "batch.example"):
+            own = authority.client(people.issue(name, name.upper()))
+            with tls_client(sidecar.port, own) as client:
+                statuses[name] = [client.get("/x").status for _ in range(3)]
+    assert statuses == {"alice.example": [200, 200, 429], "batch.example": [200, 429, 429]}
+    assert spent(store_server, "each", 2) == {"alice.example": 2, "batch.example": 1}
+
+
+@pytest.mark.parametrize(
+    ("certificate", "name"),
+    [
+        (None, ""),
+        ({}, ""),
+        ({"subjectAltName": (("DNS", "B.test"), ("URI", "spiffe://x/A"), ("URI", "y:"))}, "spiffe://x/A"),
+        ({"subjectAltName": (("IP Address", "1.2.3.4"), ("DNS", "B.test"), ("DNS", "c"))}, "b.test"),
+        (
+            {
+                "subjectAltName": (("email", "a@b"),),
+                "subject": ((("countryName", "DE"),), (("organizationName", "A, B"),), (("commonName", "alice"),)),
+            },
+            "CN=alice,O=A\\, B,C=DE",
+        ),
+        ({"subject": ((("serialNumber", "1"), ("commonName", "x=y")),)}, "CN=x\\=y,serialNumber=1"),
+        ({"subject": ()}, ""),
+    ],
+)
+def test_the_name_is_the_uri_then_the_dns_name_then_the_subject(certificate: Any, name: str) -> None:
+    assert certificate_name(certificate) == name
+
+
+def test_explain_takes_the_name_of_a_certificate(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text("policies: [{name: a, key: client_cert, limit: 1/s, match: {client_cert: 'spiffe://x/*'}}]\n")
+    shown = run_command("explain", str(file), "GET", "/", "--client-cert", "spiffe://x/y").stdout
+    assert "bucket example:a:spiffe%3A%2F%2Fx%2Fy" in shown
+    other = run_command("explain", str(file), "GET", "/", "--client-cert", "z").stdout
+    assert "client_cert is z, expected: spiffe://x/*" in other
+    warnings = run_command("check", str(file))
+    assert (warnings.stdout + warnings.stderr).count(
+        "no client has a certificate: listen.tls.client_ca_file is not set"
+    ) == 2
 
 
 def refused(port: int, context: ssl.SSLContext) -> None:

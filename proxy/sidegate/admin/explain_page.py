@@ -92,6 +92,7 @@ def wanted(settings: Settings, name: str, mismatch: Mismatch) -> list[str]:
         "method": list(match.method),
         "host": list(match.host),
         "client_ip": [str(network) for network in match.client_ip],
+        "client_cert": list(match.client_cert),
     }[kind]
 
 

@@ -120,12 +120,13 @@ class ExplainRequest(BaseModel):
         dict[FieldName, FieldValue], Field(max_length=64, json_schema_extra={"additionalProperties": False})
     ] = {}
     peer: PeerAddress = "127.0.0.1"
+    client_cert: Annotated[str, _text(r"^[ -~]{0,1024}$"), Field(description="The name in its certificate.")] = ""
     live: Annotated[bool, Field(strict=True, description="Read what the buckets hold now.")] = False
 
     @property
     def facts(self) -> RequestFacts:
         """The request to explain."""
-        return RequestFacts(self.method, self.url, CIMultiDict(self.headers), self.peer)
+        return RequestFacts(self.method, self.url, CIMultiDict(self.headers), self.peer, self.client_cert)
 
 
 def validated(model: type[M], given: Mapping[str, object] | bytes) -> M:

@@ -45,6 +45,7 @@ def add_explain(commands: "Commands") -> None:
         *("--from", "--peer"), dest="peer", default="127.0.0.1", type=_peer, metavar="IP",
         help="the address of the connection's other end (default: %(default)s)",
     )  # fmt: skip
+    parser.add_argument("--client-cert", default="", metavar="NAME", help="the name in the client's certificate")
     parser.add_argument("--live", action="store_true", help="read the present tokens from the store; charges nothing")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(do=_explain)

@@ -44,4 +44,4 @@ def _facts(options: argparse.Namespace) -> RequestFacts:
     fields = CIMultiDict(options.header)
     if host and "Host" not in fields:
         fields.add("Host", host)
-    return RequestFacts(options.method, target, fields, options.peer)
+    return RequestFacts(options.method, target, fields, options.peer, options.client_cert)

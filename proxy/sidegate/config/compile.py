@@ -105,6 +105,7 @@ def _match(written: MatchSettings) -> Match:
         fields=tuple(map(_field, written.header)),
         hosts=tuple(re.compile(globs.text_regex(pattern.removesuffix(".")), re.IGNORECASE) for pattern in written.host),
         client_ip=written.client_ip,
+        client_certs=tuple(re.compile(globs.text_regex(pattern)) for pattern in written.client_cert),
     )
 
 

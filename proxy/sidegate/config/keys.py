@@ -32,7 +32,7 @@ _OTHER_NAMES = {
 _SEGMENT = re.compile(r"[1-9][0-9]{0,3}")
 _QUERY_NAME = re.compile(r"[^\s|&=#]+")
 
-_SOURCE_PATTERN = r"(header:[^\s|]+|cookie:[^\s|]+|query:[^\s|]+|path(:[1-9][0-9]*)?|client_ip|method|host)"
+_SOURCE_PATTERN = r"(header:[^\s|]+|cookie:[^\s|]+|query:[^\s|]+|path(:[1-9][0-9]*)?|client_ip|client_cert|method|host)"
 _PART_SCHEMA = {"type": "string", "pattern": rf"^\s*{_SOURCE_PATTERN}(\s*\|\s*{_SOURCE_PATTERN})*\s*$"}
 
 

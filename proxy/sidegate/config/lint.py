@@ -33,7 +33,7 @@ _ADDRESS_FIELDS = frozenset({"x-forwarded-for", "x-real-ip", "forwarded", "true-
 _OF_WEBSOCKETS = frozenset({"upgrade", "sec-websocket-key", "sec-websocket-version", "sec-websocket-protocol"})
 _WEBSOCKET_SEGMENTS = frozenset({"ws", "wss", "websocket", "websockets", "socket.io", "sockjs", "cable"})
 # Conditions of a match whose entries are alternatives.
-_LISTS = ("path", "method", "host", "client_ip")
+_LISTS = ("path", "method", "host", "client_ip", "client_cert")
 
 Advice = tuple[Path, str]
 
@@ -56,6 +56,7 @@ def advice(settings: Settings) -> Iterator[Advice]:
             *_unknown_methods(policy),
             *_head_beside_get(policy),
             *(_redundant if policy.exempt else _partly_exempt)(policy, exempt, comparison),
+            *_no_certificates(policy, settings),
             *_beyond_burst(policy),
             *_days_of_burst(policy),
             *_settles_nothing(policy),
@@ -85,6 +86,18 @@ def _own_pages(match: MatchSettings, settings: Settings) -> Iterator[Advice]:
     for index, path in enumerate(match.path):
         if path in own:
             yield ("match", "path", index), f"{quote(path)} is answered by the sidecar itself and never limited"
+
+
+def _no_certificates(policy: PolicySettings, settings: Settings) -> Iterator[Advice]:
+    if settings.listen.tls.client_ca_file is not None:
+        return
+    message = "no client has a certificate: listen.tls.client_ca_file is not set"
+    if policy.match.client_cert:
+        yield ("match", "client_cert"), message
+    if any(
+        source.kind is SourceKind.CLIENT_CERT for part in (policy.key.parts if policy.key else ()) for source in part
+    ):
+        yield ("key",), message
 
 
 def _unknown_methods(policy: PolicySettings) -> Iterator[Advice]:

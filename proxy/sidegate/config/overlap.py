@@ -38,6 +38,9 @@ class Comparison:
             and (not wide.method or (bool(narrow.method) and set(narrow.method) <= set(wide.method)))
             and all(_implied(condition, narrow.header) for condition in wide.header)
             and (not wide.host or (bool(narrow.host) and ("*" in wide.host or set(narrow.host) <= set(wide.host))))
+            and (
+                not wide.client_cert or (bool(narrow.client_cert) and set(narrow.client_cert) <= set(wide.client_cert))
+            )
             and (not wide.client_ip or _covers_networks(wide.client_ip, narrow.client_ip))
         )
 

@@ -57,6 +57,9 @@ Name = Annotated[str, Text(_NAME, "a name; expected 1 to 64 of the characters A-
 Method = Annotated[str, CheckedText(read_method)]
 PathPattern = Annotated[str, CheckedText(globs.checked_path, pattern="^/", examples=["/api/**", "/users/*/orders"])]
 HostPattern = Annotated[str, CheckedText(globs.checked_host, examples=["api.example.com", "*.example.com"])]
+CertificatePattern = Annotated[
+    str, CheckedText(globs.checked_value, examples=["spiffe://example.com/*", "billing.internal", "CN=alice,*"])
+]
 FailureMode = Annotated[str, Choice("deny", "allow", "local")]
 
 
@@ -72,6 +75,9 @@ class MatchSettings(Section):
     )
     host: OneOrMore[HostPattern] = Field((), description="Patterns of the Host field without its port.")
     client_ip: OneOrMore[NetworkRange] = Field((), description="Networks of the client's address.")
+    client_cert: OneOrMore[CertificatePattern] = Field(
+        (), description="Patterns of the name in the client's certificate: its first URI, DNS name, or its subject."
+    )
     ignore_case: Flag = Field(False, description="Match paths in any case.")
 
 

@@ -12,6 +12,7 @@ from urllib.parse import quote_from_bytes
 from sidegate.decision.key_values import (
     CREDENTIAL_FIELDS,
     ValueReader,
+    client_cert_of,
     cookie_reader,
     header_reader,
     host_of,
@@ -54,6 +55,7 @@ class SourceKind(Enum):
     COOKIE = "cookie"
     METHOD = "method"
     HOST = "host"
+    CLIENT_CERT = "client_cert"
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +160,8 @@ class Identity:
                 return method_of
             case SourceKind.HOST:
                 return host_of
+            case SourceKind.CLIENT_CERT:
+                return client_cert_of
 
     def client_ip(self, facts: RequestFacts) -> IPv4Address | IPv6Address:
         """The client's address: X-Forwarded-For read from the right, past trusted proxies only.

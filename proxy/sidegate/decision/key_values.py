@@ -55,6 +55,11 @@ def host_of(facts: RequestFacts) -> str | None:
     return host[: host.rfind("]") + 1] if host.startswith("[") else host.partition(":")[0].removesuffix(".")
 
 
+def client_cert_of(facts: RequestFacts) -> str | None:
+    """The name in the client's certificate; None where it has none."""
+    return facts.client_cert or None
+
+
 def method_of(facts: RequestFacts) -> str:
     """The method. HEAD is GET: applications run the same handler (RFC 9110 §9.3.2)."""
     return "GET" if facts.method == "HEAD" else facts.method

@@ -45,6 +45,7 @@ class Match:
     fields: tuple[FieldMatch, ...] = ()
     hosts: tuple[re.Pattern[str], ...] = ()
     client_ip: tuple[Network, ...] = ()
+    client_certs: tuple[re.Pattern[str], ...] = ()
 
     @property
     def ignores_case(self) -> bool:
@@ -74,6 +75,8 @@ class Match:
             host = host_of(facts) or ""
             if not any(pattern.fullmatch(host) for pattern in self.hosts):
                 return False
+        if self.client_certs and not any(pattern.fullmatch(facts.client_cert) for pattern in self.client_certs):
+            return False
         if self.client_ip:
             address = identity.client_ip(facts)
             return any(address in network for network in self.client_ip)
@@ -95,4 +98,6 @@ class Match:
             return Mismatch("host", host_of(facts) or "")
         if self.client_ip and not Match(client_ip=self.client_ip).takes_rest(facts, identity, every=every):
             return Mismatch("client_ip", str(identity.client_ip(facts)))
+        if self.client_certs and not Match(client_certs=self.client_certs).takes_rest(facts, identity, every=every):
+            return Mismatch("client_cert", facts.client_cert)
         return None

@@ -202,7 +202,9 @@ class _Rule:
         self._bucket = key_prefix + policy.bucket_start
         self._kind, self._detail = policy.kind, policy.detail
         self._any_method = not policy.match.methods
-        self._only_path = not (policy.match.fields or policy.match.hosts or policy.match.client_ip)
+        self._only_path = not (
+            policy.match.fields or policy.match.hosts or policy.match.client_ip or policy.match.client_certs
+        )
         alternatives = policy.key.parts if policy.key else ()
         self._parts = identity.part_readers(policy.key, ignore_case=policy.match.ignores_case) if policy.key else ()
         self._fall_back_to_client = [

@@ -20,6 +20,7 @@ class Fields(Protocol):
 class RequestFacts(NamedTuple):
     """One request as received: `target` is the raw request target, `peer` the address of the connection's other end.
 
+    `client_cert` is the name in the verified certificate of that end; empty without one.
     Field values are str as decoded from UTF-8 with surrogate escapes, so that the original bytes can be restored.
     """
 
@@ -27,6 +28,7 @@ class RequestFacts(NamedTuple):
     target: str
     fields: Fields
     peer: str
+    client_cert: str = ""
 
 
 # Bounds the cache of paths: entries, and characters of each; longer targets are read anew each time.

@@ -6,6 +6,7 @@ from typing import Any
 
 from sidegate.decision.identity import UNIX_PEER
 from sidegate.edge.buffers import BufferBudget
+from sidegate.edge.client_certificate import certificate_name
 
 # A slow client must take so much within `listen.write_timeout`.
 PIECE_BYTES = 64 * 1024
@@ -26,12 +27,24 @@ class ClientSocket:
     that writing pauses until the buffer is nearly empty.
     """
 
-    __slots__ = ("_budget", "_lent_bytes", "_marked_bytes", "_marked_s", "peer", "transport", "writing_paused")
+    __slots__ = (
+        "_budget",
+        "_lent_bytes",
+        "_marked_bytes",
+        "_marked_s",
+        "client_cert",
+        "peer",
+        "transport",
+        "writing_paused",
+    )
 
     def __init__(self, transport: Any) -> None:  # uvloop's transports are no subclasses of asyncio's
         self.transport = transport
         peer = transport.get_extra_info("peername")
         self.peer: str = plain_address(peer[0]) if isinstance(peer, tuple) else UNIX_PEER
+        # The handshake has verified it.
+        tls = transport.get_extra_info("ssl_object")
+        self.client_cert = "" if tls is None else certificate_name(tls.getpeercert())
         self.writing_paused = False
         self._budget: BufferBudget | None = None
         self._lent_bytes = self._marked_bytes = 0

@@ -72,8 +72,8 @@ class PendingRequest:
         self.arrived_s = time.perf_counter()
         self._client = client
         self.head = head
-        self.live = client.runtime.live
-        self.facts = RequestFacts(head.method, head.target, head, client.socket.peer)
+        self.live, socket = client.runtime.live, client.socket
+        self.facts = RequestFacts(head.method, head.target, head, socket.peer, socket.client_cert)
         if head.framing is not NO_BODY and head.framing != 0:
             self.upload = _upload_of(head.framing, client, self.live)
 
