@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.raw_client import RawClient, get, request
-from tests.recorder import OK, Recorder, Zeros, eventually
+from tests.recorder import OK, ReadBody, Recorder, Zeros, eventually
 from tests.servers import StoreServer
 from tests.sidecar import Sidecar, configuration
 from tests.telemetry.scraped import scraped
@@ -205,6 +205,16 @@ def test_the_buffers_are_bounded_in_all(store_server: StoreServer, recorder: Rec
             client.__exit__(None, None, None)
         assert scrape(sidecar, "sidegate_buffered_bytes") == 0
     assert sorted(len(received.body) for received in recorder.requests) == [40 * KIB] * 4
+
+
+@pytest.mark.slow
+def test_without_a_buffer_a_request_is_sent_before_its_body(store_server: StoreServer, recorder: Recorder) -> None:
+    recorder.always(OK, body=ReadBody.NONE)
+    config = configuration(store_server.url, recorder.url, upstream={"request_buffer": 0})
+    with Sidecar(config) as sidecar, RawClient(sidecar.port) as client:
+        client.send(CHUNKED)
+        assert client.reply().status == 200
+    assert recorder.only().values("transfer-encoding") == [b"chunked"]
 
 
 @pytest.mark.slow

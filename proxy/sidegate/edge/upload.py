@@ -141,7 +141,7 @@ class Upload:
     def may_fit(self, announced: BodyLength) -> bool:
         """Whether the body may be whole before it is sent; `announced` by the client."""
         known_bytes = announced if isinstance(announced, int) else self.body_bytes
-        return not self.ended and known_bytes <= self.share.most_bytes
+        return not self.ended and known_bytes <= self.share.most_bytes > 0
 
     def collect(self, owner: UploadOwner) -> None:
         """Receive the body until it is whole or does not fit; `owner.body_collected` is called then."""
