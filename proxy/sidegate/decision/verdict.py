@@ -44,10 +44,11 @@ class Outcome(StrEnum):
 class Verdict(NamedTuple):
     """The decision over all policies that applied.
 
-    `levels` has one entry for each of `applied`; None where the bucket's state is unknown: its key is blocked, the
-    store failed, or the deny cache refused for another bucket. `reason` is why the store could not decide. With
+    `levels` has one entry for each of `applied`; None where the bucket's state is unknown: its key is blocked, its
+    store failed, or another bucket refused before it was read. `reason` is why the store could not decide. With
     `LOCAL`, `applied` holds this proxy's shares and `levels` their buckets. `admission`: what the request holds in the
-    store, to be ended by its edge; None where it holds nothing.
+    store, to be ended by its edge; None where it holds nothing. `away`: those of `applied` whose buckets gave no valid
+    answer while others did; their failure modes decided them, and the store the others.
     """
 
     answer: Answer
@@ -56,6 +57,17 @@ class Verdict(NamedTuple):
     levels: Sequence[Level | None] = ()
     reason: str = ""
     admission: Admission | None = None
+    away: Sequence[PolicyMatch] = ()
+
+    @property
+    def passed_unchecked(self) -> bool:
+        """Whether the request passes although a policy could not be checked, by its mode `allow`."""
+        if self.answer is not Answer.PASS:
+            return False
+        return self.decided_by is DecisionSource.STORE_FAILURE or (
+            bool(self.away)
+            and any(policy.on_store_failure is OnStoreFailure.ALLOW and not policy.shadow for policy, _ in self.away)
+        )
 
     @property
     def refusing(self) -> tuple[str, ...]:
@@ -105,9 +117,13 @@ def outcome_of(verdict: Verdict, applied: PolicyMatch, level: Level | None) -> O
 
     A policy with enough tokens is `allowed`, even if another one refused the request.
     """
-    if verdict.decided_by is DecisionSource.STORE_FAILURE:
-        return Outcome.STORE_DENIED if _denies(applied) else Outcome.STORE_ALLOWED
-    if verdict.decided_by is DecisionSource.LOCAL:
+    source = verdict.decided_by
+    if verdict.away:
+        is_away = any(entry is applied for entry in verdict.away)
+        source = DecisionSource.STORE if not is_away else DecisionSource.LOCAL
+    if source is DecisionSource.STORE_FAILURE:
+        return Outcome.STORE_DENIED if denies(applied) else Outcome.STORE_ALLOWED
+    if source is DecisionSource.LOCAL:
         return _local_outcome(applied, level)
     if applied.charge is None or (level is not None and not level.enough):
         return Outcome.SHADOW_REFUSED if applied.policy.shadow else Outcome.REFUSED
@@ -116,18 +132,19 @@ def outcome_of(verdict: Verdict, applied: PolicyMatch, level: Level | None) -> O
 
 def decided_locally(applied: Sequence[PolicyMatch]) -> bool:
     """Whether this proxy's shares decide when the store cannot: a policy is `local`, and none denies."""
-    return not any(map(_denies, applied)) and any(
+    return not any(map(denies, applied)) and any(
         entry.policy.on_store_failure is OnStoreFailure.LOCAL for entry in applied
     )
 
 
 def store_failed(applied: Sequence[PolicyMatch], reason: str) -> Verdict:
     """The verdict when neither the store nor a share decides: `deny` takes precedence over `allow`."""
-    answer = Answer.UNAVAILABLE if any(map(_denies, applied)) else Answer.PASS
+    answer = Answer.UNAVAILABLE if any(map(denies, applied)) else Answer.PASS
     return Verdict(answer, DecisionSource.STORE_FAILURE, applied, (None,) * len(applied), reason)
 
 
-def _denies(applied: PolicyMatch) -> bool:
+def denies(applied: PolicyMatch) -> bool:
+    """Whether a request is answered 503 while the policy's bucket does not answer."""
     return applied.policy.on_store_failure is OnStoreFailure.DENY and not applied.policy.shadow
 
 

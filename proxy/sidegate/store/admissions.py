@@ -15,7 +15,7 @@ import asyncio
 import secrets
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from functools import partial
 from itertools import count
 
@@ -87,17 +87,17 @@ class Admissions:
         ]
 
     def open(
-        self, applied: Sequence[PolicyMatch], levels: Sequence[Level | None], *, local: bool = False
+        self, applied: Sequence[PolicyMatch], levels: Sequence[Level | None], *, local: Container[int] = ()
     ) -> "RequestAdmission | None":
         """The admission of a request that passes; None where it holds nothing.
 
-        `local`: it was decided without the store. Places that it takes unchecked (no level) count all the same, once
-        the store is back.
+        `local`: the positions that were decided without the store. Places that are taken unchecked there (no level)
+        count all the same, once the store is back.
         """
         holds: dict[int, Charge] = {}
         leases: list[tuple[str, Charge]] = []
         for position, ((policy, charge), level) in enumerate(zip(applied, levels, strict=True)):
-            if charge is None or not charge.cost or not (local if level is None else level.enough):
+            if charge is None or not charge.cost or not (position in local if level is None else level.enough):
                 continue
             if charge.kind is _HOLD and level is not None:
                 holds[position] = charge._replace(kind=ChargeKind.SETTLE, detail=(charge.cost, level.at_us))
@@ -204,7 +204,12 @@ class RequestAdmission:
     __slots__ = ("_admissions", "_holds", "_leases", "_local")
 
     def __init__(
-        self, admissions: Admissions, holds: dict[int, Charge], leases: list[tuple[str, Charge]], *, local: bool
+        self,
+        admissions: Admissions,
+        holds: dict[int, Charge],
+        leases: list[tuple[str, Charge]],
+        *,
+        local: Container[int],
     ) -> None:
         self._admissions = admissions
         self._holds = holds
@@ -215,7 +220,7 @@ class RequestAdmission:
         """See Admission."""
         hold = self._holds.pop(position, None)
         if hold is not None:
-            self._admissions.settle(hold, cost, local=self._local)
+            self._admissions.settle(hold, cost, local=position in self._local)
 
     def leave(self) -> None:
         """See Admission."""

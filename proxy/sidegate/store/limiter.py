@@ -4,8 +4,7 @@
     deny cache        refused at once, while a bucket is known to lack tokens
     breaker open      no call: the failure mode at once; in a Cluster, for the slots of one node
     the store         one script call for all requests of this turn of the event loop
-    failure mode      each policy's `on_store_failure`: deny → 503; local → this proxy's share of the limit decides;
-                      allow → pass. One `deny` denies; then every `local` must find its tokens
+    failure mode      see failure_mode.py; in a Cluster for the buckets that do not answer, and the others decide
     afterwards        requests admitted locally are charged to the shared buckets, down to empty and not below
 
 The failure mode applies when the store is not connected (known at once), sends no reply within `store.timeout`, sends
@@ -21,13 +20,14 @@ from functools import partial
 
 from sidegate.decision.bucket import Charge, ChargeKind, Level
 from sidegate.decision.policy import PolicyMatch
-from sidegate.decision.verdict import UNLIMITED, Answer, DecisionSource, Verdict, decided_locally, judged, store_failed
+from sidegate.decision.verdict import UNLIMITED, Answer, DecisionSource, Verdict, denies, judged
 from sidegate.store.admissions import Admissions
 from sidegate.store.breaker import Breaker
 from sidegate.store.deny_cache import DenyCache
-from sidegate.store.local_store import LocalStore, OutageClock
+from sidegate.store.failure_mode import FailureDecider
+from sidegate.store.local_store import LocalStore
 from sidegate.store.probe import breaker_for
-from sidegate.store.protocol import FATE_UNKNOWN, Levels, Store, StoreUnavailable
+from sidegate.store.protocol import Levels, PartlyUnavailable, Store, StoreUnavailable
 from sidegate.store.settlement import Settlement
 
 # Bounds the requests that wait for the store at once, and with them the memory.
@@ -49,11 +49,10 @@ class Limiter:
     def __init__(self, store: Store, deny_cache: DenyCache, *, proxies: Callable[[], int] = lambda: 1) -> None:
         self._store = store
         self._deny_cache = deny_cache
-        self._proxies = proxies
         self.local = LocalStore()
-        self._outages = OutageClock()
         self._settlement = Settlement(store, self.local)
         self.admissions = Admissions(store, self.local, lambda: self._breaker.closed, deny_cache.forget)
+        self._failure_mode = FailureDecider(self.local, self.admissions, proxies)
         self.guard = breaker_for(store, self._breaker_closed)
         self._breaker = self.guard.breaker
         # A Cluster has a breaker for each node; then the one of `guard` stays closed.
@@ -98,7 +97,7 @@ class Limiter:
         cache = self._deny_cache
         if len(applied) == 1 and (charge := applied[0].charge) is not None:
             lacking = None if applied[0].policy.shadow else cache.lacking(charge, time.monotonic())
-            return None if lacking is None else judged((_REFUSE, _DENY_CACHE, applied, (lacking,), "", None))
+            return None if lacking is None else judged((_REFUSE, _DENY_CACHE, applied, (lacking,), "", None, ()))
         levels: list[Level | None] | None = None
         for position, (policy, charge) in enumerate(applied):
             if policy.shadow:
@@ -108,7 +107,7 @@ class Limiter:
             if cache.knows(charge.key) and (level := cache.lacking(charge, time.monotonic())) is not None:
                 levels = levels or [None] * len(applied)
                 levels[position] = level
-        return None if levels is None else judged((_REFUSE, _DENY_CACHE, applied, levels, "", None))
+        return None if levels is None else judged((_REFUSE, _DENY_CACHE, applied, levels, "", None, ()))
 
     def _ask_named(self, applied: Sequence[PolicyMatch], then: Callable[[Verdict], None]) -> None:
         applied = self.admissions.named(applied)
@@ -118,9 +117,11 @@ class Limiter:
         if not charges:  # only shadow policies with blocked keys
             then(Verdict(Answer.PASS, DecisionSource.OVERRIDE, applied, (None,) * len(applied)))
         elif not self._breaker.closed:
-            then(self._without_store(applied, "breaker_open"))
+            then(self._failure_mode.decide(applied, "breaker_open"))
         elif self._undecided >= MOST_UNDECIDED:
-            then(self._without_store(applied, "overloaded"))
+            then(self._failure_mode.decide(applied, "overloaded"))
+        elif len(charges) > 1 and self._of_nodes is not None and (failure := self._known_away(applied)) is not None:
+            then(self._failure_mode.decide(applied, failure.reason))  # and no other bucket is charged
         else:
             self._undecided += 1
             self._store.ask(charges, partial(self._decided, applied, then))
@@ -133,13 +134,16 @@ class Limiter:
         asked_s: float,
     ) -> None:
         self._undecided -= 1
+        if isinstance(answer, PartlyUnavailable):
+            then(self._failure_mode.decide_part(applied, answer, asked_s))
+            return
         if isinstance(answer, StoreUnavailable):
             if self._of_nodes is None:
                 self.guard.failed(answer, asked_s)
-            then(self._without_store(applied, answer.reason, asked_s))
+            then(self._failure_mode.decide(applied, answer.reason, asked_s))
             return
         self._breaker.answered()
-        if self._outages.away:
+        if self._failure_mode.away:
             self._note_return()
         if self.local.owes:
             self._settlement.begin()
@@ -151,7 +155,7 @@ class Limiter:
             if charge is not None and level.tokens < charge.cost:
                 self._deny_cache.remember(charge, level, asked_s)
             admission = None if charge is None or charge.kind is _TAKE else self.admissions.open(applied, levels)
-            return judged((_PASS, _STORE, applied, levels, "", admission))
+            return judged((_PASS, _STORE, applied, levels, "", admission, ()))
         known: list[Level | None] = []
         answer, following, unreadable = _PASS, iter(levels), False
         for policy, charge in applied:
@@ -168,7 +172,8 @@ class Limiter:
             if level.tokens < charge.cost:
                 self._deny_cache.remember(charge, level, asked_s)
         if unreadable and answer is Answer.PASS:  # a refusal by one bucket stands without the others
-            return self._without_store(applied, "unreadable_bucket", time.monotonic() - LONGEST_UNREADABLE_S)
+            unreadable_since_s = time.monotonic() - LONGEST_UNREADABLE_S
+            return self._failure_mode.decide(applied, "unreadable_bucket", unreadable_since_s)
         admission = self.admissions.open(applied, known) if answer is Answer.PASS else None
         return Verdict(answer, DecisionSource.STORE, applied, known, "", admission)
 
@@ -180,26 +185,15 @@ class Limiter:
     def _note_return(self) -> None:
         """End the outage, unless another node of the Cluster is still away."""
         if all(breaker.closed for breaker in self.breakers.values()):
-            self._outages.answered()
+            self._failure_mode.note_return()
 
-    def _without_store(self, applied: Sequence[PolicyMatch], reason: str, asked_s: float | None = None) -> Verdict:
-        """The failure mode's verdict; the store has not decided since `asked_s` (None: at this moment)."""
-        if not decided_locally(applied):
-            verdict = store_failed(applied, reason)
-            if verdict.answer is _PASS:
-                return verdict._replace(admission=self.admissions.open(applied, verdict.levels, local=True))
-            return self._refused(verdict)
-        now_us = time.monotonic_ns() // 1000
-        asked_us = now_us if asked_s is None else int(asked_s * 1e6)
-        outage_us = self._outages.failed(asked_us, now_us, throughout=reason == "breaker_open")
-        shares, levels, passes = self.local.decide(applied, self._proxies(), outage_us, self.admissions.places_of)
-        if not passes:
-            return self._refused(Verdict(Answer.REFUSE, DecisionSource.LOCAL, shares, levels, reason))
-        admission = self.admissions.open(applied, levels, local=True)
-        return Verdict(Answer.PASS, DecisionSource.LOCAL, shares, levels, reason, admission)
-
-    def _refused(self, verdict: Verdict) -> Verdict:
-        """The verdict, after freeing what a call with a lost reply may have taken."""
-        if verdict.reason in FATE_UNKNOWN:
-            self.admissions.abandon(verdict.applied)
-        return verdict
+    def _known_away(self, applied: Sequence[PolicyMatch]) -> StoreUnavailable | None:
+        """Why a bucket of a policy that denies without it cannot be called; None if all can: of several nodes, some may
+        be away.
+        """
+        for entry in applied:
+            if entry.charge is not None and denies(entry):
+                failure = self._store.unserved(entry.charge.key)
+                if failure is not None:
+                    return failure
+        return None

@@ -26,6 +26,19 @@ FATE_UNKNOWN = frozenset({"timeout", "connection_lost", "protocol", "closed"})
 # One level for each charge, in order; None for a bucket that cannot be read.
 Levels = Sequence[Level | None]
 
+
+class PartlyUnavailable(StoreUnavailable):
+    """Some buckets of a request passed, and the others gave no valid answer: their level is None. None refused.
+
+    The charges stand until `give_back` is called; then `levels` are as if they had never been made.
+    """
+
+    def __init__(self, reason: str, levels: Levels, give_back: Callable[[], None]) -> None:
+        super().__init__(reason)
+        self.levels = levels
+        self.give_back = give_back
+
+
 # Receives the levels or the failure, and the time of sending (time.monotonic). An error reply is StoreUnavailable too:
 # its reason is the first word of the error in lower case (`oom`, `readonly`).
 OnLevels = Callable[[Levels | StoreUnavailable, float], None]
@@ -79,8 +92,12 @@ class Store(Protocol):
     def ask(self, charges: Sequence[Charge], then: OnLevels) -> None:
         """Charge all buckets or none: a charge without enough tokens refuses all, unless it is a shadow charge.
 
+        Of several nodes some may fail: then the answer is PartlyUnavailable, if another one passed and none refused.
         `charges` is not empty. An exception from `then` is logged and does not affect other calls.
         """
+
+    def unserved(self, key: str) -> StoreUnavailable | None:
+        """Why calls for this bucket fail at once; None while they can be made."""
 
     def command(self, key: str, command: Command, on_reply: OnReply) -> None:
         """Send one command, to the node that has `key`."""

@@ -95,7 +95,7 @@ class Metrics(Collector):
         if self._unsettled >= MOST_UNSETTLED:
             self._settle()
         if verdict is not None:
-            answer, decided_by, applied, levels, _, _ = verdict
+            answer, decided_by, applied, levels, _, _, _ = verdict
             passes = answer is _PASS
             self._note_decision(decision_s)
             if passes:

@@ -54,7 +54,7 @@ class RequestLog:
         if wanted == "all":
             self._write(record)
         elif wanted == "refused" and (
-            record.error or (verdict is not None and (verdict.answer is not _PASS or _unchecked(verdict)))
+            record.error or (verdict is not None and (verdict.answer is not _PASS or verdict.passed_unchecked))
         ):
             self._fold(record, refused)
 
@@ -161,17 +161,12 @@ def _subject(record: Record, refused: Sequence[tuple[str, str]]) -> str:
     """What the requests of a flood have in common: the error, or the first bucket that refused."""
     if record.error:
         return record.error
-    if record.verdict is not None and _unchecked(record.verdict):
+    if record.verdict is not None and record.verdict.passed_unchecked:
         return _UNCHECKED
     return refused[0][1] or refused[0][0] if refused else "others"
 
 
 def _event(verdict: Verdict | None) -> str:
     if verdict is None or verdict.answer is not Answer.REFUSE:
-        return _UNCHECKED if verdict and _unchecked(verdict) else "request"
+        return _UNCHECKED if verdict and verdict.passed_unchecked else "request"
     return "refused"
-
-
-def _unchecked(verdict: Verdict) -> bool:
-    """Whether the request passes without a check because the store failed."""
-    return verdict.decided_by is _STORE_FAILURE and verdict.answer is _PASS

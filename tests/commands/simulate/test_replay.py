@@ -93,6 +93,9 @@ class VirtualTimeStore:
     def own_breakers(self, on_closed: Callable[[], None]) -> None:
         return None
 
+    def unserved(self, key: str) -> None:
+        return None
+
     def ask(self, charges: Sequence[Charge], then: OnLevels) -> None:
         self.received = list(charges)
         (levels,) = self._store.decide([charges], self.now_us)

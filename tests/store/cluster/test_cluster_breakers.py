@@ -1,20 +1,22 @@
 """Each node of a Cluster has its own breaker: a failing node is bypassed while the others go on."""
 
 import asyncio
+import contextlib
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
 from sidegate.decision.bucket import Charge
-from sidegate.decision.policy import OnStoreFailure
-from sidegate.decision.verdict import Answer, Verdict
+from sidegate.decision.policy import OnStoreFailure, PolicyMatch
+from sidegate.decision.verdict import Answer, DecisionSource, Outcome, Verdict
 from sidegate.store.breaker import FAILURES_TO_OPEN, BreakerState
 from sidegate.store.cluster.slots import slot_of
 from sidegate.store.local_store import LocalStore
 from sidegate.store.protocol import OnLevels, StoreUnavailable
 from sidegate.store.settlement import Settlement
+from sidegate.telemetry.outcomes import policy_outcomes
 
 from tests.admin.admin_client import ask
 from tests.raw_client import get
@@ -115,6 +117,97 @@ async def test_a_request_that_needs_a_bypassed_node_charges_nothing_elsewhere(cl
             # A shadow's bucket stands in nobody's way.
             verdict = await proxy.ask(asking(key, ROOMY), asking(hung_key, ROOMY, shadow=True))
             assert [level and level.tokens for level in verdict.levels] == [ROOMY.burst - 1, None]
+        finally:
+            hung.resume()
+
+
+# -- the failure mode of each bucket ----------------------------------------------------------------------------------
+
+ALLOW, DENY, LOCAL = OnStoreFailure.ALLOW, OnStoreFailure.DENY, OnStoreFailure.LOCAL
+# The first requests find out that a node hangs, and the others know it.
+HUNG_REQUESTS = 40
+
+
+@contextlib.asynccontextmanager
+async def with_one_hung(cluster: ClusterTrio) -> AsyncIterator[tuple[Sidecar, str, list[str]]]:
+    """A sidecar on a Cluster of which one node hangs: a key of that node, and keys of the others."""
+    hung = cluster.nodes[0]
+    away, *_ = keys_of(cluster, hung)
+    others = [key for node in cluster.nodes[1:] for key in keys_of(cluster, node)]
+    async with sidecar(cluster.url, timeout_s=0.1) as proxy:
+        await until_decided(proxy, away)
+        hung.pause()
+        try:
+            yield proxy, away, others
+        finally:
+            hung.resume()
+
+
+async def one_after_the_other(proxy: Sidecar, *applied: PolicyMatch) -> list[Verdict]:
+    verdicts = []
+    for _ in range(HUNG_REQUESTS):
+        proxy.deny_cache.clear()
+        verdicts.append(await proxy.ask(*applied))
+    return verdicts
+
+
+@pytest.mark.slow
+async def test_buckets_of_healthy_nodes_stay_exact_while_a_shared_one_that_allows_is_away(cluster: ClusterTrio) -> None:
+    async with with_one_hung(cluster) as (proxy, away, users):
+        for mode in (DENY, ALLOW, LOCAL):
+            user = asking(f"{users.pop()}", hourly(10), on_store_failure=mode)
+            everyone = asking(away, hourly(10), on_store_failure=ALLOW)
+            verdicts = await one_after_the_other(proxy, user, everyone)
+            assert [verdict.answer for verdict in verdicts] == [Answer.PASS] * 10 + [Answer.REFUSE] * 30
+            assert {verdict.decided_by for verdict in verdicts} == {DecisionSource.STORE}
+            outcomes = [policy_outcomes(verdict) for verdict in verdicts]
+            assert outcomes[0] == [("p", Outcome.ALLOWED), ("p", Outcome.STORE_ALLOWED)]
+            assert outcomes[-1][0] == ("p", Outcome.REFUSED)
+            assert [verdict.passed_unchecked for verdict in verdicts] == [True] * 10 + [False] * 30
+
+
+@pytest.mark.slow
+async def test_a_bucket_that_denies_and_is_away_denies_and_costs_the_others_nothing(cluster: ClusterTrio) -> None:
+    async with with_one_hung(cluster) as (proxy, away, (user, *_)):
+        entry = asking(user, hourly(10), on_store_failure=ALLOW)
+        verdicts = await one_after_the_other(proxy, entry, asking(away, hourly(10), on_store_failure=DENY))
+        assert {verdict.answer for verdict in verdicts} == {Answer.UNAVAILABLE}
+        assert reasons(verdicts) == {"timeout", "breaker_open"}
+        assert {level.tokens for level in (await proxy.look(entry)).levels if level} == {10}
+
+
+@pytest.mark.slow
+async def test_this_proxys_share_decides_for_the_bucket_that_is_away(cluster: ClusterTrio) -> None:
+    async with with_one_hung(cluster) as (proxy, away, (user, *_)):
+        proxy.proxies = 3
+        entry = asking(user, hourly(100), on_store_failure=DENY)
+        verdicts = await one_after_the_other(proxy, entry, asking(away, hourly(12), on_store_failure=LOCAL))
+        assert [verdict.answer for verdict in verdicts] == [Answer.PASS] * 4 + [Answer.REFUSE] * 36
+        assert {verdict.decided_by for verdict in verdicts} == {DecisionSource.LOCAL}
+        assert policy_outcomes(verdicts[0]) == [("p", Outcome.ALLOWED), ("p", Outcome.LOCAL_ALLOWED)]
+        assert policy_outcomes(verdicts[-1]) == [("p", Outcome.ALLOWED), ("p", Outcome.LOCAL_REFUSED)]
+        # The share's refusals cost the user nothing.
+        assert [level and level.tokens for level in verdicts[-1].levels] == [96, 0]
+        assert {level.tokens for level in (await proxy.look(entry)).levels if level} == {96}
+
+
+@pytest.mark.slow
+async def test_a_bucket_that_refused_before_and_hangs_does_not_keep_the_others_from_deciding(
+    cluster: ClusterTrio,
+) -> None:
+    hung = cluster.nodes[0]
+    away, *_ = keys_of(cluster, hung)
+    user, *_ = keys_of(cluster, cluster.nodes[1])
+    async with sidecar(cluster.url, timeout_s=0.3) as proxy:
+        everyone = asking(away, hourly(1), on_store_failure=ALLOW)
+        entry = asking(user, hourly(10))
+        assert [(await proxy.ask(entry, everyone)).answer for _ in range(2)] == [Answer.PASS, Answer.REFUSE]
+        hung.pause()
+        try:
+            proxy.deny_cache.clear()
+            verdict = await proxy.ask(entry, everyone)
+            assert (verdict.answer, verdict.reason) == (Answer.PASS, "timeout")
+            assert [level and level.tokens for level in verdict.levels] == [8, None]
         finally:
             hung.resume()
 

@@ -6,7 +6,7 @@ import pytest
 from sidegate.decision.bucket import Charge, Level
 from sidegate.store.cluster.contention import Contention
 from sidegate.store.cluster.reservation import Reservation
-from sidegate.store.protocol import Levels, OnLevels, StoreUnavailable
+from sidegate.store.protocol import Levels, OnLevels, PartlyUnavailable, StoreUnavailable
 
 from tests.store.sidecar import HOURLY
 
@@ -18,7 +18,9 @@ BACK = Level(9, 0, True)
 class Asked:
     """A request of three buckets in slots 1, 2 and 3; `shadows` names those that never refuse."""
 
-    def __init__(self, *shadows: int, cost: int = 2, first: int | None = None) -> None:
+    def __init__(
+        self, *shadows: int, cost: int = 2, first: int | None = None, failed: dict[int, StoreUnavailable] | None = None
+    ) -> None:
         charges = [Charge(f"k{slot}", HOURLY, cost, slot in shadows) for slot in (1, 2, 3)]
         self.answers: list[tuple[Levels | StoreUnavailable, float]] = []
         self.given_back: list[tuple[int, list[str]]] = []
@@ -28,13 +30,19 @@ class Asked:
         self.reservation = Reservation(
             charges, positions, lambda *answer: self.answers.append(answer), self._ask, self._give_back
         )
-        self.reservation.begin(first)
+        self.reservation.begin(first, failed)
 
     def hear(self, **answers: Level | StoreUnavailable | None) -> "Asked":
         for at, (name, answer) in enumerate(answers.items()):
             slot = int(name.removeprefix("slot"))
             self._heard[slot](answer if isinstance(answer, StoreUnavailable) else (answer,), 10.0 - at)
         return self
+
+    def part(self) -> PartlyUnavailable:
+        """The only answer: some slots passed."""
+        ((answer, _),) = self.answers
+        assert isinstance(answer, PartlyUnavailable)
+        return answer
 
     def _ask(self, slot: int, charges: Sequence[Charge], then: OnLevels) -> None:
         assert [charge.key for charge in charges] == [f"k{slot}"]
@@ -74,10 +82,46 @@ def test_a_shadow_that_was_charged_gets_its_tokens_back_too() -> None:
     assert Asked(1).hear(slot1=PAID, slot2=LACKING, slot3=LACKING).given_back == [(1, ["k1"])]
 
 
-def test_a_slot_that_fails_fails_the_request_and_the_others_get_their_tokens_back() -> None:
+def test_where_a_slot_fails_the_charges_of_the_others_stand_until_they_are_given_back() -> None:
     asked = Asked().hear(slot1=PAID, slot2=LOST, slot3=PAID)
+    assert (asked.part().reason, list(asked.part().levels)) == ("timeout", [PAID, None, PAID])
+    assert asked.given_back == []
+    asked.part().give_back()
     assert asked.given_back == [(1, ["k1"]), (3, ["k3"])]
-    assert asked.answers[0][0] is LOST
+    assert list(asked.part().levels) == [BACK, None, BACK]
+
+
+def test_a_request_whose_slots_all_fail_has_failed() -> None:
+    asked = Asked().hear(slot1=LOST, slot2=LOST, slot3=LOST)
+    assert asked.answers == [(LOST, 8.0)]
+
+
+def test_a_slot_that_is_known_to_be_unavailable_is_not_charged() -> None:
+    asked = Asked(failed={2: LOST})
+    assert asked.asked == [1, 3]
+    assert list(asked.hear(slot1=PAID, slot3=PAID).part().levels) == [PAID, None, PAID]
+    assert Asked(first=2, failed={2: LOST}).asked == [1, 3]
+
+
+def test_a_bucket_that_cannot_be_read_leaves_its_whole_slot_without_charges() -> None:
+    asked = Asked().hear(slot1=PAID, slot2=None, slot3=PAID)
+    assert (asked.part().reason, list(asked.part().levels)) == ("unreadable_bucket", [PAID, None, PAID])
+    heard: list[object] = []
+    charges = [Charge(key, HOURLY, 2) for key in ("a", "b", "c")]
+    calls: dict[int, OnLevels] = {}
+    both = Reservation(
+        charges,
+        {1: [0, 1], 2: [2]},
+        lambda answer, _: heard.append(answer),
+        lambda slot, _, then: calls.update({slot: then}),
+        lambda *_: pytest.fail("nothing was given back"),
+    )
+    both.begin()
+    calls[1]((PAID, None), 1.0)
+    calls[2]((PAID,), 1.0)
+    (answer,) = heard
+    assert isinstance(answer, PartlyUnavailable)
+    assert list(answer.levels) == [None, None, PAID]
 
 
 def test_a_refusal_stands_beside_a_failed_slot() -> None:
@@ -86,14 +130,10 @@ def test_a_refusal_stands_beside_a_failed_slot() -> None:
     assert asked.answers[0][0] == [BACK, None, LACKING]
 
 
-def test_a_slot_of_shadows_may_fail() -> None:
-    asked = Asked(2).hear(slot1=PAID, slot2=LOST, slot3=PAID)
-    assert asked.given_back == []
-    assert asked.answers[0][0] == [PAID, None, PAID]
-
-
 def test_a_look_takes_nothing_and_gives_nothing_back() -> None:
-    assert Asked(cost=0).hear(slot1=PAID, slot2=None, slot3=PAID).given_back == []
+    asked = Asked(cost=0).hear(slot1=PAID, slot2=None, slot3=PAID)
+    asked.part().give_back()
+    assert asked.given_back == []
 
 
 # -- one slot first ---------------------------------------------------------------------------------------------------
@@ -107,13 +147,28 @@ def test_the_other_slots_are_charged_once_the_first_has_passed() -> None:
     assert asked.given_back == []
 
 
-@pytest.mark.parametrize(("answer", "expected"), [(LACKING, [None, LACKING, None]), (LOST, LOST)])
-def test_a_first_slot_that_does_not_pass_ends_the_request_without_other_charges(
-    answer: Level | StoreUnavailable, expected: object
-) -> None:
-    asked = Asked(first=2).hear(slot2=answer)
+def test_a_first_slot_that_refuses_ends_the_request_without_other_charges() -> None:
+    asked = Asked(first=2).hear(slot2=LACKING)
     assert (asked.asked, asked.given_back) == ([2], [])
-    assert asked.answers == [(expected, 10.0)]
+    assert asked.answers == [([None, LACKING, None], 10.0)]
+
+
+def test_a_first_slot_that_fails_leaves_the_decision_to_the_others() -> None:
+    asked = Asked(first=2).hear(slot2=LOST)
+    assert asked.asked == [2, 1, 3]
+    assert list(asked.hear(slot1=PAID, slot3=PAID).part().levels) == [PAID, None, PAID]
+
+
+def test_a_first_slot_that_is_slow_does_not_keep_the_others_from_deciding() -> None:
+    asked = Asked(first=2)
+    asked.reservation.hurry()
+    assert asked.asked == [2, 1, 3]
+    asked.reservation.hurry()
+    assert asked.hear(slot1=PAID, slot3=PAID).answers == []
+    asked.reservation.expire(LOST)
+    assert list(asked.part().levels) == [PAID, None, PAID]
+    asked.hear(slot2=PAID)
+    assert asked.given_back == [(2, ["k2"])]  # its failure mode has decided
 
 
 def test_a_refusal_after_the_first_slot_gives_its_charge_back() -> None:
@@ -123,21 +178,12 @@ def test_a_refusal_after_the_first_slot_gives_its_charge_back() -> None:
     assert asked.answers[0][0] == [LACKING, BACK, BACK]
 
 
-def test_a_request_that_expires_gives_everything_back_however_late_it_is_answered() -> None:
-    asked = Asked(first=2).hear(slot2=PAID)
-    asked.hear(slot3=PAID).reservation.expire(LOST)
-    assert asked.given_back == [(2, ["k2"]), (3, ["k3"])]
-    assert [answer for answer, _ in asked.answers] == [LOST]
-    asked.hear(slot1=PAID)
-    assert asked.given_back[2:] == [(1, ["k1"])]
-    assert len(asked.answers) == 1
-
-
 def test_a_request_that_expires_before_its_first_slot_answers_charges_no_others() -> None:
     asked = Asked(first=2)
     asked.reservation.expire(LOST)
+    asked.reservation.hurry()
     assert asked.hear(slot2=PAID).given_back == [(2, ["k2"])]
-    assert (asked.asked, len(asked.answers)) == ([2], 1)
+    assert (asked.asked, asked.answers) == ([2], [(LOST, 0.0)])
 
 
 def test_a_request_that_has_ended_does_not_expire() -> None:

@@ -79,24 +79,29 @@ class ClusterStore:
         if len(positions) == 1:
             self._add(next(iter(positions)), charges, then)
             return
-        for slot, where in positions.items():
-            # Nothing is charged in one slot while another is known to be unavailable.
-            if not all(charges[position].shadow for position in where) and isinstance(
-                refusal := self.slots.serving(slot), StoreUnavailable
-            ):
-                then(refusal, time.monotonic())
-                return
+        serving = {slot: self.slots.serving(slot) for slot in positions}
+        failed = {slot: node for slot, node in serving.items() if isinstance(node, StoreUnavailable)}
+        if len(failed) == len(positions):
+            then(next(iter(failed.values())), time.monotonic())
+            return
         batches: dict[int, SlotBatch] = {}
         reservation = Reservation(
             charges, positions, then, partial(self._reserve, batches), partial(self._give_back, batches)
         )
         first = self._contention.latest(charge.key for charge in charges if charge.cost and not charge.shadow)
         if first is None:
-            reservation.begin()
+            reservation.begin(None, failed)
         else:
             # Each call has its own timeout; both together have one.
-            self._expire_at(reservation, time.monotonic() + self._connector.timeout_s)
-            reservation.begin(slot_of(first))
+            timeout_s = self._connector.timeout_s
+            self._loop.call_later(timeout_s / 2, reservation.hurry)
+            self._expire_at(reservation, time.monotonic() + timeout_s)
+            reservation.begin(slot_of(first), failed)
+
+    def unserved(self, key: str) -> StoreUnavailable | None:
+        """Why calls for this bucket fail at once; None while they can be made."""
+        node = self.slots.serving(slot_of(key))
+        return node if isinstance(node, StoreUnavailable) else None
 
     def command(self, key: str, command: Command, on_reply: OnReply) -> None:
         """Send one command to the node that has the key, following one redirection."""

@@ -1,11 +1,13 @@
 """One request with buckets in several slots of a Cluster, which no single script call can decide.
 
-The buckets of each slot are charged separately: reserved. If all pass, the reservation is the charge. If one refuses or
-fails, the charges of the other slots are given back at once (see give_back.lua).
+The buckets of each slot are charged separately: reserved. If all pass, the reservation is the charge. If one refuses,
+the charges of the other slots are given back at once (see give_back.lua). If a slot fails, the others stand until the
+failure mode of its policies has decided: see `protocol.PartlyUnavailable`.
 
 Usually all slots are charged at the same time, in one round trip. A slot with a bucket that is likely to refuse is
 charged first, alone, and the others only once it has passed: then a refusal reserves nothing elsewhere, and callers who
-compete for the same buckets queue at one of them instead of each holding tokens that another one lacks.
+compete for the same buckets queue at one of them instead of each holding tokens that another one lacks. The others do
+not wait for more than half of the timeout, so that a node that hangs does not keep healthy ones from deciding.
 
 A Cluster never admits more than one server would. It may admit less while a reservation stands (one round trip): other
 requests do not see the reserved tokens. Tokens of a call whose reply was lost stay spent.
@@ -17,7 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from sidegate.decision.bucket import Charge, Level
-from sidegate.store.protocol import Levels, OnLevels, StoreUnavailable
+from sidegate.store.protocol import Levels, OnLevels, PartlyUnavailable, StoreUnavailable
 
 # Charges the buckets of one slot.
 AskSlot = Callable[[int, Sequence[Charge], OnLevels], None]
@@ -63,11 +65,23 @@ class Reservation:
         self._unanswered: set[int] = set()
         self._waiting: list[int] = []
 
-    def begin(self, first: int | None = None) -> None:
-        """Charge the slot `first`, and the others once it has passed; without it, all at the same time."""
-        slots = list(self._positions)
+    def begin(self, first: int | None = None, failed: Mapping[int, StoreUnavailable] | None = None) -> None:
+        """Charge the slot `first`, and the others once it has passed; without it, all at the same time. The slots
+        `failed` are known to be unavailable, and are not charged; at least one other is.
+        """
+        for failure in (failed or {}).values():
+            self._failure = failure
+        slots = [slot for slot in self._positions if not failed or slot not in failed]
+        if first not in slots:
+            first = None
         self._waiting = [] if first is None else [slot for slot in slots if slot != first]
         self._charge(slots if first is None else [first])
+
+    def hurry(self) -> None:
+        """Charge the slots that wait for the first one now."""
+        if self._then is not None:
+            waiting, self._waiting = self._waiting, []
+            self._charge(waiting)
 
     def expire(self, failure: StoreUnavailable) -> None:
         """End the request, unless it has ended: slots that have not answered have failed."""
@@ -78,47 +92,61 @@ class Reservation:
     def _charge(self, slots: Sequence[int]) -> None:
         self._unanswered.update(slots)
         for slot in slots:
-            self._ask(
-                slot, [self._charges[position] for position in self._positions[slot]], partial(self._answered, slot)
-            )
+            charges = [self._charges[position] for position in self._positions[slot]]
+            self._ask(slot, charges, partial(self._answered, slot))
 
     def _answered(self, slot: int, answer: Levels | StoreUnavailable, asked_s: float) -> None:
         self._unanswered.discard(slot)
         # The earliest time: growth counted from it is never too little.
         self._asked_s = min(self._asked_s or asked_s, asked_s)
-        positions = self._positions[slot]
         if isinstance(answer, StoreUnavailable):
-            if not all(self._charges[position].shadow for position in positions):
-                self._failure = answer
+            self._failure = answer
         else:
-            for position, level in zip(positions, answer, strict=True):
-                self._levels[position] = level
-            if all(map(self._passes, positions)):
-                self._taken.append(slot)
+            self._note(slot, answer)
         if self._then is None:  # it has expired
-            self._undo()
+            if slot in self._taken:
+                self._undo([slot])
         elif not self._unanswered:
-            if self._waiting and self._failure is None and all(map(self._passes, positions)):
-                waiting, self._waiting = self._waiting, []
-                self._charge(waiting)
+            if self._waiting and not self._refused:
+                self.hurry()
             else:
                 self._conclude()
 
+    def _note(self, slot: int, levels: Levels) -> None:
+        positions = self._positions[slot]
+        if None in levels:
+            # A bucket that cannot be read: the script has charged none of this slot, and only refusals stand.
+            self._failure = StoreUnavailable("unreadable_bucket")
+            levels = [level if level is not None and not level.enough else None for level in levels]
+        for position, level in zip(positions, levels, strict=True):
+            self._levels[position] = level
+        if all(map(self._passes, positions)):
+            self._taken.append(slot)
+
     def _conclude(self) -> None:
-        if not all(map(self._passes, range(len(self._charges)))):
-            self._undo()
-        refused = any(
-            level is not None and not level.enough and not charge.shadow
+        then, self._then = self._then, None
+        if then is None:
+            return
+        if self._refused:
+            self._undo(list(self._taken))
+            then(self._levels, self._asked_s)  # a refusal by one bucket stands without the others
+        elif self._failure is None:
+            then(self._levels, self._asked_s)
+        elif not self._taken:
+            then(self._failure, self._asked_s)
+        else:
+            taken = list(self._taken)
+            then(PartlyUnavailable(self._failure.reason, self._levels, lambda: self._undo(taken)), self._asked_s)
+
+    @property
+    def _refused(self) -> bool:
+        return any(
+            level is not None and not level.enough and charge.may_refuse
             for charge, level in zip(self._charges, self._levels, strict=True)
         )
-        then, self._then = self._then, None
-        if then is not None:
-            # A refusal by one bucket stands without the others.
-            then(self._levels if self._failure is None or refused else self._failure, self._asked_s)
 
-    def _undo(self) -> None:
-        taken, self._taken = self._taken, []
-        for slot in taken:
+    def _undo(self, slots: Sequence[int]) -> None:
+        for slot in slots:
             charges, left = [], []
             for position in self._positions[slot]:
                 charge, level = self._charges[position], self._levels[position]

@@ -80,6 +80,10 @@ class RedisStore:
             batch = self._batch
         batch.add(charges, then)
 
+    def unserved(self, key: str) -> StoreUnavailable | None:  # noqa: ARG002  (one node has all keys)
+        """Why no call can be made."""
+        return self.failure
+
     def command(self, key: str, command: Command, on_reply: OnReply) -> None:  # noqa: ARG002  (one node has all keys)
         """Send one command."""
         self._node.ask(command, on_reply)
