@@ -126,6 +126,7 @@ class App:
         self._server = Server(self._edge, self._tls.clients)
         metrics.add(pool_readings(pool))
         metrics.add(buffers.readings())
+        metrics.add(self._edge.waiting.readings())
         metrics.add(probe.readings())
         for owner in (log.writer, self._store, self._server, self._reloader):
             metrics.add(owner.readings())

@@ -68,6 +68,10 @@ EXEMPTS_ITSELF = "add client_ip, or name the proxies that set or remove it in cl
             ),
         ),
         (
+            policy("wait: 1s, on_store_failure: local"),
+            "c.yaml:1:57: policies[0].wait: while the store is away, the local share refuses at once: no request waits then",
+        ),
+        (
             policy("match: {method: GET}, cost: {POST: 5}"),
             "c.yaml:1:86: policies[0].cost.POST: the cost of POST is never used: this policy matches GET only",
         ),

@@ -50,6 +50,26 @@ def test_a_fault_names_its_place_and_what_was_expected(more: str, message: str) 
     assert message in str(caught.value).replace("policies[0].", "")
 
 
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ("limit: 5/s, settle: {when: 401}, wait: 1s", "wait: does not go with settle"),
+        ("in_flight: 3, wait: 1s", "wait: this policy counts requests in flight"),
+        ("in_flight: 3, limit: 5/s", "limit: this policy counts requests in flight"),
+        ("in_flight: 3, cost: 2", "cost: this policy counts requests in flight"),
+        ("in_flight: 0", "in_flight: 0 is not a whole number from 1 to 1000000"),
+        ("in_flight: 3, overrides: [{key: 192.0.2.1, limit: 1/s}]", "overrides[0].limit: this policy counts requests"),
+        ("limit: 3/s, overrides: [{key: 192.0.2.1, in_flight: 1}]", "overrides[0].in_flight: this policy has a limit"),
+        ("limit: 5/s, wait: 2m", "wait: '2m' is out of bounds; expected a duration from 1ms to 1m"),
+        ("limit: 1/h, burst: 2000000, wait: 1s", "wait: '1/hour' is too slow for a wait with a burst of 2000000"),
+    ],
+)
+def test_kinds_of_limits_do_not_mix_in_one_policy(more: str, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        policy_of(more)
+    assert message in str(caught.value).replace("policies[0].", "")
+
+
 def test_a_rate_holds_the_largest_debt_exactly() -> None:
     limit = policy_of("limit: 7/13m, burst: 100000, settle: {json: a}").limit
     assert limit is not None

@@ -6,7 +6,7 @@ from ipaddress import ip_network
 from sidegate.config import globs
 from sidegate.config.clauses import FieldCondition
 from sidegate.config.model import Settings
-from sidegate.config.overrides import OverrideSettings, limit_with_debts
+from sidegate.config.overrides import OverrideSettings, limit_with_bookings, limit_with_debts
 from sidegate.config.policies import MatchSettings, PolicySettings
 from sidegate.config.settle_settings import SettleSettings
 from sidegate.config.units import Quota
@@ -41,6 +41,7 @@ def _policy(written: PolicySettings, on_failure: OnStoreFailure, prefix: int) ->
         shadow=written.shadow,
         on_store_failure=own,
         settle=_settle(written.settle) if written.settle else None,
+        wait_us=(written.wait_ms or 0) * 1000,
     )
 
 
@@ -54,7 +55,10 @@ def _limit_of(policy: PolicySettings, rule: PolicySettings | OverrideSettings) -
 def _limit(policy: PolicySettings, quota: Quota, burst: int | None, initial: int | None) -> Limit:
     burst = burst or quota.count
     owes = policy.settle is not None and not policy.settle.when
-    rate = limit_with_debts(quota, burst) if owes else Rate.fitting(quota.count, quota.period_us, burst)
+    if policy.wait_ms is not None:
+        rate = limit_with_bookings(quota, burst, policy.wait_ms)
+    else:
+        rate = limit_with_debts(quota, burst) if owes else Rate.fitting(quota.count, quota.period_us, burst)
     return Limit(rate, burst, burst if initial is None else min(initial, burst), policy.idle_ttl_ms)
 
 

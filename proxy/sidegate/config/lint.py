@@ -61,6 +61,7 @@ def advice(settings: Settings) -> Iterator[Advice]:
             *_days_of_burst(policy),
             *_settles_nothing(policy),
             *_holds_websockets(policy),
+            *_waits_for_shares(policy, settings),
             *([] if _names_proxies(settings) else _forgeable(policy, by_address, comparison)),
             *_addresses_by_hand(policy),
         ]
@@ -125,6 +126,11 @@ def _holds_websockets(policy: PolicySettings) -> Iterator[Advice]:
                 "a WebSocket keeps its place until it ends; if that is intended, match header: {Upgrade: websocket}"
             )
             yield ("match", "path", index), message
+
+
+def _waits_for_shares(policy: PolicySettings, settings: Settings) -> Iterator[Advice]:
+    if policy.wait_ms is not None and (policy.on_store_failure or settings.store.on_failure) == "local":
+        yield ("wait",), "while the store is away, the local share refuses at once: no request waits then"
 
 
 def _methods_of(policy: PolicySettings) -> Sequence[str]:

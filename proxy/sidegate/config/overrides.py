@@ -69,6 +69,12 @@ def limit_with_debts(limit: Quota, burst: int) -> Rate:
     return Rate.fitting(limit.count, limit.period_us, burst * (MOST_DEBT_BURSTS + 1))
 
 
+def limit_with_bookings(limit: Quota, burst: int, wait_ms: int) -> Rate:
+    """The rate of a bucket from which tokens are booked ahead. Raises ValueError as `limit_with_debts`."""
+    ahead = limit.count * wait_ms * 1000 // limit.period_us + 1
+    return Rate.fitting(limit.count, limit.period_us, 2 * burst + ahead)
+
+
 def never_passes(cost: int, burst: int) -> str:
     return f"a cost of {cost} can never pass a burst of {burst}; expected a cost up to the burst"
 

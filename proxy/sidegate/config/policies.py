@@ -21,6 +21,7 @@ from sidegate.config.overrides import (
     WrittenRate,
     fitting,
     key_faults,
+    limit_with_bookings,
     limit_with_debts,
     never_passes,
 )
@@ -44,11 +45,12 @@ _EXPECTED = {
     "key": "expected e.g. key: header:X-User-ID | client_ip",
     "limit": "expected e.g. limit: 10/minute",
 }
+LONGEST_WAIT_US = 60_000_000
 # Settings of buckets of tokens, which a policy with in_flight has none of.
-_OF_TOKENS = ("burst", "initial", "limit", "cost", "settle", "idle_ttl_ms")
+_OF_TOKENS = ("burst", "initial", "limit", "cost", "settle", "wait_ms", "idle_ttl_ms")
 # Settings of policies that limit.
 _LIMITED = (
-    *("key", "in_flight", "burst", "initial", "limit", "cost", "settle"),
+    *("key", "in_flight", "burst", "initial", "limit", "cost", "settle", "wait_ms"),
     *("idle_ttl_ms", "shadow", "on_store_failure", "overrides"),
 )
 
@@ -108,6 +110,9 @@ class PolicySettings(Section):
     )
     settle: SettleSettings | None = Field(
         None, description="Hold the cost while the request is under way, and let the answer decide the final one."
+    )
+    wait_ms: Annotated[int, Milliseconds(1_000, LONGEST_WAIT_US)] | None = Field(
+        None, alias="wait", description="How long a request that lacks tokens may wait for them; longer: 429."
     )
     idle_ttl_ms: Annotated[int, Milliseconds(1_000_000, MAX_PERIOD_US)] = Field(
         3_600_000,
@@ -179,6 +184,17 @@ class PolicySettings(Section):
                 raise ValueError(fault)
         return settle
 
+    @field_validator("wait_ms")
+    @classmethod
+    def _can_wait(cls, wait_ms: int | None, info: ValidationInfo) -> int | None:
+        limit: Quota | None = info.data.get("limit")
+        if wait_ms is not None and info.data.get("settle") is not None:
+            raise ValueError("does not go with settle; expected a policy of its own")
+        fault = wait_fault(wait_ms, limit, info.data.get("burst") or limit.count) if wait_ms and limit else ""
+        if fault:
+            raise ValueError(fault)
+        return wait_ms
+
     @field_validator("overrides")
     @classmethod
     def _reachable(cls, overrides: tuple[OverrideSettings, ...], info: ValidationInfo) -> tuple[OverrideSettings, ...]:
@@ -208,6 +224,12 @@ class PolicySettings(Section):
             and each.limit is not None
             and (fault := debt_fault(settle, each.limit, each.capacity))
         ]
+        wait_ms: int | None = info.data.get("wait_ms")
+        faults += [
+            ((index, "limit"), fault)
+            for index, each in enumerate(overrides)
+            if wait_ms and each.limit and (fault := wait_fault(wait_ms, each.limit, each.capacity))
+        ]
         if faults:
             raise Wrong(faults)
         return overrides
@@ -221,4 +243,13 @@ def debt_fault(settle: SettleSettings, limit: Quota, burst: int) -> str:
         limit_with_debts(limit, burst)
     except ValueError:
         return f"'{limit}' is too slow to pay the debts of a burst of {burst}; expected a smaller burst"
+    return ""
+
+
+def wait_fault(wait_ms: int, limit: Quota, burst: int) -> str:
+    """Why the arithmetic of buckets cannot hold what is booked ahead; empty where it can."""
+    try:
+        limit_with_bookings(limit, burst, wait_ms)
+    except ValueError:
+        return f"'{limit}' is too slow for a wait with a burst of {burst}; expected a smaller burst"
     return ""

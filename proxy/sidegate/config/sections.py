@@ -107,6 +107,9 @@ class ListenSettings(Section):
     websocket_idle_timeout_s: Live[Timeout] = Field(
         600.0, alias="websocket_idle_timeout", description="How long a WebSocket may be silent in both directions."
     )
+    max_waiting: Live[Connections] = Field(
+        1024, description="Requests that may wait for tokens (wait in a policy); further ones are refused."
+    )
     drain_timeout_s: TimeoutOrZero = Field(
         20.0, alias="drain_timeout", description="How long requests may finish after SIGTERM."
     )

@@ -173,6 +173,15 @@ class Charge(NamedTuple):
         """Whether the request is refused where this charge does not find its cost."""
         return not self.shadow and self.kind in REFUSING
 
+    @property
+    def longest_wait_us(self) -> int:
+        """How long the request may wait for its tokens."""
+        return int(self.detail[0]) if self.kind is ChargeKind.BOOK else 0
+
+    def retry_us(self, level: "Level") -> int:
+        """Microseconds until the charge would be accepted, at this level."""
+        return max(0, self.limit.wait_us(self.cost - level.tokens, level.age_us) - self.longest_wait_us)
+
 
 class Level(NamedTuple):
     """The level of a bucket after a decision: whole `tokens`, and how long the next one has been growing (µs).

@@ -115,8 +115,10 @@ def limit_text(limit: Limit) -> str:
 
 
 def settle_text(policy: Policy) -> str:
-    """When and how the answer settles the cost, as a sentence; empty where it does not."""
+    """How the answer settles the cost, or how long a request waits, as a sentence; empty for a plain policy."""
     rule = policy.settle
+    if policy.wait_us:
+        return f"a request without enough tokens waits for them, up to {policy.wait_us / 1e6:g} s"
     if rule is None:
         return ""
     if rule.when:

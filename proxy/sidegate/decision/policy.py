@@ -66,18 +66,20 @@ class Policy:
     shadow: bool = False
     on_store_failure: OnStoreFailure = OnStoreFailure.DENY
     settle: SettleRule | None = None
+    wait_us: int = 0  # how long a request may wait for its tokens
 
     @property
     def kind(self) -> ChargeKind:
         """What the policy's charges do."""
         if self.limit is not None and self.limit.in_flight:
             return ChargeKind.PLACE
-        return ChargeKind.HOLD if self.settle is not None else ChargeKind.TAKE
+        special = ChargeKind.BOOK if self.wait_us else ChargeKind.HOLD
+        return special if self.wait_us or self.settle is not None else ChargeKind.TAKE
 
     @property
     def detail(self) -> tuple[int | str, ...]:
         """The detail of its charges. A place has the name of its lease, which each request gets when it is decided."""
-        return ("",) if self.kind is ChargeKind.PLACE else ()
+        return (self.wait_us,) if self.wait_us else ("",) if self.kind is ChargeKind.PLACE else ()
 
     @property
     def bucket_start(self) -> str:
@@ -110,6 +112,7 @@ class PolicySet:
         self.identity = Identity(addresses)
         self.fields = frozenset(_fields_of(policies))
         self.key_prefix = key_prefix
+        self.may_wait = any(policy.wait_us for policy in policies)
         self.origins = origins
         self._rules = tuple(_Rule(policy, self.identity, key_prefix) for policy in policies)
         self._cached_candidates = lru_cache(CACHED_TARGETS)(self._candidates)

@@ -5,7 +5,7 @@ from enum import Enum, StrEnum
 from functools import partial
 from typing import NamedTuple
 
-from sidegate.decision.bucket import Level
+from sidegate.decision.bucket import ChargeKind, Level
 from sidegate.decision.policy import OnStoreFailure, PolicyMatch
 from sidegate.decision.settling import Admission
 
@@ -89,7 +89,7 @@ class Verdict(NamedTuple):
             charge, level = self.applied[0].charge, self.levels[0]
             if charge is None:
                 return None
-            return charge.limit.wait_us(charge.cost - level.tokens, level.age_us) if level is not None else 0
+            return charge.retry_us(level) if level is not None else 0
         longest_us = 0
         for (policy, charge), level in zip(self.applied, self.levels, strict=True):
             if policy.shadow:
@@ -97,8 +97,20 @@ class Verdict(NamedTuple):
             if charge is None:
                 return None
             if level is not None and level.tokens < charge.cost:
-                longest_us = max(longest_us, charge.limit.wait_us(charge.cost - level.tokens, level.age_us))
+                longest_us = max(longest_us, charge.retry_us(level))
         return longest_us
+
+    @property
+    def wait_us(self) -> int:
+        """Microseconds that an admitted request waits for the tokens that it has booked ahead."""
+        return max(
+            (
+                charge.limit.wait_us(-level.tokens, level.age_us)
+                for (policy, charge), level in zip(self.applied, self.levels, strict=True)
+                if charge is not None and charge.kind is ChargeKind.BOOK and level is not None and not policy.shadow
+            ),
+            default=0,
+        )
 
 
 # Makes one of a tuple of all its members: a third of what naming them costs, for those that are made for each request.

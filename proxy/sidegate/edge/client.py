@@ -91,6 +91,8 @@ class ClientConnection(asyncio.Protocol):
         self.closing = True
         if self.tunnel is not None:
             self.tunnel.go_away()
+        elif self.state is _REQUEST and self._request is not None:
+            self._request.drain(self.runtime.started.drain_timeout_s)
         elif self.state is not _REQUEST:
             self._linger_until_s = self._loop.time() + IDLE_GRACE_S
             self._deadline.set(IDLE_GRACE_S)

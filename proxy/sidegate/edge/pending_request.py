@@ -1,5 +1,6 @@
 """One request from its head to its record: decides it, answers what is refused or fails, forwards what is admitted.
 
+    DECIDING ──► WAITING for tokens that it has booked ──► admitted
     DECIDING ──► the verdict ──► refused, or failed ──────────────────────► ENDED
        │              └──► admitted: FORWARDING by an Exchange (edge/exchange) ──► ENDED
        └──► PAGE: one of the sidecar's own (edge/own_page) ────────────────────► ENDED
@@ -27,6 +28,7 @@ from sidegate.edge.request_id import RequestId
 from sidegate.edge.runtime import LiveRules
 from sidegate.edge.upload import Upload, UploadState
 from sidegate.edge.upstream import UpstreamConnection
+from sidegate.edge.waiting import TokenWait
 
 CLOSE = b"Connection: close\r\n"
 KEEP_ALIVE = b"Connection: keep-alive\r\n"
@@ -49,12 +51,13 @@ class RequestStage(Enum):
     """See the module's text."""
 
     DECIDING = "deciding"
+    WAITING = "waits for its tokens"
     PAGE = "a page is made"
     FORWARDING = "forwarding"
     ENDED = "ended"
 
 
-_DECIDING, _PAGE, _FORWARDING, _ENDED = RequestStage
+_DECIDING, _WAITING, _PAGE, _FORWARDING, _ENDED = RequestStage
 
 
 class PendingRequest:
@@ -66,6 +69,7 @@ class PendingRequest:
     request_id: RequestId | None = None
     exchange: Exchange | None = None
     upload: Upload | None = None
+    wait: TokenWait | None = None
     _decided_s = 0.0
 
     def __init__(self, client: ClientSide, head: RequestHead) -> None:
@@ -92,6 +96,8 @@ class PendingRequest:
         except BadRequest:
             self.fail(Failure.BAD_REQUEST)
             return
+        if self.live.policies.may_wait:
+            applied, self.wait = runtime.waiting.enter(applied, self.live.listen.max_waiting)
         runtime.decide(applied, self.on_verdict)
 
     def on_verdict(self, verdict: Verdict) -> None:
@@ -100,9 +106,23 @@ class PendingRequest:
             if verdict.admission is not None:
                 verdict.admission.cancel()
             return
-        self.verdict, self._decided_s = verdict, time.perf_counter()
+        self.verdict = verdict
         if (ids := self._client.runtime.request_ids) is not None:
             self.request_id = ids.of(self.head)
+        if self.wait is not None and is_admitted(verdict) and (wait_us := verdict.wait_us):
+            self.stage = _WAITING
+            if self.upload is not None and not self.upload.ended:
+                self._client.socket.pause_reading()
+            self.wait.begin(wait_us, self._carry_out)
+        else:
+            self._carry_out()
+
+    def _carry_out(self) -> None:
+        """Do what the verdict says; what it was waited for counts as its decision."""
+        verdict, self._decided_s = self.verdict, time.perf_counter()
+        assert verdict is not None  # noqa: S101  (it has just been set, or waited for)
+        if self.wait is not None:
+            self.wait.end()
         try:
             if self.upload is not None and self.upload.broken:
                 self.fail(Failure.BAD_REQUEST)
@@ -138,6 +158,17 @@ class PendingRequest:
             self.exchange.give_up(Failure.BAD_REQUEST)
         elif self.upload is not None:
             self.upload.stop(UploadState.BROKEN)
+
+    def drain(self, within_s: float) -> None:
+        """Refuse it now if it waits for longer than the sidecar goes on."""
+        if (
+            self.stage is _WAITING
+            and self.wait is not None
+            and self.wait.left_s > within_s
+            and self.verdict is not None
+        ):
+            self._client.socket.write(_refusal_answer(self, self.verdict, self.last_lines(False)))
+            self.end(self.live.refusal_status)
 
     def client_left(self) -> None:
         """The client's connection is lost."""
@@ -186,6 +217,8 @@ class PendingRequest:
             self.upload.share.release()
         self.exchange = self.upload = None
         client = self._client
+        if self.wait is not None:
+            self.wait.end()
         if stage is not _PAGE or error:
             now_s, arrived_s, request_id = time.perf_counter(), self.arrived_s, self.request_id
             decision_s = (self._decided_s or now_s) - arrived_s

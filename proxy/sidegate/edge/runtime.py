@@ -17,6 +17,7 @@ from sidegate.edge.replies import RefusalReplies
 from sidegate.edge.request_id import RequestIds
 from sidegate.edge.rewrite import VIA
 from sidegate.edge.tailored_replies import TailoredReplies, tailored_replies
+from sidegate.edge.waiting import WaitingRoom
 
 # A page of the sidecar's own: its status and JSON content.
 OwnPage = Callable[[RequestFacts], Awaitable[tuple[int, Mapping[str, object]]]]
@@ -96,6 +97,7 @@ class Runtime:
     pages: Mapping[str, OwnPage]
     buffers: BufferBudget
     scheme: bytes = b"http"  # of requests on this listener
+    waiting: WaitingRoom = field(default_factory=WaitingRoom)
     request_ids: RequestIds | None = None  # None: request ids are sent on like any other field
 
     # How the paths of its own pages begin: a quick look before a path is worked out.

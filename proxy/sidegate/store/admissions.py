@@ -34,7 +34,7 @@ MOST_UNSENT = 65_536
 # Ends that are sent again in one turn, and renewals of one request to the store.
 PORTION = 256
 # How long it is tried to send an end: then the place is free, or the hold is charged, without it.
-KEPT_S = {ChargeKind.LEAVE: LEASE_US / 1e6, ChargeKind.SETTLE: HOLD_EPOCH_US / 1e6}
+KEPT_S = {ChargeKind.LEAVE: LEASE_US / 1e6, ChargeKind.SETTLE: HOLD_EPOCH_US / 1e6, ChargeKind.UNBOOK: 0.0}
 
 _RESULTS = ("kept", "given_back", "measured", "unread", "lost")
 _HOLD, _PLACE = ChargeKind.HOLD, ChargeKind.PLACE
@@ -96,16 +96,23 @@ class Admissions:
         """
         holds: dict[int, Charge] = {}
         leases: list[tuple[str, Charge]] = []
+        bookings: list[Charge] = []
         for position, ((policy, charge), level) in enumerate(zip(applied, levels, strict=True)):
             if charge is None or not charge.cost or not (position in local if level is None else level.enough):
                 continue
             if charge.kind is _HOLD and level is not None:
                 holds[position] = charge._replace(kind=ChargeKind.SETTLE, detail=(charge.cost, level.at_us))
+            elif charge.kind is ChargeKind.BOOK and level is not None and level.tokens < 0:
+                bookings.append(
+                    charge._replace(kind=ChargeKind.UNBOOK, detail=(level.tokens, level.at_us - level.age_us))
+                )
             elif charge.kind is _PLACE:
                 leases.append((policy.name, charge))
                 self._leases.setdefault(charge.key, {})[str(charge.detail[0])] = charge._replace(kind=ChargeKind.RENEW)
                 self.places[policy.name] += 1
-        return RequestAdmission(self, holds, leases, local=local) if holds or leases else None
+        if not (holds or leases or bookings):
+            return None
+        return RequestAdmission(self, holds, leases, bookings, local=local)
 
     def abandon(self, applied: Sequence[PolicyMatch]) -> None:
         """Free the places of a request that does not pass, in case that the store took them: its reply was lost."""
@@ -124,6 +131,11 @@ class Admissions:
         self._end(charge)
         if final < hold.cost:
             self._forget(hold.key, time.monotonic())
+
+    def unbook(self, booking: Charge) -> None:
+        """Give back a booking, if nothing was charged after it."""
+        self._end(booking)
+        self._forget(booking.key, time.monotonic())
 
     def leave(self, policy: str, place: Charge) -> None:
         """Free a place."""
@@ -201,19 +213,21 @@ class Admissions:
 class RequestAdmission:
     """Implements `decision.settling.Admission`."""
 
-    __slots__ = ("_admissions", "_holds", "_leases", "_local")
+    __slots__ = ("_admissions", "_bookings", "_holds", "_leases", "_local")
 
     def __init__(
         self,
         admissions: Admissions,
         holds: dict[int, Charge],
         leases: list[tuple[str, Charge]],
+        bookings: list[Charge],
         *,
         local: Container[int],
     ) -> None:
         self._admissions = admissions
         self._holds = holds
         self._leases = leases
+        self._bookings = bookings
         self._local = local
 
     def settle(self, position: int, cost: int | None) -> None:
@@ -224,6 +238,7 @@ class RequestAdmission:
 
     def leave(self) -> None:
         """See Admission."""
+        self._bookings.clear()
         for position in list(self._holds):
             self.settle(position, None)
         while self._leases:
@@ -233,6 +248,8 @@ class RequestAdmission:
         """See Admission."""
         for position in list(self._holds):
             self.settle(position, 0)
+        while self._bookings:
+            self._admissions.unbook(self._bookings.pop())
         self.leave()
 
 

@@ -51,8 +51,10 @@ class DenyCache:
         """Record a bucket that holds less than the charge costs; `level` is from a call sent at `asked_s`."""
         if charge.kind is not ChargeKind.TAKE and asked_s <= self._forgotten_s:
             return  # something of this bucket may have been given back after the call
-        wait_s = charge.limit.wait_us(charge.cost - level.tokens, level.age_us) / 1e6
+        wait_s = charge.retry_us(level) / 1e6
         self._seen.pop(charge.key, None)
+        if not wait_s:  # it may wait for its tokens
+            return
         if len(self._seen) >= self._most_entries:
             del self._seen[next(iter(self._seen))]
         memory_s = MEMORY_S if charge.kind is ChargeKind.TAKE else HOLD_MEMORY_S
@@ -71,13 +73,14 @@ class DenyCache:
         age_us = seen.level.age_us + int((now_s - seen.asked_s) * 1e6) + 1
         rate = charge.limit.rate
         grown = age_us * rate.tokens // rate.period_us
-        if seen.level.tokens + grown >= charge.cost:
+        level = Level(seen.level.tokens + grown, age_us - grown * rate.period_us // rate.tokens, False)
+        wait_us = charge.retry_us(level)
+        if not wait_us:
             return None
-        seen.returned = Level(seen.level.tokens + grown, age_us - grown * rate.period_us // rate.tokens, False)
+        seen.returned = level
         seen.returned_cost = charge.cost
         # Never beyond the moment at which the level may suffice.
-        wait_s = charge.limit.wait_us(charge.cost - seen.returned.tokens, seen.returned.age_us) / 1e6
-        seen.until_steady_s = min(seen.until_s, now_s + min(STEADY_S, wait_s))
+        seen.until_steady_s = min(seen.until_s, now_s + min(STEADY_S, wait_us / 1e6))
         return seen.returned
 
     def forget(self, key: str, now_s: float) -> None:

@@ -102,7 +102,7 @@ class LocalStore:
                 continue
             level = next(following)
             levels.append(level)
-            if passes and level.enough and entry.charge.cost and entry.charge.kind is ChargeKind.TAKE:
+            if passes and level.enough and share.charge.cost and share.charge.kind is ChargeKind.TAKE:
                 self._owe(entry.charge)
         return shares, levels, passes
 
@@ -199,4 +199,7 @@ def _shared_out(entry: PolicyMatch, proxies: int) -> PolicyMatch:
     policy, charge = entry
     if charge is None or not is_local(policy):
         return entry
-    return PolicyMatch(policy, charge._replace(limit=share_of(charge.limit, proxies, max(1, charge.cost))))
+    share = share_of(charge.limit, proxies, max(1, charge.cost))
+    if charge.kind is ChargeKind.BOOK:  # a share has nothing to wait for: nobody knows how long the outage lasts
+        return PolicyMatch(policy, Charge(charge.key, share, charge.cost, charge.shadow))
+    return PolicyMatch(policy, charge._replace(limit=share))

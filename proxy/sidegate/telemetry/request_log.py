@@ -125,6 +125,8 @@ class RequestLog:
             "policies": dict(policy_outcomes(verdict)),
             "buckets": [applied.charge.key for applied in verdict.applied if applied.charge],
         }
+        if verdict.admission is not None and (wait_us := verdict.wait_us):
+            fields["waited_ms"] = round(wait_us / 1000, 3)
         if verdict.reason:
             fields["store_failure"] = verdict.reason
         if verdict.answer is Answer.REFUSE:

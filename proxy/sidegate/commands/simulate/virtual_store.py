@@ -66,11 +66,11 @@ class VirtualStore:
                 entry = None
             bucket = settle(entry.bucket if entry else None, charge.limit, now_us)
             held.append((entry, bucket))
-            if bucket.tokens < charge.cost and not charge.shadow:
+            if not charge.shadow and not _suffices(bucket, charge, now_us):
                 passes = False
         levels = []
         for charge, (entry, settled) in zip(charges, held, strict=True):
-            bucket, enough = settled, settled.tokens >= charge.cost
+            bucket, enough = settled, _suffices(settled, charge, now_us)
             if passes and enough and charge.cost:
                 bucket = Bucket(settled.tokens - charge.cost, settled.since_us, settled.rate)
                 self._write(charge, entry, bucket, now_us)
@@ -106,3 +106,9 @@ class VirtualStore:
     def _drop(self, keys: Iterable[str]) -> None:
         for key in keys:
             del self._stored[key]
+
+
+def _suffices(bucket: Bucket, charge: Charge, now_us: int) -> bool:
+    """Whether the bucket has the cost, or will have it within the longest wait."""
+    missing = charge.cost - bucket.tokens
+    return missing <= 0 or charge.limit.wait_us(missing, now_us - bucket.since_us) <= charge.longest_wait_us
