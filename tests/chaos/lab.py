@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -22,31 +23,34 @@ ROOT = Path(__file__).parent.parent.parent
 class Quota:
     """A limit of the lab's policies: `rate_per_s` and `burst`, each bucket full at first."""
 
-    def __init__(self, rate_per_s: int, burst: int, keys: int, on_failure: str) -> None:
-        self.rate_per_s, self.burst, self.keys, self.on_failure = rate_per_s, burst, keys, on_failure
+    def __init__(self, per_minute: int, burst: int, keys: int, on_failure: str) -> None:
+        self.per_minute, self.burst, self.keys, self.on_failure = per_minute, burst, keys, on_failure
+        self.rate_per_s = per_minute / 60
 
     def bound(self, seconds: float, losses: int, outage_s: float | None) -> int:
-        """The most that one key may be admitted: the published bound."""
+        """The most that one key may be admitted: the published bound. `outage_s` is the sum of all outages."""
         bound = self.burst * (1 + losses) + self.rate_per_s * seconds
         if self.on_failure == "local" and outage_s is not None:
             bound += self.burst + self.rate_per_s * outage_s
         return math.floor(bound) + 1
 
 
-# Of ten requests five are `calm` (offered less than their limit, so never refused), two `tight`, two `local`, one `open`.
+# Of ten requests four are `calm` (offered less than their limit, so never refused), two `tight`, one `local`, two
+# `greedy`, one `open`. The one user of `greedy` is the same in all rounds, and is offered ten times what it may have.
 QUOTAS = {
-    "calm": Quota(20, 60, 50, "deny"),
-    "tight": Quota(4, 10, 5, "deny"),
-    "local": Quota(9, 30, 5, "local"),
-    "open": Quota(9, 30, 5, "allow"),
+    "calm": Quota(1200, 60, 40, "deny"),
+    "tight": Quota(240, 10, 5, "deny"),
+    "local": Quota(540, 30, 3, "local"),
+    "greedy": Quota(12, 3, 1, "local"),
+    "open": Quota(540, 30, 5, "allow"),
 }
-KINDS = ("calm", "tight", "calm", "local", "calm", "tight", "calm", "local", "calm", "open")
+KINDS = ("calm", "tight", "calm", "greedy", "calm", "tight", "calm", "local", "greedy", "open")
 POLICIES = [
     {
         "name": kind,
         "match": {"path": [f"/{kind}/**"]},
         "key": "header:X-User-ID",
-        "limit": f"{quota.rate_per_s}/s",
+        "limit": f"{quota.per_minute}/minute",
         "burst": quota.burst,
         "on_store_failure": quota.on_failure,
     }
@@ -54,6 +58,21 @@ POLICIES = [
 ]
 # 100 requests, and no more during one lab.
 EXACT = {"name": "exact", "match": {"path": ["/exact/**"]}, "key": "header:X-User-ID", "limit": "1/day", "burst": 100}
+
+
+@dataclass(slots=True)
+class Greedy:
+    """What the greedy user was offered and admitted over all rounds, and what its bound depends on."""
+
+    began_s: float | None = None
+    offered: int = 0
+    admitted: int = 0
+    losses: int = 0
+    outages_s: float | None = None
+
+    def bound(self, ended_s: float) -> int:
+        """The most that may have been admitted by then."""
+        return QUOTAS["greedy"].bound(ended_s - (self.began_s or 0.0), self.losses, self.outages_s)
 
 
 class Lab:
@@ -70,12 +89,12 @@ class Lab:
         self.ended_s = 0.0
         self.round = 0
         self.brief = False  # end a fault as soon as every breaker has opened
+        self.greedy = Greedy()
         self._marks = [0] * len(sidecars)
 
     async def settled(self) -> None:
-        """Wait until every sidecar is connected and the store holds no data of the scenario before."""
+        """Wait until every sidecar is connected. The store keeps its data: only `greedy` has a user of earlier rounds."""
         self.proxy.heal()
-        self.store.client.flushall()
         await self.healthy()
 
     async def healthy(self) -> None:
@@ -103,9 +122,9 @@ class Lab:
             await asyncio.sleep(0.02)
 
     def wanted(self, number: int) -> Wanted:
-        """The request of this number in the present round; users are new in each round."""
+        """The request of this number in the present round; users are new in each round, but for the greedy one."""
         kind = KINDS[(number // len(self.sidecars)) % len(KINDS)]
-        user = f"r{self.round}-{(number // 7) % QUOTAS[kind].keys}"
+        user = "greedy" if kind == "greedy" else f"r{self.round}-{(number // 7) % QUOTAS[kind].keys}"
         return Wanted(kind, user, f"/{kind}/{self.round}/{number}")
 
     def seen_by_the_app(self) -> Counter[str]:
@@ -174,13 +193,3 @@ async def under_load(lab: Lab, rate_per_s: float, calm_s: float, after_s: float,
         traffic.stop()
         await task
     return traffic.answers
-
-
-async def until_counted(sidecars: list[Sidecar], proxies: int) -> None:
-    """Wait until every sidecar has counted the proxies that share a limit."""
-    wanted = f"sidegate_store_proxies {proxies}.0"
-    while True:
-        pages = [await asyncio.to_thread(get, each.admin_port, "/metrics", "Connection: close") for each in sidecars]
-        if all(wanted in page.body.decode() for page in pages):
-            return
-        await asyncio.sleep(0.1)

@@ -15,7 +15,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 
 TIMEOUT_S = 0.4
 # A hung request would show, a slow machine does not.
-PATIENT = Bounds(until_open_s=10.0, quiet_p99_s=10.0, recovery_s=15.0)
+PATIENT = Bounds(until_open_s=10.0, quiet_p99_s=10.0, recovery_s=15.0, unavailable=1000.0, greed=2.0)
 
 
 @pytest.fixture(scope="module")

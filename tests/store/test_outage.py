@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections import Counter
+from fractions import Fraction
 
 import pytest
 from sidegate.decision.policy import OnStoreFailure
@@ -246,9 +247,9 @@ async def test_proxies_announce_themselves_and_count_each_other(store_server: St
     async with sidecar(store_server.url) as one, sidecar(store_server.url) as two:
         first, second = (Replicas(proxy.store, None) for proxy in (one, two))
         assert first.count == 1
-        for _ in range(2):
-            await announced(first)
-            await announced(second)
+        for now_s in (100, 101):
+            await announced(first, now_s)
+            await announced(second, now_s)
         assert (first.count, second.count) == (2, 2)
         assert 0 < store_server.client.pttl("example:proxies") <= ENTRY_LIFE_S * 1000
         assert Replicas(one.store, 7).count == 7
@@ -261,7 +262,8 @@ async def test_a_lower_count_of_proxies_applies_after_some_seconds_without_a_gap
         life_ms = int(ENTRY_LIFE_S * 1000)
         entries = {"living": now_ms - life_ms + 5000, "gone": now_ms - life_ms - 1, "of tomorrow": now_ms + 86_400_000}
         store_server.client.zadd("example:proxies", entries)
-        assert await announced(replicas, 100) == 2
+        for now_s in (99, 100):
+            assert await announced(replicas, now_s) == 2
         store_server.client.zrem("example:proxies", "living")
         for now_s, count in ((101, 2), (103, 2), (105, 2), (300, 2), (302, 2), (304, 2), (306, 1)):
             await announced(replicas, now_s)
@@ -287,15 +289,29 @@ async def test_the_workers_and_what_a_sibling_has_counted_are_the_least_count(st
 async def test_a_store_that_lost_its_data_does_not_enlarge_shares_at_once(store_server: StoreServer) -> None:
     async with sidecar(store_server.url) as proxy:
         one, two, three = (Replicas(proxy.store, None) for _ in range(3))
-        for each in (one, two, three, one, two, three):
-            await announced(each)
+        for now_s in (100, 101):
+            for each in (one, two, three):
+                await announced(each, now_s)
         store_server.client.flushall()
-        for each in (one, two, three):
-            await announced(each)
-            assert each.count == 3
-        for each in (one, two, three):
-            await announced(each)
-            assert each.count == 3
+        for now_s in (102, 103):
+            for each in (one, two, three):
+                await announced(each, now_s)
+                assert each.count == 3
+
+
+@pytest.mark.parametrize("number", [1, 2, 3, 10])
+async def test_proxies_that_start_just_before_an_outage_share_at_most_one_limit(
+    number: int, store_server: StoreServer
+) -> None:
+    async with sidecar(store_server.url) as proxy:
+        proxies = [Replicas(proxy.store, None) for _ in range(number)]
+        for each in proxies:
+            await announced(each, 100)
+        assert sum(Fraction(1, each.count) for each in proxies) < 1
+        for now_s in (100.9, 101.9):
+            for each in proxies:
+                await announced(each, now_s)
+        assert [each.count for each in proxies] == [number] * number
 
 
 # -- a store that is not fit for its work -----------------------------------------------------------------------------

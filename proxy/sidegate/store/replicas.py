@@ -4,6 +4,10 @@ An entry is the proxy's name with the time (the store's clock) of its last renew
 are older than ENTRY_LIFE_S; a proxy that stops removes its own. A higher count applies at once. A lower one applies
 after counts without a gap were lower for LOWER_AFTER_S: a store that lost its data has no entries until every proxy has
 announced itself again.
+
+Proxies that start together before an outage have counted 1, 2, 3 … of each other. Until others have had the time to
+count it, ANNOUNCE_EVERY_S after its first count, a proxy that is the k-th takes a share of 1/(k·(k+1)): over any number
+of such proxies these add up to less than one.
 """
 
 import secrets
@@ -42,13 +46,15 @@ class Replicas:
         self._left = False
         self._last_s = 0.0
         self._lower: tuple[float, int] | None = None  # since when counts are lower, and the highest of them
+        self._first_s: float | None = None  # when this proxy was first counted
+        self._settled = known > 0
         self.seen = known
         self.fixed = fixed
 
     @property
     def count(self) -> int:
-        """How many proxies share each limit."""
-        return self.fixed or max(self._floor, self.seen)
+        """How many proxies share each limit; more than were seen until all of them can have seen this one."""
+        return self.fixed or max(self._floor, self.seen if self._settled else self.seen * (self.seen + 1))
 
     @property
     def _key(self) -> str:
@@ -79,6 +85,9 @@ class Replicas:
         """Record one count."""
         consecutive = now_s - self._last_s <= _LONGEST_GAP_S
         self._last_s = now_s
+        if self._first_s is None:
+            self._first_s = now_s
+        self._settled = self._settled or now_s - self._first_s >= ANNOUNCE_EVERY_S
         if count >= self.seen:
             self.seen, self._lower = count, None
         elif self._lower is None or not consecutive:
