@@ -135,6 +135,8 @@ def test_a_reset_during_an_outage_of_the_store_resets_local_buckets(
         for name, mode in (("local", {"on_store_failure": "local"}), ("strict", {"on_store_failure": "deny"}))
     ]
     with Sidecar(configuration(own_store_server.url, recorder.url, policies=policies)) as sidecar:
+        whole = b"sidegate_store_proxies 1.0\n"  # a sidecar that has just started takes half
+        eventually(lambda: whole in get(sidecar.admin_port, "/metrics").body, "its share is the whole limit")
         own_store_server.kill()
 
         def asked() -> int:

@@ -255,14 +255,14 @@ async def test_an_empty_shadow_bucket_is_read_each_time(store_server: StoreServe
 # -- state that is lost -----------------------------------------------------------------------------------------------
 
 
-async def test_a_store_that_lost_the_script_receives_it_again(store_server: StoreServer) -> None:
-    async with sidecar(store_server.url) as proxy:
+async def test_a_store_that_lost_the_script_receives_it_again(own_store_server: StoreServer) -> None:
+    async with sidecar(own_store_server.url) as proxy:
         for left in (9, 8, 7):
-            store_server.client.script_flush()
+            own_store_server.client.script_flush()
             assert tokens(await proxy.ask(asking("k"))) == [left]
-        assert store_server.calls("eval") == 3
+        assert own_store_server.calls("eval") == 3
         await proxy.ask(asking("k"))
-        assert store_server.calls("eval") == 3
+        assert own_store_server.calls("eval") == 3
 
 
 async def test_scripts_flushed_under_load_cost_no_error_and_no_token(store_server: StoreServer) -> None:

@@ -243,35 +243,37 @@ async def announced(replicas: Replicas, now_s: float | None = None) -> object:
         return await reply
 
 
-async def test_proxies_announce_themselves_and_count_each_other(store_server: StoreServer) -> None:
-    async with sidecar(store_server.url) as one, sidecar(store_server.url) as two:
+async def test_proxies_announce_themselves_and_count_each_other(own_store_server: StoreServer) -> None:
+    async with sidecar(own_store_server.url) as one, sidecar(own_store_server.url) as two:
         first, second = (Replicas(proxy.store, None) for proxy in (one, two))
         assert first.count == 1
         for now_s in (100, 101):
             await announced(first, now_s)
             await announced(second, now_s)
         assert (first.count, second.count) == (2, 2)
-        assert 0 < store_server.client.pttl("example:proxies") <= ENTRY_LIFE_S * 1000
+        assert 0 < own_store_server.client.pttl("example:proxies") <= ENTRY_LIFE_S * 1000
         assert Replicas(one.store, 7).count == 7
 
 
-async def test_a_lower_count_of_proxies_applies_after_some_seconds_without_a_gap(store_server: StoreServer) -> None:
-    async with sidecar(store_server.url) as proxy:
+async def test_a_lower_count_of_proxies_applies_after_some_seconds_without_a_gap(own_store_server: StoreServer) -> None:
+    async with sidecar(own_store_server.url) as proxy:
         replicas = Replicas(proxy.store, None)
-        now_ms = store_server.time_us() // 1000
+        now_ms = own_store_server.time_us() // 1000
         life_ms = int(ENTRY_LIFE_S * 1000)
         entries = {"living": now_ms - life_ms + 5000, "gone": now_ms - life_ms - 1, "of tomorrow": now_ms + 86_400_000}
-        store_server.client.zadd("example:proxies", entries)
+        own_store_server.client.zadd("example:proxies", entries)
         for now_s in (99, 100):
             assert await announced(replicas, now_s) == 2
-        store_server.client.zrem("example:proxies", "living")
+        own_store_server.client.zrem("example:proxies", "living")
         for now_s, count in ((101, 2), (103, 2), (105, 2), (300, 2), (302, 2), (304, 2), (306, 1)):
             await announced(replicas, now_s)
             assert replicas.count == count
 
 
-async def test_a_proxy_that_leaves_is_not_counted_and_does_not_announce_itself_again(store_server: StoreServer) -> None:
-    async with sidecar(store_server.url) as proxy:
+async def test_a_proxy_that_leaves_is_not_counted_and_does_not_announce_itself_again(
+    own_store_server: StoreServer,
+) -> None:
+    async with sidecar(own_store_server.url) as proxy:
         staying, leaving = (Replicas(proxy.store, None) for _ in range(2))
         await announced(leaving)
         assert await announced(staying) == 2
@@ -280,19 +282,19 @@ async def test_a_proxy_that_leaves_is_not_counted_and_does_not_announce_itself_a
         assert await announced(staying) == 1
 
 
-async def test_the_workers_and_what_a_sibling_has_counted_are_the_least_count(store_server: StoreServer) -> None:
-    async with sidecar(store_server.url) as proxy:
+async def test_the_workers_and_what_a_sibling_has_counted_are_the_least_count(own_store_server: StoreServer) -> None:
+    async with sidecar(own_store_server.url) as proxy:
         assert Replicas(proxy.store, None, floor=4).count == 4
         assert Replicas(proxy.store, None, floor=4, known=12).count == 12
 
 
-async def test_a_store_that_lost_its_data_does_not_enlarge_shares_at_once(store_server: StoreServer) -> None:
-    async with sidecar(store_server.url) as proxy:
+async def test_a_store_that_lost_its_data_does_not_enlarge_shares_at_once(own_store_server: StoreServer) -> None:
+    async with sidecar(own_store_server.url) as proxy:
         one, two, three = (Replicas(proxy.store, None) for _ in range(3))
         for now_s in (100, 101):
             for each in (one, two, three):
                 await announced(each, now_s)
-        store_server.client.flushall()
+        own_store_server.client.flushall()
         for now_s in (102, 103):
             for each in (one, two, three):
                 await announced(each, now_s)
@@ -301,9 +303,9 @@ async def test_a_store_that_lost_its_data_does_not_enlarge_shares_at_once(store_
 
 @pytest.mark.parametrize("number", [1, 2, 3, 10])
 async def test_proxies_that_start_just_before_an_outage_share_at_most_one_limit(
-    number: int, store_server: StoreServer
+    number: int, own_store_server: StoreServer
 ) -> None:
-    async with sidecar(store_server.url) as proxy:
+    async with sidecar(own_store_server.url) as proxy:
         proxies = [Replicas(proxy.store, None) for _ in range(number)]
         for each in proxies:
             await announced(each, 100)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import redis
-from hypothesis import given
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from sidegate.decision.bucket import (
     EXACT,
@@ -103,6 +103,7 @@ def test_the_script_decides_and_writes_what_the_reference_does(store_server: Sto
 
 
 @pytest.mark.slow
+@settings(max_examples=200, phases=[Phase.generate])  # shrinking takes minutes
 @given(st.data())
 def test_holds_bookings_and_places_are_those_of_the_reference(store_server: StoreServer, data: st.DataObject) -> None:
     """Holds, bookings and places, settled, given back and freed in any order, beside plain charges."""
