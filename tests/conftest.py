@@ -1,4 +1,4 @@
-"""Fixtures for store servers, the profiles of hypothesis, and the marker `speed`."""
+"""Fixtures for store servers and the application, the profiles of hypothesis, and the marker `speed`."""
 
 import os
 import sys
@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.recorder import Recorder
 from tests.servers import StoreServer
 
 # No deadlines: a busy machine must not fail a test. Each run uses the same examples; SIDEGATE_TEST_SEARCH=1 tries new ones.
@@ -68,3 +69,19 @@ def start_store() -> Iterator[StartStore]:
 def own_store_server(start_store: StartStore) -> StoreServer:
     """A store server for one test."""
     return start_store()
+
+
+@pytest.fixture(scope="module")
+def shared_recorder() -> Iterator[Recorder]:
+    recorder = Recorder()
+    yield recorder
+    recorder.stop()
+
+
+@pytest.fixture
+def recorder(shared_recorder: Recorder) -> Iterator[Recorder]:
+    """The application: records, and answers as told. Whatever clients send, it must never see a doubtful request."""
+    shared_recorder.reset()
+    yield shared_recorder
+    shared_recorder.release()
+    assert shared_recorder.faults == []

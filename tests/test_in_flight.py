@@ -45,26 +45,12 @@ UPGRADE = ("Upgrade: websocket", "Connection: Upgrade", "Sec-WebSocket-Version: 
 
 
 @pytest.fixture(scope="module")
-def shared_recorder() -> Iterator[Recorder]:
-    recorder = Recorder()
-    yield recorder
-    recorder.stop()
-
-
-@pytest.fixture(scope="module")
 def shared_sidecars(shared_store_server: StoreServer, shared_recorder: Recorder) -> Iterator[list[Sidecar]]:
     def config() -> Any:
         return configuration(shared_store_server.url, shared_recorder.url, policies=[BUSY, RATE, TRIAL])
 
     with Sidecar(config()) as first, Sidecar(config()) as second:
         yield [first, second]
-
-
-@pytest.fixture
-def recorder(shared_recorder: Recorder) -> Iterator[Recorder]:
-    shared_recorder.reset()
-    yield shared_recorder
-    assert shared_recorder.faults == []
 
 
 @pytest.fixture

@@ -48,20 +48,6 @@ def swapped(file: Path, text: str) -> None:
         (file.parent / "link").replace(file)
 
 
-@pytest.fixture(scope="module")
-def shared_recorder() -> Iterator[Recorder]:
-    recorder = Recorder()
-    yield recorder
-    recorder.stop()
-
-
-@pytest.fixture
-def recorder(shared_recorder: Recorder) -> Iterator[Recorder]:
-    shared_recorder.reset()
-    yield shared_recorder
-    assert shared_recorder.faults == []
-
-
 class Edited:
     """A running sidecar whose configuration is edited. Each edit is another one, and waited for."""
 

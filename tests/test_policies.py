@@ -42,25 +42,11 @@ EVERYBODY: Policy = {"name": "address", "match": {"path": "/by-address/**"}, "ke
 
 
 @pytest.fixture(scope="module")
-def shared_recorder() -> Iterator[Recorder]:
-    recorder = Recorder()
-    yield recorder
-    recorder.stop()
-
-
-@pytest.fixture(scope="module")
 def shared_sidecar(shared_store_server: StoreServer, shared_recorder: Recorder) -> Iterator[Sidecar]:
     policies = [USER, HOURLY, TENANT, TRIAL, PERSON, EXPENSIVE, EVERYBODY]
     config = configuration(shared_store_server.url, shared_recorder.url, policies=policies, log={"requests": "all"})
     with Sidecar(config) as sidecar:
         yield sidecar
-
-
-@pytest.fixture
-def recorder(shared_recorder: Recorder) -> Iterator[Recorder]:
-    shared_recorder.reset()
-    yield shared_recorder
-    assert shared_recorder.faults == []
 
 
 @pytest.fixture

@@ -45,13 +45,6 @@ PLAIN: dict[str, object] = {
 
 
 @pytest.fixture(scope="module")
-def shared_recorder() -> Iterator[Recorder]:
-    recorder = Recorder()
-    yield recorder
-    recorder.stop()
-
-
-@pytest.fixture(scope="module")
 def shared_sidecars(shared_store_server: StoreServer, shared_recorder: Recorder) -> Iterator[list[Sidecar]]:
     policies = [LOGIN, USED, BODY, PLAIN]
     config = configuration(shared_store_server.url, shared_recorder.url, policies=policies, log={"requests": "all"})
@@ -59,13 +52,6 @@ def shared_sidecars(shared_store_server: StoreServer, shared_recorder: Recorder)
     third = configuration(shared_store_server.url, shared_recorder.url, policies=policies)
     with Sidecar(config) as first, Sidecar(other) as second, Sidecar(third) as last:
         yield [first, second, last]
-
-
-@pytest.fixture
-def recorder(shared_recorder: Recorder) -> Iterator[Recorder]:
-    shared_recorder.reset()
-    yield shared_recorder
-    assert shared_recorder.faults == []
 
 
 @pytest.fixture

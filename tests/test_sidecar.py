@@ -25,13 +25,6 @@ SOON_S = 4.0
 
 
 @pytest.fixture(scope="module")
-def shared_recorder() -> Iterator[Recorder]:
-    recorder = Recorder()
-    yield recorder
-    recorder.stop()
-
-
-@pytest.fixture(scope="module")
 def shared_three(shared_store_server: StoreServer, shared_recorder: Recorder) -> Iterator[list[Sidecar]]:
     def config() -> Config:
         return configuration(
@@ -43,14 +36,6 @@ def shared_three(shared_store_server: StoreServer, shared_recorder: Recorder) ->
 
     with Sidecar(config()) as first, Sidecar(config()) as second, Sidecar(config()) as third:
         yield [first, second, third]
-
-
-@pytest.fixture
-def recorder(shared_recorder: Recorder) -> Iterator[Recorder]:
-    shared_recorder.reset()
-    yield shared_recorder
-    shared_recorder.release()
-    assert shared_recorder.faults == []
 
 
 @pytest.fixture

@@ -25,13 +25,6 @@ SLOW: dict[str, object] = {**QUICK, "name": "slow", "match": {"path": "/slow"}, 
 
 
 @pytest.fixture(scope="module")
-def shared_recorder() -> Iterator[Recorder]:
-    recorder = Recorder()
-    yield recorder
-    recorder.stop()
-
-
-@pytest.fixture(scope="module")
 def shared_sidecars(shared_store_server: StoreServer, shared_recorder: Recorder) -> Iterator[list[Sidecar]]:
     def config() -> Any:
         return configuration(
@@ -40,13 +33,6 @@ def shared_sidecars(shared_store_server: StoreServer, shared_recorder: Recorder)
 
     with Sidecar(config()) as first, Sidecar(config()) as second, Sidecar(config()) as third:
         yield [first, second, third]
-
-
-@pytest.fixture
-def recorder(shared_recorder: Recorder) -> Iterator[Recorder]:
-    shared_recorder.reset()
-    yield shared_recorder
-    assert shared_recorder.faults == []
 
 
 @pytest.fixture

@@ -31,7 +31,7 @@ RENEW_EVERY_S = 3.0
 RESUME_EVERY_S = 0.5
 # Bounds the ends that wait for the store, and with them the memory: about 20 MB.
 MOST_UNSENT = 65_536
-# Ends that are sent again in one turn, and renewals of one request to the store.
+# Ends that are sent again in one turn of the event loop, and renewals of one request to the store.
 PORTION = 256
 # How long it is tried to send an end: then the place is free, or the hold is charged, without it.
 KEPT_S = {ChargeKind.LEAVE: LEASE_US / 1e6, ChargeKind.SETTLE: HOLD_EPOCH_US / 1e6, ChargeKind.UNBOOK: 0.0}
@@ -56,6 +56,7 @@ class Admissions:
         self._forget = forget
         # Ends to be sent again, each with the time until which.
         self._unsent: deque[tuple[Charge, float]] = deque()
+        self._resuming = 0  # of these, how many are still to be tried in the present round
         # The leases of this process, by bucket, each with the charge that renews it.
         self._leases: dict[str, dict[str, Charge]] = {}
         self._process = secrets.token_hex(6)
@@ -160,14 +161,22 @@ class Admissions:
         return Places(dict.fromkeys(self._leases.get(key, ()), _ALWAYS_US))
 
     def resume(self) -> None:
-        """Send again what could not be sent."""
-        unsent, self._unsent = self._unsent, deque()
+        """Send again what could not be sent: each once, a portion in each turn of the event loop."""
+        if not self._resuming:
+            self._resuming = len(self._unsent)
+            self._resume()
+
+    def _resume(self) -> None:
         now_s = time.monotonic()
-        for charge, until_s in unsent:
+        for _ in range(min(self._resuming, PORTION)):
+            self._resuming -= 1
+            charge, until_s = self._unsent.popleft()
             if now_s < until_s:
                 self._send(charge, until_s)
             else:
                 self._give_up(charge)
+        if self._resuming:
+            asyncio.get_running_loop().call_soon(self._resume)
 
     @property
     def unsent(self) -> int:

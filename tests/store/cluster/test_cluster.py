@@ -32,20 +32,6 @@ from tests.topologies import ClusterTrio
 ROOMY = hourly(1_000_000)
 
 
-@pytest.fixture(scope="session")
-def shared_cluster() -> Iterator[ClusterTrio]:
-    cluster = ClusterTrio()
-    yield cluster
-    cluster.stop()
-
-
-@pytest.fixture
-def cluster(shared_cluster: ClusterTrio) -> ClusterTrio:
-    """Three masters with the slots in equal parts, empty. Slots may be moved; nothing may be stopped."""
-    shared_cluster.empty()
-    return shared_cluster
-
-
 def held(cluster: ClusterTrio, key: str) -> int:
     """Tokens of a bucket, asked of the node that has it."""
     return int(cluster.owner(slot_of(key)).client.hget(key, "tokens") or -1)

@@ -7,7 +7,7 @@ and what it grew. So no test depends on how fast it runs.
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 
 import pytest
 from sidegate.decision.bucket import Limit, Rate
@@ -23,20 +23,6 @@ CONNECTIONS = 60
 LASTING_S = 0.8
 # Room for all that grows in a test on a slow machine.
 BURST = 1_000_000
-
-
-@pytest.fixture(scope="module")
-def shared_cluster() -> Iterator[ClusterTrio]:
-    cluster = ClusterTrio()
-    yield cluster
-    cluster.stop()
-
-
-@pytest.fixture
-def cluster(shared_cluster: ClusterTrio) -> ClusterTrio:
-    """Three masters, empty."""
-    shared_cluster.empty()
-    return shared_cluster
 
 
 @contextlib.asynccontextmanager

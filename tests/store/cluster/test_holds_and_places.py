@@ -1,9 +1,7 @@
 """Holds and places in a Cluster: taken, ended, and taken back where another slot refuses."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 
-import pytest
 from sidegate.decision.bucket import Limit, places_limit
 from sidegate.decision.policy import Policy, PolicyMatch
 from sidegate.decision.settling import SettleRule
@@ -13,19 +11,6 @@ from sidegate.store.cluster.slots import slot_of
 from tests.recorder import eventually
 from tests.store.sidecar import asking, hourly, sidecar
 from tests.topologies import ClusterTrio
-
-
-@pytest.fixture(scope="module")
-def shared_cluster() -> Iterator[ClusterTrio]:
-    cluster = ClusterTrio()
-    yield cluster
-    cluster.stop()
-
-
-@pytest.fixture
-def cluster(shared_cluster: ClusterTrio) -> ClusterTrio:
-    shared_cluster.empty()
-    return shared_cluster
 
 
 def special(key: str, limit: Limit, cost: int = 1) -> PolicyMatch:

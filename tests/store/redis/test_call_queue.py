@@ -96,3 +96,20 @@ def test_a_call_that_ended_while_it_waited_is_not_sent() -> None:
     calls[1].done = True
     queue.ended(calls[0], [])
     assert begun(calls) == [True, False, True]
+
+
+def test_any_number_of_calls_that_fail_while_they_are_sent_end_without_recursion() -> None:
+    class Failing(Call):
+        def begin(self) -> None:
+            self.begun = True
+            queue.ended(self, StoreUnavailable("connect"))
+
+    queue = CallQueue()
+    first = Call(MOST_CHARGES_UNDER_WAY)
+    queue.send(first)
+    calls = [Failing(1) for _ in range(5_000)]
+    for call in calls:
+        queue.send(call)
+    queue.ended(first, [])  # a reply after all of them were asked: none has failed for want of answers
+    assert all(call.begun or call.result for call in calls)
+    assert begun(sent(queue, MOST_CHARGES_UNDER_WAY)) == [True]

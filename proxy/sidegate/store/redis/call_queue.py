@@ -36,12 +36,13 @@ class QueuedCall(Protocol):
 class CallQueue:
     """The calls to one server, in order."""
 
-    __slots__ = ("_answered_s", "_under_way", "_waiting")
+    __slots__ = ("_advancing", "_answered_s", "_under_way", "_waiting")
 
     def __init__(self) -> None:
         self._under_way = 0
         self._waiting: deque[QueuedCall] = deque()
         self._answered_s = 0.0
+        self._advancing = False
 
     def send(self, call: QueuedCall) -> None:
         """Send the call now, or once enough of the earlier ones have ended."""
@@ -60,7 +61,15 @@ class CallQueue:
             waiting, self._waiting = self._waiting, deque()
             for each in waiting:
                 each.finish(reply)
+        if self._advancing:  # the call ended while it was sent, as without a connection: the loop below goes on
             return
+        self._advancing = True
+        try:
+            self._advance()
+        finally:
+            self._advancing = False
+
+    def _advance(self) -> None:
         while self._waiting and self._fits(self._waiting[0]):
             following = self._waiting.popleft()
             if following.done:

@@ -5,6 +5,7 @@ messages"). A message may get lost with its connection; the store therefore stil
 """
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -31,21 +32,24 @@ async def hear_switches(
 
 
 async def _subscribed(open_sentinel: Callable[[], Redis], service: str, on_switch: Callable[[], None]) -> None:
-    task = asyncio.current_task()
+    task, pause_s = asyncio.current_task(), 0.0
     while task is None or not task.cancelling():  # redis-py's handshake swallows a cancellation
-        sentinel = open_sentinel()
-        subscription: Any = sentinel.pubsub()  # untyped in redis-py
-        try:
-            await subscription.subscribe(_CHANNEL)
-            while task is None or not task.cancelling():
-                message = await subscription.get_message(ignore_subscribe_messages=True, timeout=_LISTEN_S)
-                if message is not None and _about(message) == service:
-                    on_switch()
-        except Exception:  # noqa: BLE001  (redis-py raises more than its own exceptions; the store asks instead)
-            await asyncio.sleep(_AGAIN_AFTER_S)
-        finally:
-            await subscription.aclose()
-            await sentinel.aclose()
+        await asyncio.sleep(pause_s)
+        pause_s = _AGAIN_AFTER_S
+        # redis-py raises more than its own exceptions. Without a subscription the store asks; no failure may end it.
+        with contextlib.suppress(Exception):
+            await _hear(open_sentinel(), service, on_switch)
+
+
+async def _hear(sentinel: Redis, service: str, on_switch: Callable[[], None]) -> None:
+    task = asyncio.current_task()
+    subscription: Any = sentinel.pubsub()  # untyped in redis-py
+    async with sentinel, subscription:
+        await subscription.subscribe(_CHANNEL)
+        while task is None or not task.cancelling():
+            message = await subscription.get_message(ignore_subscribe_messages=True, timeout=_LISTEN_S)
+            if message is not None and _about(message) == service:
+                on_switch()
 
 
 def _about(message: dict[str, Any]) -> str:
