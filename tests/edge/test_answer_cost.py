@@ -104,6 +104,12 @@ def test_a_body_that_is_no_document_has_no_cost(broken: bytes) -> None:
     assert json_value(broken, PATH) is None
 
 
+def test_a_body_nested_deeper_than_can_be_read_has_no_cost() -> None:
+    deep = b'"usage": ' + b'{"total":' * 7_000
+    for tail in (deep, b"x" + deep + b"1" + b"}" * 7_000, b"data: " + deep + b"\n\n"):
+        assert (json_value(tail, PATH), event_value(tail, PATH)) == (None, None)
+
+
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
 def test_the_last_event_that_has_the_value_counts(end: str) -> None:
     events = ['data: {"usage": {"total": 1}}', 'id: 7\ndata: {"usage":\ndata: {"total": 2}}', "data: [DONE]", ": ping"]
@@ -125,4 +131,4 @@ def test_a_long_body_is_not_kept_beyond_its_tail() -> None:
     cost.on_head(answer())
     for _ in range(100):
         cost.received(bytes(TAIL_BYTES - 1))
-        assert len(cost._tail) <= 2 * TAIL_BYTES
+        assert len(cost._tail) <= TAIL_BYTES

@@ -69,13 +69,12 @@ class AnswerCost:
     def received(self, content: bytes) -> None:
         """More of the body."""
         tail = self._tail
-        tail += content
-        if len(tail) > 2 * TAIL_BYTES:
-            del tail[:-TAIL_BYTES]
+        tail += content[-TAIL_BYTES:]
+        del tail[:-TAIL_BYTES]
 
     def ended(self) -> None:
         """The whole body has come."""
-        tail = bytes(self._tail[-TAIL_BYTES:])
+        tail = bytes(self._tail)
         read = event_value if self._events else json_value
         for position, rule in self._bodies:
             self._admission.settle(position, final_cost(read(tail, rule.json)))
@@ -113,7 +112,7 @@ def _members_from_end(text: str, key: str) -> Iterator[object]:
     for begin in found[: -MOST_CANDIDATES - 1 : -1]:
         try:
             value, end = _FROM_VALUE(text, begin)
-        except ValueError:
+        except (ValueError, RecursionError):  # no JSON, or nested deeper than it can be read
             continue
         if _closes_only_the_outermost(text, end):
             yield value
