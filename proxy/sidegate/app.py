@@ -35,7 +35,7 @@ from sidegate.edge.failures import Failure
 from sidegate.edge.field_names import response_names
 from sidegate.edge.pool import Pool, pool_readings
 from sidegate.edge.request_id import RequestIds
-from sidegate.edge.runtime import Runtime, live_rules
+from sidegate.edge.runtime import LiveRules, Runtime, live_rules
 from sidegate.edge.server import Server
 from sidegate.reload import ListenerTls, Reloader, certificate_watches, upstream_context
 from sidegate.store.store_room import StoreRoom
@@ -98,37 +98,17 @@ class App:
         workers = place.count if place else 1
         known_proxies = place.proxies if place else 0
         self._store = StoreRoom(settings.store, workers, self._observer.observe_store, known_proxies=known_proxies)
-        id_header = settings.listen.request_id_header
-        buffers = BufferBudget(self._settings.upstream.buffer_total)
+        buffers = BufferBudget(settings.upstream.buffer_total)
         self._tls = ListenerTls.of(settings)
         upstream_tls = upstream_context(settings)
-        pool = Pool(settings.upstream, response_names(id_header), self._tasks.spawn, upstream_tls)
+        names = response_names(settings.listen.request_id_header)
+        pool = Pool(settings.upstream, names, self._tasks.spawn, upstream_tls)
         probe = ApplicationProbe(settings.upstream, upstream_tls)
         health = HealthCheck(probe, self._store.ping, self._policies, lambda: self._server.draining, self._config_state)
-        status = CallerStatus(self._policies, self._store.look)
-
-        async def health_page(_: RequestFacts) -> Any:
-            return await health.public_page()
-
-        self._edge = Runtime(
-            live=live_rules(settings, policies),
-            decide=self._store.limiter.decide,
-            observe=self._observer.observe,
-            pool=pool,
-            spawn=self._tasks.spawn,
-            started=settings.listen,
-            authority=settings.upstream.url.authority.encode(),
-            pages={settings.listen.health_path: health_page, settings.listen.status_path: status.page},
-            buffers=buffers,
-            scheme=b"http" if self._tls.clients is None else b"https",
-            request_ids=RequestIds(id_header) if id_header else None,
-        )
+        self._edge = self._runtime(live_rules(settings, policies), pool, buffers, health)
         self._server = Server(self._edge, self._tls.clients)
         metrics.add(pool_readings(pool))
-        metrics.add(buffers.readings())
-        metrics.add(self._edge.waiting.readings())
-        metrics.add(probe.readings())
-        for owner in (log.writer, self._store, self._server, self._reloader):
+        for owner in (buffers, self._edge.waiting, probe, log.writer, self._store, self._server, self._reloader):
             metrics.add(owner.readings())
         numbers = (place.number, place.count) if place else ()
         self._view = WorkersView(
@@ -165,6 +145,27 @@ class App:
             logger.info("stopped", extra={"fields": {"cut_off": cut_off}})
         finally:
             await self._close()
+
+    def _runtime(self, live: LiveRules, pool: Pool, buffers: BufferBudget, health: HealthCheck) -> Runtime:
+        settings, status = self._settings, CallerStatus(self._policies, self._store.look)
+
+        async def health_page(_: RequestFacts) -> Any:
+            return await health.public_page()
+
+        id_header = settings.listen.request_id_header
+        return Runtime(
+            live=live,
+            decide=self._store.limiter.decide,
+            observe=self._observer.observe,
+            pool=pool,
+            spawn=self._tasks.spawn,
+            started=settings.listen,
+            authority=settings.upstream.url.authority.encode(),
+            pages={settings.listen.health_path: health_page, settings.listen.status_path: status.page},
+            buffers=buffers,
+            scheme=b"http" if self._tls.clients is None else b"https",
+            request_ids=RequestIds(id_header) if id_header else None,
+        )
 
     def _start_fields(self, port: int) -> dict[str, object]:
         settings, admin = self._settings, self._settings.admin
