@@ -46,9 +46,9 @@ def of(done: Done, part: str) -> dict[str, Any]:
 
 
 def test_everything_is_well_with_a_store_an_application_and_free_ports(
-    doctor: Doctor, store_server: StoreServer
+    doctor: Doctor, own_store_server: StoreServer
 ) -> None:
-    done = doctor(store_server.url, policies=[{"name": "a", "key": "client_ip", "limit": "1/s"}])
+    done = doctor(own_store_server.url, policies=[{"name": "a", "key": "client_ip", "limit": "1/s"}])
     states = {each["part"]: each["state"] for each in done.json["findings"]}
     assert (done.status, done.json["ok"], set(states.values())) == (0, True, {"ok"}), done.out
     assert list(states) == [
@@ -58,7 +58,7 @@ def test_everything_is_well_with_a_store_an_application_and_free_ports(
     assert ": valkey " in of(done, "store")["text"]
     assert of(done, "store")["text"].endswith(", master")
     assert of(done, "proxies")["text"].startswith("0 announce themselves")
-    assert store_server.buckets() == []
+    assert own_store_server.buckets() == []
 
 
 def test_the_report_for_people_names_what_to_do(tmp_path: Path) -> None:
@@ -145,9 +145,9 @@ def test_a_port_of_another_process_is_a_failure(doctor: Doctor, store_server: St
 @pytest.mark.slow
 @pytest.mark.parametrize("tls", [False, True], ids=["plain", "TLS"])
 def test_ports_of_a_running_sidecar_are_well(
-    store_server: StoreServer, recorder: Recorder, tmp_path: Path, *, tls: bool
+    own_store_server: StoreServer, recorder: Recorder, tmp_path: Path, *, tls: bool
 ) -> None:
-    config = configuration(store_server.url, recorder.url, listen={"port": free_port()})
+    config = configuration(own_store_server.url, recorder.url, listen={"port": free_port()})
     if tls:
         issued = trustme.CA().issue_cert("admin.test")
         issued.private_key_pem.write_to_path(str(tmp_path / "key"))

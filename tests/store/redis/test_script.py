@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import redis
-from hypothesis import Phase, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from sidegate.decision.bucket import (
     EXACT,
@@ -103,7 +103,6 @@ def test_the_script_decides_and_writes_what_the_reference_does(store_server: Sto
 
 
 @pytest.mark.slow
-@settings(max_examples=200, phases=[Phase.generate])  # shrinking takes minutes
 @given(st.data())
 def test_holds_bookings_and_places_are_those_of_the_reference(store_server: StoreServer, data: st.DataObject) -> None:
     """Holds, bookings and places, settled, given back and freed in any order, beside plain charges."""
@@ -127,6 +126,21 @@ def test_holds_bookings_and_places_are_those_of_the_reference(store_server: Stor
             assert script.leases(key, now_us) == reference.leases(key, now_us)
         for request, levels in zip(requests, decided, strict=True):
             made += [ended for charge, level in zip(request, levels, strict=True) for ended in ends_of(charge, level)]
+
+
+def test_places_taken_before_the_clock_stepped_back_end_within_a_lease(store: ScriptStore | ReferenceStore) -> None:
+    busy = places_limit(1)
+
+    def taken(lease: str, now_us: int) -> bool:
+        ((level,),) = store.decide([[Charge("p", busy, 1, kind=ChargeKind.PLACE, detail=(lease,))]], now_us)
+        return level is not None and level.enough
+
+    assert taken("of a sidecar that died", START)
+    later_us = START - HOUR
+    assert not taken("b", later_us)
+    assert not taken("b", later_us + LEASE_US - 1)
+    assert taken("b", later_us + LEASE_US)
+    assert store.leases("p", later_us + LEASE_US) == {"b": later_us + 2 * LEASE_US}
 
 
 @st.composite

@@ -16,7 +16,7 @@
 -- so that a swinging clock credits no time twice; a `since` further in the future counts as now. All buckets are read
 -- before any is charged, so that an error (a foreign key, no memory, a replica) charges nothing. A refusal writes nothing,
 -- except once for a new bucket below the cost, for one with another rate, with a `since` too far in the future, or with holds
--- that have been taken: these would never begin to grow otherwise. Redis and Valkey write a number with 17 digits, so that
+-- that have been taken: these would never begin to grow otherwise; and leases that have ended, or would not end. Redis and Valkey write a number with 17 digits, so that
 -- integers arrive exactly.
 
 local time = redis.call('TIME')
@@ -36,7 +36,7 @@ local stored_tokens, stored_since, held, epochs, had = {}, {}, {}, {}, {}
 -- The most that was held in this call, and the tokens of undone bookings: give_back.lua counts both.
 local most_held, unbooked = {}, {}
 -- Requests under way: places in use, leases to add, and an error that is not about one key.
-local used, added, failed = {}, {}, nil
+local used, added, tidied, failed = {}, {}, {}, nil
 
 local function settle(key, at)
   local burst = limits[at + 4]
@@ -94,25 +94,47 @@ local function settle(key, at)
   end
 end
 
-local function count_places(key)
-  local found = redis.pcall('ZCOUNT', KEYS[key], now + 1, '+inf')
-  if type(found) == 'table' then
-    broken[key] = true
-  else
-    used[key] = found
-  end
-end
-
 -- The result of a command on a sorted set; 0 where the key is another type.
 local function on_places(...)
   local found = redis.pcall(...)
-  if type(found) ~= 'table' then
+  if type(found) ~= 'table' or not found.err then
     return found
   end
   if not string.find(found.err, 'WRONGTYPE', 1, true) then
     failed = found
   end
   return 0
+end
+
+-- Drops leases that have ended, and lets those end in time that the clock, stepping back, has put further in the future.
+local function tidy_places(key)
+  if tidied[key] then
+    return
+  end
+  tidied[key] = true
+  on_places('ZREMRANGEBYSCORE', KEYS[key], '-inf', now)
+  local ahead = on_places('ZRANGEBYSCORE', KEYS[key], now + LEASE_US + 1, '+inf')
+  if type(ahead) == 'table' and #ahead > 0 then
+    for _, lease in ipairs(ahead) do
+      on_places('ZADD', KEYS[key], now + LEASE_US, lease)
+    end
+    on_places('PEXPIRE', KEYS[key], LEASE_US / 1000 + 1)
+  end
+end
+
+local function count_places(key, cost)
+  if cost > 0 then
+    tidy_places(key)
+  end
+  if used[key] then
+    return
+  end
+  local found = redis.pcall('ZCOUNT', KEYS[key], now + 1, '+inf')
+  if type(found) == 'table' then
+    broken[key] = true
+  else
+    used[key] = found
+  end
 end
 
 local function suffices(charge, key, cost, kind)
@@ -183,15 +205,11 @@ end
 local function charge_place(charge, key, cost, kind, passes, enough)
   local lease = asked[charge + 4]
   if kind == LEAVE then
-    if used[key] then  -- expired leases are not counted in it
-      on_places('ZREMRANGEBYSCORE', KEYS[key], '-inf', now)
-    end
+    tidy_places(key)
     local gone = on_places('ZREM', KEYS[key], lease)
     used[key] = used[key] and used[key] - gone
   elseif kind == RENEW then
-    if used[key] then
-      on_places('ZREMRANGEBYSCORE', KEYS[key], '-inf', now)
-    end
+    tidy_places(key)
     local new = on_places('ZADD', KEYS[key], now + LEASE_US, lease)
     on_places('PEXPIRE', KEYS[key], LEASE_US / 1000 + 1)
     used[key] = used[key] and used[key] + new
@@ -211,8 +229,8 @@ while asked[cursor] do
     local key, code = asked[charge], asked[charge + 3]
     local kind = math.floor(code / 2)
     if kind >= PLACE then
-      if kind == PLACE and not used[key] and not broken[key] then
-        count_places(key)
+      if kind == PLACE and not broken[key] then
+        count_places(key, asked[charge + 2])
       end
     elseif not tokens[key] and not broken[key] then
       settle(key, (asked[charge + 1] - 1) * FIELDS)
@@ -277,7 +295,6 @@ for key in pairs(changed) do
   redis.call('PEXPIRE', KEYS[key], limits[at + 6])
 end
 for key, leases in pairs(added) do
-  redis.call('ZREMRANGEBYSCORE', KEYS[key], '-inf', now)
   for _, lease in ipairs(leases) do
     redis.call('ZADD', KEYS[key], now + LEASE_US, lease)
   end
