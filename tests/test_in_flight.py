@@ -197,6 +197,7 @@ def test_the_store_shows_places_and_the_admin_api_shows_and_resets_them(
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_places_of_long_requests_are_renewed_and_those_of_a_killed_sidecar_are_free_within_ten_seconds(
     own_store_server: StoreServer, recorder: Recorder
 ) -> None:

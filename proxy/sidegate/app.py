@@ -88,7 +88,6 @@ class App:
         self._settings = settings = place.share_of(settings) if place else settings
         self._tasks = OwnedTasks()
         policies = compile_policies(settings)
-
         metrics = Metrics(
             lambda: self._edge.live.policies.policies,
             lambda: digest(self._reloader.settings),

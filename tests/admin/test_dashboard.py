@@ -243,6 +243,7 @@ def test_the_page_reconnects_after_a_restart_of_the_sidecar_and_shows_the_gap(br
         page.context.close()
 
 
+@pytest.mark.long
 def test_an_outage_of_the_store_is_shown_with_its_effect_until_it_is_over(
     browser: Any, config: Config, own_store_server: StoreServer, tmp_path: Path
 ) -> None:

@@ -169,6 +169,7 @@ def test_an_invalid_configuration_starts_nothing(demonstration: Demonstration, t
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_sidecar_that_exits_at_start_stops_everything_and_its_last_log_lines_are_shown(
     demonstration: Demonstration, tmp_path: Path
 ) -> None:

@@ -137,7 +137,7 @@ async def charged(url: str, settings: dict[str, Any], keys: Sequence[str]) -> No
     async with sidecar(url, **settings) as proxy:
         verdicts = await all_of([proxy.ask(asking(key)) for key in keys])
         assert {verdict.answer for verdict in verdicts} == {Answer.PASS}
-        assert proxy.failures == [None]
+        assert proxy.failures[-1] is None  # before it, a handshake with a Sentinel may have taken its 200 ms
 
 
 async def test_the_master_that_sentinels_name_is_charged_under_tls(sentinel_url: str, papers: Papers) -> None:

@@ -74,7 +74,8 @@ def test_repeated_refusals_share_a_line_with_path_and_wait(store_server: StoreSe
 
         eventually(again, "the line of repeated refusals")
         line = sidecar.events("refused_again")[0]
-        assert (line["path"], line["status"], line["level"]) == ("/tight/b", 429, "info")
+        assert line["path"] in ("/tight/a", "/tight/b")
+        assert (line["status"], line["level"]) == (429, "info")
         assert 0 < line["retry_after_s"] <= 86_400
     recorder.stop()
 

@@ -140,6 +140,7 @@ def test_a_reset_reaches_the_local_buckets_of_every_worker(own_store_server: Sto
     recorder.stop()
 
 
+@pytest.mark.long
 def test_no_page_waits_for_a_worker_that_hangs_until_it_is_replaced(pair: Sidecar) -> None:
     pair.may_complain = True  # worker_hung and worker_died are errors
     spend(pair, "ann")

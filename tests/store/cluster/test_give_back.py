@@ -232,6 +232,7 @@ LIMITS = st.builds(
 @pytest.mark.slow
 @settings(max_examples=400)
 @given(limit=LIMITS, steps=STEPS, held=st.integers(0, 2))
+@pytest.mark.long
 def test_a_bucket_never_holds_more_than_without_the_requests_that_gave_back(
     store_server: StoreServer, limit: Limit, steps: list[Step], held: int
 ) -> None:

@@ -40,6 +40,10 @@ _ADVICE = {
 _RIGHTS = (
     (("ZADD", "{prefix}proxies", 0, "doctor"), "the count of proxies, by which `local` divides each limit"),
     (("ZREMRANGEBYSCORE", "{prefix}proxies", 0, 0), "the count of proxies, by which `local` divides each limit"),
+    (("HDEL", "{prefix}probe", "held"), "policies with settle"),
+    (("ZREM", "{prefix}proxies", "doctor"), "policies with in_flight"),
+    (("ZCOUNT", "{prefix}proxies", 0, 0), "policies with in_flight"),
+    (("ZRANGEBYSCORE", "{prefix}proxies", 0, 0), "policies with in_flight"),
     (("DBSIZE",), "the warning about many keys"),
     (("SCAN", 0, "COUNT", 1), "sidegate buckets list"),
     (("HGET", "{prefix}probe", "tokens"), "sidegate buckets show"),
