@@ -71,7 +71,7 @@ check: $(DEV) ## lint, check format and types, run the tests
 	$(VENV)/ruff format --check .
 	$(VENV)/mypy
 	$(VENV)/python -m pytest --numprocesses 4 --dist worksteal --ignore=tests/applications -m 'not long' $(ARGS)
-check-long: $(DEV) ## run the tests that take more than about ten seconds each; CI runs them after `make check`
+check-long: $(DEV) ## run the tests that take more than about five seconds each; CI runs them after `make check`
 	$(VENV)/python -m pytest --numprocesses 2 --dist worksteal --ignore=tests/applications -m long $(ARGS)
 coverage: $(DEV) ## measure the coverage of decision, config, telemetry and commands; fails below the floor in pyproject.toml
 	@rm -rf .coverage-data && mkdir .coverage-data

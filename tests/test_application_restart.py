@@ -59,6 +59,7 @@ async def _send_at_a_rate(sidecar_port: int, statuses: Counter[int]) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 async def test_an_application_that_restarts_in_a_second_costs_no_request(store_server: StoreServer) -> None:
     port, statuses = free_port(), Counter[int]()
     config = configuration(store_server.url, f"http://127.0.0.1:{port}", upstream={"retry": "20s"})

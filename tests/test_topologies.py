@@ -88,6 +88,7 @@ def exactly(sidecars: Sequence[Sidecar], users: Sequence[str], times: int = BURS
 
 
 @pytest.mark.parametrize("kind", TOPOLOGIES)
+@pytest.mark.long
 def test_sidecars_of_one_store_admit_exactly_the_burst(
     kind: str, shared_stores: Callable[[str], Topology], recorder: Recorder
 ) -> None:

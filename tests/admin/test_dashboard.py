@@ -192,6 +192,7 @@ def test_an_application_that_is_down_is_red_with_its_reason_and_one_that_fails_a
         page.context.close()
 
 
+@pytest.mark.long
 def test_a_slow_application_is_shown_with_its_time_until_it_is_fast_again(browser: Any, config: Config) -> None:
     answer = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
     recorder = Recorder()

@@ -42,6 +42,7 @@ def test_a_store_that_evicts_is_warned_of() -> None:
     assert asyncio.run(shown_evicting())[1] == []
 
 
+@pytest.mark.long
 def test_a_stopping_sidecar_finishes_its_requests_and_the_others_go_on() -> None:
     assert asyncio.run(departed(rate_per_s=90.0, calm_s=0.5))[1] == []
 

@@ -89,6 +89,7 @@ def test_connections_of_all_workers_are_added_and_each_worker_is_listed(pair: Si
         assert first["hash"] == second["hash"] == ask(pair, "/config")[2]["hash"]
 
 
+@pytest.mark.long
 def test_counts_of_a_dead_worker_stay_and_are_not_new_to_a_restarted_leader(pair: Sidecar) -> None:
     pair.may_complain = True  # worker_died is an error
     spend(pair, "ann")

@@ -57,6 +57,7 @@ def test_workers_share_the_port_the_buckets_and_the_metrics_and_end_together(
     assert len(pair.events("stopped")) == 2
 
 
+@pytest.mark.long
 def test_a_dead_worker_is_restarted_and_its_counts_stay(pair: Sidecar) -> None:
     pair.may_complain = True  # worker_died is an error
     for _ in range(20):
@@ -71,6 +72,7 @@ def test_a_dead_worker_is_restarted_and_its_counts_stay(pair: Sidecar) -> None:
     assert pair.events("worker_died")[0]["status"] == -signal.SIGKILL
 
 
+@pytest.mark.long
 def test_a_worker_that_hangs_is_replaced(pair: Sidecar) -> None:
     pair.may_complain = True  # worker_hung and worker_died are errors
     hung = pids(pair)[1]

@@ -112,6 +112,7 @@ def test_status_and_top_report_an_application_that_is_down(store_server: StoreSe
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_an_outage_of_the_store_is_shown_with_its_effect(own_store_server: StoreServer) -> None:
     recorder = Recorder()
     policies = [{**POLICIES[0], "on_store_failure": "local"}]
@@ -137,6 +138,7 @@ def test_an_outage_of_the_store_is_shown_with_its_effect(own_store_server: Store
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_missing_and_a_wrong_token_are_named_and_fail(store_server: StoreServer) -> None:
     config = configuration(
         store_server.url, f"http://127.0.0.1:{free_port()}", admin={"token": "a token of some length"}

@@ -138,6 +138,7 @@ def replayed(replay: Replay, now_us: int, facts: RequestFacts) -> Verdict | None
 
 @pytest.mark.slow
 @given(configurations(), histories)
+@pytest.mark.long
 def test_a_replay_and_a_sidecar_give_every_request_the_same_verdict(
     store_server: StoreServer, policy_set: PolicySet, history: list[tuple[int, RequestFacts]]
 ) -> None:

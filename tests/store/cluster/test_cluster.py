@@ -159,6 +159,7 @@ REQUESTS = st.lists(
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_cluster_decides_one_request_after_the_other_as_one_server_does(cluster: ClusterTrio) -> None:
     limits = {key: hourly(size) for key, size in zip(KEYS, (2, 3, 5, 8, 13), strict=True)}
     examples = 0
