@@ -14,6 +14,8 @@ DEV = .venv/.installed-dev
 .SUFFIXES:
 .NOTPARALLEL:
 MAKEFLAGS += --no-print-directory --no-builtin-rules
+# Tests and commands start hundreds of processes; without compiled files each one compiles its modules again.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: applications help install install-dev start stop restart status health test load running \
 	check check-long coverage fuzz chaos bench bench-calls bench-cores bench-growth bench-memory bench-watching bench-extras bench-tools soak lock schema kubernetes clean \

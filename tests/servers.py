@@ -1,12 +1,15 @@
 """Store servers for tests: a valkey-server on a free port of 127.0.0.1 and on a Unix socket."""
 
+import contextlib
 import os
+import random
 import shutil
 import signal
 import socket
 import subprocess
 import tempfile
 import time
+from itertools import chain, cycle, islice
 from pathlib import Path
 
 import redis
@@ -21,12 +24,19 @@ def store_binary() -> str:
     return os.environ.get("SIDEGATE_TEST_REDIS_SERVER") or str(get_binary_path())
 
 
+# Below the ports that systems give to connections, so that no connection takes one before its server does; a Cluster's
+# node also listens on its port + 10,000. Each process begins at a random one and takes the next each time.
+_PORTS = range(12_000, 32_000)
+_ports = cycle(chain(range(start := random.choice(_PORTS), _PORTS.stop), range(_PORTS.start, start)))
+
+
 def free_port() -> int:
-    """A port of 127.0.0.1 that no process listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A port that no process listens on now, on any address."""
+    for port in islice(_ports, len(_PORTS)):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("", port))
+            return port
+    raise RuntimeError(f"no port of {_PORTS} is free")
 
 
 # Name and password of a user that every test store has, with the rights that docs/operations.md documents, on all keys.

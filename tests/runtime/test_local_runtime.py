@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import random
 import signal
 import socket
 import subprocess
@@ -17,6 +16,7 @@ import pytest
 
 from deploy.local import proc
 from deploy.local.supervise import Supervisor, forget_socket, socket_path
+from tests.servers import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 PORTS = ["REDIS_PORT", *(f"{kind}{number}_PORT" for kind in ("PROXY", "ADMIN", "APP") for number in (1, 2, 3))]
@@ -28,7 +28,7 @@ class Demonstration:
 
     def __init__(self, run: Path, **more: str) -> None:
         self.run = run
-        self.ports = dict(zip(PORTS, free_ports(len(PORTS)), strict=True))
+        self.ports = dict(zip(PORTS, [free_port() for _ in range(len(PORTS))], strict=True))
         inherited = {name: value for name, value in os.environ.items() if name not in {"REDIS_URL", "CONFIG", "ARGS"}}
         ports = {name: str(port) for name, port in self.ports.items()}
         self.environment = {**inherited, **ports, "RUNTIME": "local", "RUN_DIR": str(run), **more}
@@ -63,14 +63,6 @@ class Demonstration:
         )
         taken = [name for name, port in self.ports.items() if proc.taken("127.0.0.1", port)]
         return [*map(str, proc.marked(self.run)), *taken, *files]
-
-
-def free_ports(count: int) -> list[int]:
-    """Free ports below the range that the kernel uses for outgoing connections; each pytest worker has its own range."""
-    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 15
-    begin = 15_000 + 1_000 * worker
-    tried = random.sample(range(begin, begin + 1_000), 10 * count)
-    return [port for port in tried if not proc.taken("0.0.0.0", port)][:count]
 
 
 @pytest.fixture
