@@ -30,7 +30,7 @@ COUNT = int(os.environ.get("SIDEGATE_TEST_DIFFERENTIAL", "200"))
 SEED = 2026
 AT_ONCE = 200
 # How long either proxy waits for the rest of an unfinished request, or for another one. Clients wait until it closes.
-WAIT_MS = 1000
+WAIT_MS = 4000
 
 NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
 NGINX_CONFIG = """
