@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 from sidegate.config import ConfigSource, Settings, digest, load
 from sidegate.config.changes import restart_needed
-from sidegate.reload import STILL_S, FileChanges, FileSignature, Reloader
+from sidegate.config.file_signature import FileSignature
+from sidegate.reload.file_changes import STILL_S, FileChanges, Signatures
+from sidegate.reload.reloader import Reloader
 
 ONE = "policies: [{name: a, key: client_ip, limit: 1/s}]\n"
 TWO = "policies: [{name: b, key: client_ip, limit: 2/s}]\n"
@@ -192,8 +194,8 @@ async def test_an_edit_that_is_complete_is_applied(tmp_path: Path, text: str) ->
     assert len(taken) == 1
 
 
-def signature(inode: int, size: int, modified_ns: int = 0) -> FileSignature:
-    return FileSignature((1, inode), size, modified_ns)
+def signature(inode: int, size: int) -> Signatures:
+    return {Path("a"): FileSignature((1, inode), size, 0)}
 
 
 def test_a_file_written_in_place_is_read_once_it_has_not_changed_for_a_second() -> None:
@@ -214,7 +216,67 @@ def test_a_file_replaced_by_a_rename_is_read_at_the_second_poll() -> None:
 
 def test_a_file_that_is_created_anew_is_read_once_it_has_not_changed_for_a_second() -> None:
     changes = FileChanges(signature(1, 100))
-    assert not changes.is_due(None, 10.0)
+    assert not changes.is_due({Path("a"): None}, 10.0)
     assert not changes.is_due(signature(2, 40), 10.1)
     assert not changes.is_due(signature(2, 40), 10.2)
     assert changes.is_due(signature(2, 40), 10.1 + STILL_S)
+
+
+def test_files_that_belong_together_are_read_once_all_of_them_have_not_changed_for_a_second() -> None:
+    one, two = Path("one"), Path("two")
+    before, written, replaced = (FileSignature((1, inode), 10, time) for inode, time in ((1, 0), (1, 1), (2, 1)))
+    changes = FileChanges({one: before, two: before})
+    assert not changes.is_due({one: written, two: before}, 10.0)
+    assert not changes.is_due({one: written, two: replaced}, 10.5)
+    assert not changes.is_due({one: written, two: replaced}, 10.6), "the first one may lack its end"
+    assert changes.is_due({one: written, two: replaced}, 10.5 + STILL_S)
+    changes.take({one: written, two: replaced})
+    assert not changes.is_due({one: written, two: replaced}, 12.0)
+    assert not changes.is_due({one: replaced, two: replaced}, 13.0)
+    assert changes.is_due({one: replaced, two: replaced}, 13.1), "a replaced file is whole"
+
+
+def paged(page: str) -> str:
+    return f"{ONE}responses: {{pages: {{429: {{html: {page}}}}}}}\n"
+
+
+def page_of(settings: Settings) -> str:
+    page = settings.responses.pages[429].html
+    return page.text if page is not None else ""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("edit", [write, replace])
+async def test_an_edit_of_a_page_alone_is_applied(tmp_path: Path, edit: Callable[[Path, str], None]) -> None:
+    file, page = tmp_path / "config.yaml", tmp_path / "429.html"
+    page.write_text("old")
+    file.write_text(paged("429.html"))
+    async with watched(file) as (reloader, taken):
+        edit(page, "new {policies}")
+        await until(lambda: taken)
+        assert page_of(taken[-1]) == "new {policies}"
+        edit(page, "{unknown}")
+        await until(lambda: reloader.stale)
+        assert page_of(reloader.settings) == "new {policies}"
+        edit(page, "mended")
+        await until(lambda: reloader.stale is None)
+        assert page_of(taken[-1]) == "mended"
+
+
+@pytest.mark.slow
+async def test_a_page_that_is_added_after_the_configuration_names_it_is_applied(tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text(ONE)
+    async with watched(file) as (reloader, taken):
+        replace(file, paged("429.html"))
+        await until(lambda: reloader.stale)
+        (tmp_path / "429.html").write_text("late")
+        await until(lambda: taken)
+        assert page_of(taken[-1]) == "late"
+        replace(file, ONE)
+        await until(lambda: len(taken) == 2)
+        (tmp_path / "429.html").write_text("of no use")
+        (tmp_path / "other").write_text("")
+        replace(file, TWO)
+        await until(lambda: len(taken) == 3)
+        assert reloader.results == {"taken": 3, "refused": 1}

@@ -37,7 +37,8 @@ from sidegate.edge.pool import Pool, pool_readings
 from sidegate.edge.request_id import RequestIds
 from sidegate.edge.runtime import LiveRules, Runtime, live_rules
 from sidegate.edge.server import Server
-from sidegate.reload import ListenerTls, Reloader, certificate_watches, upstream_context
+from sidegate.reload.certificates import TlsContexts
+from sidegate.reload.reloader import Reloader
 from sidegate.store.store_room import StoreRoom
 from sidegate.telemetry.logs import LogLines, start_logging
 from sidegate.telemetry.metrics import Metrics
@@ -98,11 +99,10 @@ class App:
         known_proxies = place.proxies if place else 0
         self._store = StoreRoom(settings.store, workers, self._observer.observe_store, known_proxies=known_proxies)
         buffers = BufferBudget(settings.upstream.buffer_total)
-        self._tls = ListenerTls.of(settings)
-        upstream_tls = upstream_context(settings)
+        self._tls = TlsContexts.of(settings)
         names = response_names(settings.listen.request_id_header)
-        pool = Pool(settings.upstream, names, self._tasks.spawn, upstream_tls)
-        probe = ApplicationProbe(settings.upstream, upstream_tls)
+        pool = Pool(settings.upstream, names, self._tasks.spawn, self._tls.upstream)
+        probe = ApplicationProbe(settings.upstream, self._tls.upstream)
         health = HealthCheck(probe, self._store.ping, self._policies, lambda: self._server.draining, self._config_state)
         self._edge = self._runtime(live_rules(settings, policies), pool, buffers, health)
         self._server = Server(self._edge, self._tls.clients)
@@ -124,7 +124,7 @@ class App:
         try:
             leads = self._place is None or self._place.is_leader
             watching = [self._overview.watch()] if leads else []
-            watching += certificate_watches(self._settings, self._tls)
+            watching += self._tls.watches(self._settings)
             for each in (*self._store.tasks(), self._tick(), self._reloader.watch(), *watching):
                 _ = self._tasks.spawn(each)
             loop.add_signal_handler(signal.SIGHUP, lambda: self._tasks.spawn(self._reloader.reload()))
@@ -199,7 +199,7 @@ class App:
             policies=self._policies_page,
             view=self._view,
             overview=self._overview,
-            fleet=FleetView(self._overview, f"{admin.host}:{admin.port}", admin.peers, admin.token.get_secret_value()),
+            fleet=FleetView(self._overview, admin, self._tls.peers),
             explainer=Explainer(
                 lambda: self._reloader.settings.model_copy(update={"listen": listen}), self._policies, self._store.look
             ),

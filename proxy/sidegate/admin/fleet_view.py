@@ -2,13 +2,14 @@
 
 import asyncio
 import os
-from collections.abc import Sequence
+import ssl
 
 import aiohttp
 import orjson
 
 from sidegate.admin.overview import Overview
 from sidegate.admin.response_types import FleetDocument, FleetEntry
+from sidegate.config import AdminSettings
 
 # A peer that does not answer must not delay the page.
 TIMEOUT_S = 2.0
@@ -16,13 +17,14 @@ LARGEST_ANSWER_BYTES = 256 * 1024
 
 
 class FleetView:
-    """Requests `/overview` of each peer. `peers` are those of `admin.peers`; `token` is sent to them only."""
+    """Requests `/overview` of each peer. The token is sent to those of `admin.peers` only."""
 
-    def __init__(self, overview: Overview, name: str, peers: Sequence[str], token: str) -> None:
+    def __init__(self, overview: Overview, admin: AdminSettings, tls: ssl.SSLContext | None) -> None:
         self._overview = overview
-        self._name = name
-        self._peers = tuple(peer.rstrip("/") for peer in peers)
-        self._token = token
+        self._name = f"{admin.host}:{admin.port}"
+        self._peers = tuple(peer.rstrip("/") for peer in admin.peers)
+        self._token = admin.token.get_secret_value()
+        self._tls = tls
 
     async def document(self, given: str, window: str, window_s: int) -> FleetDocument:
         """This sidecar and its peers. `given` URLs on loopback, separated by commas, replace `admin.peers`.
@@ -37,7 +39,9 @@ class FleetView:
             "fault": None,
         }
         token = "" if urls else self._token
-        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=TIMEOUT_S)) as session:
+        connector = aiohttp.TCPConnector(ssl=self._tls or True)
+        timeout = aiohttp.ClientTimeout(total=TIMEOUT_S)
+        async with aiohttp.ClientSession(timeout=timeout, connector=connector) as session:
             peers = await asyncio.gather(*(_entry(session, url, window, token) for url in urls or self._peers))
         return {"sidecars": [own, *peers]}
 

@@ -10,9 +10,11 @@ from pydantic import ValidationError
 
 from sidegate.config.document import MAX_DOCUMENT_BYTES, MERGE_KEY, Document, Plain, read
 from sidegate.config.faults import MAX_FAULTS, ConfigError, ConfigFault, Path, Wrong, in_order, written
+from sidegate.config.file_signature import NamedFiles
 from sidegate.config.lint import advice
 from sidegate.config.model import Settings, repeated_names
 from sidegate.config.origins import ConfigSource, origins, overlaid
+from sidegate.config.page_files import FileContext
 from sidegate.config.suggestions import sentence, unknown_key
 
 _WITHOUT_POLICIES = (
@@ -48,13 +50,15 @@ def load(path: FilePath, environ: Mapping[str, str], flags: Mapping[str, str] = 
     return parse(_content(path), str(path), environ, flags)
 
 
-def load_edit(source: ConfigSource, before: Settings) -> Settings:
+def load_edit(source: ConfigSource, before: Settings, named: NamedFiles) -> Settings:
     """Read an edit of a configuration that is active as `before`. Raises ConfigError as `load` does.
+
+    Adds the files that it names to `named`, also where it has faults.
 
     Also raises it where the file was probably emptied or cut off. `policies: []`, written out, removes all policies.
     """
     text = _content(source.path)
-    document, settings = _parsed(text, str(source.path), source.environ, source.flags)
+    document, settings = _parsed(text, str(source.path), source.environ, source.flags, named)
     if before.policies and not settings.policies and "policies" not in settings.model_fields_set:
         raise ConfigError([document.fault((), _WITHOUT_POLICIES)])
     if document.is_cut:
@@ -82,7 +86,9 @@ def parse(text: str, name: str, environ: Mapping[str, str], flags: Mapping[str, 
     return _parsed(text, name, environ, flags)[1]
 
 
-def _parsed(text: str, name: str, environ: Mapping[str, str], flags: Mapping[str, str]) -> tuple[Document, Settings]:
+def _parsed(
+    text: str, name: str, environ: Mapping[str, str], flags: Mapping[str, str], named: NamedFiles | None = None
+) -> tuple[Document, Settings]:
     document = read(text, name, environ)
     if document.is_empty:
         raise ConfigError([document.fault((), _EMPTY)])
@@ -90,7 +96,9 @@ def _parsed(text: str, name: str, environ: Mapping[str, str], flags: Mapping[str
     for path in content.given:
         document.faults.pop(path, None)  # of a value that a flag replaces
     try:
-        settings = Settings.model_validate(content.plain, context={"folder": FilePath(name).parent})
+        settings = Settings.model_validate(
+            content.plain, context=FileContext(FilePath(name).parent, {} if named is None else named)
+        )
     except ValidationError as error:
         raise ConfigError(_in_order(document, _found(error, document.plain), content.given)) from None
     if document.faults:

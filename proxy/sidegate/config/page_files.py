@@ -5,6 +5,7 @@ each stands for a whole value: a number or null, a list of texts, and a text.
 """
 
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path as FilePath
@@ -14,6 +15,7 @@ from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationInfo
 from pydantic_core import CoreSchema, core_schema
 
 from sidegate.config.faults import Path, Wrong, quote
+from sidegate.config.file_signature import NamedFiles, signature_of
 from sidegate.config.values import read_text
 
 # A page is held in memory and sent to every refused client.
@@ -45,6 +47,13 @@ class PagesByType(NamedTuple):
     json: PageTemplate | None = None
 
 
+class FileContext(NamedTuple):
+    """What validation knows of files: the folder of relative names; files that were read are added to `named`."""
+
+    folder: FilePath
+    named: NamedFiles
+
+
 class PageFiles:
     """Reads `{429: {html: FILE, json: FILE}}`. Names are relative to the folder of the configuration file."""
 
@@ -62,7 +71,7 @@ class PageFiles:
 
     def read(self, value: object, info: ValidationInfo) -> dict[int, PagesByType]:
         """The pages by status. Raises Wrong with every fault."""
-        folder = (info.context or {}).get("folder", FilePath())
+        context: FileContext = info.context or FileContext(FilePath(), {})
         if not isinstance(value, dict):
             raise ValueError(f"{quote(value)} is no mapping; expected e.g. {{429: {{html: pages/429.html}}}}")  # noqa: TRY004
         pages: dict[int, PagesByType] = {}
@@ -71,7 +80,7 @@ class PageFiles:
             found: dict[str, PageTemplate] = {}
             for path, page in _entries(status, written, faults):
                 try:
-                    found[path[-1]] = _template(read_text(page), path[-1], folder)
+                    found[path[-1]] = _template(read_text(page), path[-1], context)
                 except ValueError as error:
                     faults.append((path, str(error)))
             if found:
@@ -109,9 +118,12 @@ def _entries(status: str, written: object, faults: list[tuple[Path, str]]) -> It
                 faults.append(((status, kind), f"{quote(kind)} is not a kind of page; expected html or json"))
 
 
-def _template(name: str, kind: str, folder: FilePath) -> PageTemplate:
+def _template(name: str, kind: str, context: FileContext) -> PageTemplate:
+    path = context.folder / name
+    context.named.setdefault(path, None)
     try:
-        with (folder / name).open("rb") as file:
+        with path.open("rb") as file:
+            context.named[path] = context.named[path] or signature_of(os.fstat(file.fileno()))
             raw = file.read(MOST_PAGE_BYTES + 1)
         text = raw.decode()
     except UnicodeDecodeError:

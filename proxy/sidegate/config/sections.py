@@ -151,6 +151,9 @@ class AdminSettings(Section):
     peers: Many[PeerUrl] = Field(
         (), description="Admin listeners of other sidecars, shown beside this one; they receive this one's token."
     )
+    peers_ca_file: FileName = Field(
+        None, description="The authority of the certificates of https peers. Default: the system's."
+    )
 
     @model_validator(mode="after")
     def _is_protected(self) -> Self:

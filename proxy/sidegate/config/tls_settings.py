@@ -5,7 +5,7 @@ import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, NamedTuple, Self
 
 from pydantic import Field, model_validator
 
@@ -16,6 +16,14 @@ from sidegate.config.values import Choice, FileName
 # Only HTTP/1.1 is spoken, and ALPN says so (RFC 7301).
 _ALPN = ["http/1.1"]
 _VERSIONS = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
+
+
+class TlsFiles(NamedTuple):
+    """The files of one TLS context: a certificate and its key, and the authorities of the other side."""
+
+    cert_file: str | None
+    key_file: str | None
+    ca_file: str | None
 
 
 class TlsSettings(Section):
@@ -36,9 +44,9 @@ class TlsSettings(Section):
         return self
 
     @property
-    def files(self) -> tuple[str, ...]:
-        """The files to watch; empty where TLS is off."""
-        return tuple(name for name in (self.cert_file, self.key_file, self.client_ca_file) if name is not None)
+    def files(self) -> TlsFiles:
+        """The files to watch."""
+        return TlsFiles(self.cert_file, self.key_file, self.client_ca_file)
 
 
 def check_pair(cert_file: str | None, key_file: str | None) -> None:
@@ -63,8 +71,9 @@ def server_context(settings: TlsSettings) -> ssl.SSLContext | None:
     return context
 
 
-def client_context(ca_file: str | None, cert_file: str | None, key_file: str | None) -> ssl.SSLContext:
+def client_context(files: TlsFiles) -> ssl.SSLContext:
     """The context for connections to a TLS server. Raises OSError with the file that cannot be used."""
+    cert_file, key_file, ca_file = files
     context = ssl.create_default_context()
     context.set_alpn_protocols(_ALPN)
     if ca_file is not None:
@@ -76,19 +85,20 @@ def client_context(ca_file: str | None, cert_file: str | None, key_file: str | N
     return context
 
 
-def renew(context: ssl.SSLContext, settings: TlsSettings) -> None:
-    """Let new connections use the certificate that the files hold now. Raises OSError, and changes nothing then.
+def renew(context: ssl.SSLContext, files: TlsFiles) -> None:
+    """Let new connections use what the files hold now. Raises OSError, and changes nothing then.
 
-    Both files are read once: a pair that is replaced meanwhile cannot be mixed.
+    Both files of a pair are read once: one that is replaced meanwhile cannot be mixed with the other.
     """
-    if settings.cert_file is None or settings.key_file is None:
-        return
-    with _in_memory(settings.cert_file) as cert_file, _in_memory(settings.key_file) as key_file:
-        shown = f"{settings.cert_file}, {settings.key_file}"
-        _load(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), cert_file, key_file, shown)
-        _load(context, cert_file, key_file, shown)
-    if settings.client_ca_file is not None:
-        _load_authorities(context, settings.client_ca_file)
+    if files.ca_file is not None:
+        _load_authorities(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), files.ca_file)
+    if files.cert_file is not None and files.key_file is not None:
+        with _in_memory(files.cert_file) as cert_file, _in_memory(files.key_file) as key_file:
+            shown = f"{files.cert_file}, {files.key_file}"
+            _load(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), cert_file, key_file, shown)
+            _load(context, cert_file, key_file, shown)
+    if files.ca_file is not None:
+        _load_authorities(context, files.ca_file)
 
 
 @contextmanager

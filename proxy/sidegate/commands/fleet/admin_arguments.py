@@ -6,12 +6,12 @@ import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from sidegate.commands.fleet.sidecars import default_urls
+from sidegate.commands.fleet.sidecars import default_urls, use_tls
 
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
-_URL = re.compile(r"https?://[A-Za-z0-9.\[\]:_-]+/?")
+_URL = re.compile(r"https?://[A-Za-z0-9.\[\]:_-]+/?", re.IGNORECASE)
 
 
 def add_status(commands: "Commands") -> None:
@@ -71,6 +71,12 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
         "--admin", action="append", type=_url, metavar="URL",
         help="admin listener of a sidecar; repeat for several (default: port $ADMIN_PORT, else 9901, 9081 to 9083)",
     )  # fmt: skip
+    for name, text in (
+        ("ca-file", "authority of the sidecars' certificates (default: $ADMIN_CA_FILE, else the system's)"),
+        ("cert-file", "certificate to present, where admin.tls.client_ca_file is set (default: $ADMIN_CERT_FILE)"),
+        ("key-file", "key of that certificate (default: $ADMIN_KEY_FILE)"),
+    ):
+        parser.add_argument(f"--{name}", metavar="FILE", help=text)
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
@@ -78,11 +84,31 @@ def _later(module: str, name: str) -> Callable[[argparse.Namespace], int]:
     def run(options: argparse.Namespace) -> int:
         from importlib import import_module  # noqa: PLC0415  (other commands do not load it)
 
-        options.admin = options.admin or default_urls(os.environ)
+        try:
+            with_tls = _use_tls(options)
+        except OSError as error:
+            from sidegate.commands.output import complain  # noqa: PLC0415  (slow to load)
+
+            complain(error.strerror or str(error))
+            return 2
+        options.admin = options.admin or default_urls(os.environ, scheme="https" if with_tls else "http")
         status: int = getattr(import_module(f"sidegate.commands.fleet.{module}"), name)(options)
         return status
 
     return run
+
+
+def _use_tls(options: argparse.Namespace) -> bool:
+    """Apply the arguments of TLS, or the environment's; whether there are any. Raises OSError with what is wrong."""
+    files = [
+        getattr(options, name) or os.environ.get(f"ADMIN_{name.upper()}")
+        for name in ("ca_file", "cert_file", "key_file")
+    ]
+    if (files[1] is None) != (files[2] is None):
+        raise OSError("--cert-file and --key-file belong together; expected both or neither")
+    if any(files):
+        use_tls(*files)
+    return any(files)
 
 
 def _url(text: str) -> str:

@@ -6,11 +6,11 @@ import re
 import socket
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from http.client import HTTPException
+from http.client import HTTPException, RemoteDisconnected
 from typing import Any, NamedTuple
 from urllib.error import HTTPError
 from urllib.parse import quote
-from urllib.request import ProxyHandler, Request, build_opener
+from urllib.request import HTTPSHandler, ProxyHandler, Request, build_opener
 
 # For pages that a sidecar answers from memory: one that hangs must not delay the others.
 TIMEOUT_S = 2.0
@@ -22,7 +22,8 @@ DEFAULT_PORT = 9901
 DEMONSTRATION_PORTS = (9081, 9082, 9083)
 
 # An HTTP proxy in the environment is for other hosts, not for an admin listener.
-_opener = build_opener(ProxyHandler({}))
+_DIRECT = ProxyHandler({})
+_opener = build_opener(_DIRECT)
 
 
 class SidecarReply(NamedTuple):
@@ -39,10 +40,22 @@ class SidecarReply(NamedTuple):
         return self.url.partition("://")[2]
 
 
+def use_tls(ca_file: str | None, cert_file: str | None, key_file: str | None) -> None:
+    """Verify the certificates of sidecars by this authority (default: the system's), and present this certificate.
+
+    Raises OSError with the file that cannot be used. Affects all later requests of the process.
+    """
+    from sidegate.config.tls_settings import TlsFiles, client_context  # noqa: PLC0415  (slow to load, seldom used)
+
+    global _opener  # noqa: PLW0603  (one command is one process with one set of arguments)
+    _opener = build_opener(_DIRECT, HTTPSHandler(context=client_context(TlsFiles(cert_file, key_file, ca_file))))
+
+
 def default_urls(
     environ: Mapping[str, str],
     default_port: int = DEFAULT_PORT,
     demonstration_ports: Sequence[int] = DEMONSTRATION_PORTS,
+    scheme: str = "http",
 ) -> list[str]:
     """The sidecar of ADMIN_PORT if that is set, else one on port 9901, else the demonstration's if any answers."""
     if port := environ.get("ADMIN_PORT"):
@@ -51,7 +64,7 @@ def default_urls(
         ports = demonstration_ports
     else:
         ports = (default_port,)
-    return [f"http://127.0.0.1:{number}" for number in ports]
+    return [f"{scheme}://127.0.0.1:{number}" for number in ports]
 
 
 def _accepts(port: int) -> bool:
@@ -87,8 +100,30 @@ def ask(url: str, path: str, *, method: str = "GET", timeout_s: float = TIMEOUT_
     except TimeoutError:
         return SidecarReply(url, 0, {}, f"no answer within {timeout_s:g} s")
     except (OSError, HTTPException, ValueError) as error:
-        reason = getattr(error, "reason", None) or str(error) or type(error).__name__
-        return SidecarReply(url, 0, {}, f"no answer: {reason}")
+        reason = getattr(error, "reason", None) or error
+        return SidecarReply(url, 0, {}, f"no answer: {_without_code(reason)}{_tls_advice(url, reason)}")
+
+
+def _without_code(reason: object) -> str:
+    """The text of an error without what Python's ssl module adds: `[SSL: NAME] text (_ssl.c:1006)`."""
+    return re.sub(r"^\[\w+: \w+\] | \(_ssl\.c:\d+\)$", "", str(reason)) or type(reason).__name__
+
+
+def _tls_advice(url: str, reason: object) -> str:
+    """What to do about a failed TLS connection, or one that should have been TLS."""
+    name = str(reason)
+    if "CERTIFICATE_VERIFY_FAILED" in name:
+        return "; name the authority of its certificate with --ca-file"
+    if "CERTIFICATE_REQUIRED" in name or "HANDSHAKE_FAILURE" in name:
+        return "; present a certificate with --cert-file and --key-file"
+    if "WRONG_VERSION_NUMBER" in name or "RECORD_LAYER_FAILURE" in name:
+        return "; does it speak http:// there?"
+    if not isinstance(reason, RemoteDisconnected | ConnectionResetError):
+        return ""
+    scheme, _, place = url.partition("://")
+    if scheme.lower() == "http":
+        return f"; with admin.tls its URL begins with https://: --admin https://{place}"
+    return "; with admin.tls.client_ca_file it needs a certificate: --cert-file and --key-file"
 
 
 def _token_fault(token: str) -> str:
