@@ -1,4 +1,4 @@
-"""An edit to `local` while the number of proxies is unknown is warned of before it is made, and when it is made."""
+"""Shares of proxies that start while the store is away, and the warning of an edit to `local` while they are unknown."""
 
 from collections.abc import Iterator
 
@@ -6,8 +6,9 @@ import pytest
 import yaml
 
 from tests.admin.admin_client import ask
+from tests.raw_client import get
 from tests.recorder import Recorder, eventually
-from tests.servers import free_port
+from tests.servers import StoreServer, free_port
 from tests.sidecar import TIGHT, Config, Sidecar, configuration
 
 pytestmark = pytest.mark.slow
@@ -46,3 +47,24 @@ def test_an_edit_to_local_before_any_contact_with_the_store_is_warned_of(recorde
         assert (line["level"], line["policies"], line["divided_by"]) == ("warning", ["tight"], 1)
         edit(sidecar, {**config, "store": {**config["store"], "on_failure": "local"}, "log": {"requests": "all"}})
         assert len(sidecar.events("local_share_unknown")) == 1, "the policy was local before"
+
+
+def test_each_start_in_an_outage_adds_one_shares_burst_and_the_last_one_is_charged(recorder: Recorder) -> None:
+    port = free_port()
+    policy = {**TIGHT, "limit": "1/h", "burst": 12}
+    store = {"on_failure": "local", "replicas": 3}
+    config = configuration(f"redis://127.0.0.1:{port}", recorder.url, policies=[policy], store=store)
+
+    def statuses(sidecar: Sidecar, count: int) -> list[int]:
+        return [get(sidecar.port, "/tight", "X-User-ID: u").status for _ in range(count)]
+
+    for _ in range(2):
+        with Sidecar(config) as sidecar:
+            assert statuses(sidecar, 6) == [200] * 4 + [429] * 2
+    with Sidecar(config) as sidecar:
+        assert statuses(sidecar, 6) == [200] * 4 + [429] * 2
+        server = StoreServer("--port", str(port))
+        try:
+            eventually(lambda: server.client.hget("example:tight:u", "tokens") == b"8", "the debt of the last process")
+        finally:
+            server.stop()

@@ -4,8 +4,10 @@
     local   this proxy's share of the limit decides; every `local` policy must find its tokens, all or none
     allow   pass
 
-Of a Cluster, some nodes may answer while others do not. Then the mode of a policy counts only where its own bucket does
-not answer: the other buckets have passed by then, and get back what was charged if a mode refuses.
+Some buckets of a request may be decided while others are not: those of a Cluster's node that does not answer, or one
+whose key holds something else. Then the mode of a policy counts only where its own bucket is missing. Of a Cluster, the
+other buckets have passed by then, and get back what was charged if a mode refuses; beside a bucket that cannot be read
+nothing is charged, so the modes decide first, and the other buckets are charged by a second call.
 """
 
 import time
@@ -16,7 +18,7 @@ from sidegate.decision.policy import PolicyMatch
 from sidegate.decision.verdict import Answer, DecisionSource, Verdict, decided_locally, denies, store_failed
 from sidegate.store.admissions import Admissions
 from sidegate.store.local_store import LocalStore, OutageClock
-from sidegate.store.protocol import FATE_UNKNOWN, PartlyUnavailable
+from sidegate.store.protocol import FATE_UNKNOWN, Levels, PartlyUnavailable
 
 
 class FailureDecider:
@@ -52,36 +54,55 @@ class FailureDecider:
         return verdict._replace(admission=self._admissions.open(applied, verdict.levels, local=everything))
 
     def decide_part(self, applied: Sequence[PolicyMatch], found: PartlyUnavailable, asked_s: float) -> Verdict:
-        """The verdict where some buckets have passed, and the modes of the others decide."""
-        following = iter(found.levels)
-        known = [None if charge is None else next(following) for _, charge in applied]
-        away = [
-            position
-            for position, ((_, charge), level) in enumerate(zip(applied, known, strict=True))
+        """The verdict where some buckets have passed and are charged, and the modes of the others decide."""
+        verdict = self.decide_missing(applied, found.levels, found.reason, asked_s)
+        if verdict.answer is Answer.PASS:
+            return self.admit(verdict)
+        found.give_back()
+        missing = [
+            entry for entry, level in zip(applied, per_policy(applied, found.levels), strict=True) if level is None
+        ]
+        self._abandon(missing, found.reason)
+        # The levels are as they are now.
+        return with_levels(verdict, found.levels) if verdict.answer is Answer.REFUSE else verdict
+
+    def decide_missing(
+        self, applied: Sequence[PolicyMatch], levels: Levels, reason: str, asked_s: float | None
+    ) -> Verdict:
+        """The verdict of the failure modes of those buckets whose level is None, where the other ones pass.
+
+        It admits nothing yet: see `admit` and `withdraw`.
+        """
+        known = per_policy(applied, levels)
+        places = [
+            place
+            for place, ((_, charge), level) in enumerate(zip(applied, known, strict=True))
             if charge is not None and level is None
         ]
-        missing = [applied[position] for position in away]
+        missing = [applied[place] for place in places]
         if any(map(denies, missing)):
-            found.give_back()
-            self._abandon(missing, found.reason)
-            return store_failed(applied, found.reason)
-        entries, levels, passes, source = list(applied), known, True, DecisionSource.STORE
+            return store_failed(applied, reason)
+        entries, passes, source = list(applied), True, DecisionSource.STORE
         if decided_locally(missing):
-            shares, local_levels, passes = self._share(missing, found.reason, asked_s)
+            shares, local_levels, passes = self._share(missing, reason, asked_s)
             source = DecisionSource.LOCAL
-            for position, share, level in zip(away, shares, local_levels, strict=True):
-                entries[position], levels[position] = share, level
-        aside = [entries[position] for position in away]
-        if not passes:
-            found.give_back()
-            self._abandon(missing, found.reason)
-            following = iter(found.levels)  # as they are now
-            for position, (_, charge) in enumerate(applied):
-                level = None if charge is None else next(following)
-                levels[position] = levels[position] if position in away else level
-            return Verdict(Answer.REFUSE, source, entries, levels, found.reason, None, aside)
-        admission = self._admissions.open(applied, levels, local=away)
-        return Verdict(Answer.PASS, source, entries, levels, found.reason, admission, aside)
+            for place, share, level in zip(places, shares, local_levels, strict=True):
+                entries[place], known[place] = share, level
+        answer = Answer.PASS if passes else Answer.REFUSE
+        return Verdict(answer, source, entries, known, reason, None, [entries[place] for place in places])
+
+    def admit(self, verdict: Verdict) -> Verdict:
+        """The verdict of a request that passes in part by the failure modes of missing buckets, with its admission."""
+        return verdict._replace(
+            admission=self._admissions.open(verdict.applied, verdict.levels, local=_places_away(verdict))
+        )
+
+    def withdraw(self, verdict: Verdict) -> None:
+        """Give this proxy's shares back what the request took, since another bucket does not let it pass."""
+        for place in _places_away(verdict):
+            charge, level = verdict.applied[place].charge, verdict.levels[place]
+            if charge is not None and level is not None:
+                self._local.give_back(charge, level)
 
     def _share(
         self, applied: Sequence[PolicyMatch], reason: str, asked_s: float | None
@@ -95,3 +116,23 @@ class FailureDecider:
         """Free what a call with a lost reply may have taken."""
         if reason in FATE_UNKNOWN:
             self._admissions.abandon(applied)
+
+
+def with_levels(verdict: Verdict, levels: Levels) -> Verdict:
+    """The verdict with other levels for the buckets that the store decides."""
+    away = _places_away(verdict)
+    known = per_policy(verdict.applied, levels)
+    return verdict._replace(
+        levels=[verdict.levels[place] if place in away else level for place, level in enumerate(known)]
+    )
+
+
+def per_policy(applied: Sequence[PolicyMatch], levels: Levels) -> list[Level | None]:
+    """One level for each policy, from one for each charge."""
+    following = iter(levels)
+    return [None if charge is None else next(following) for _, charge in applied]
+
+
+def _places_away(verdict: Verdict) -> list[int]:
+    """The positions of the policies whose buckets did not answer."""
+    return [place for place, entry in enumerate(verdict.applied) if any(entry is missing for missing in verdict.away)]

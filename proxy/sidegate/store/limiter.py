@@ -4,7 +4,7 @@
     deny cache        refused at once, while a bucket is known to lack tokens
     breaker open      no call: the failure mode at once; in a Cluster, for the slots of one node
     the store         one script call for all requests of this turn of the event loop
-    failure mode      see failure_mode.py; in a Cluster for the buckets that do not answer, and the others decide
+    failure mode      see failure_mode.py; for the buckets that do not answer or cannot be read, and the others decide
     afterwards        requests admitted locally are charged to the shared buckets, down to empty and not below
 
 The failure mode applies when the store is not connected (known at once), sends no reply within `store.timeout`, sends
@@ -29,11 +29,10 @@ from sidegate.store.local_store import LocalStore
 from sidegate.store.probe import breaker_for
 from sidegate.store.protocol import Levels, PartlyUnavailable, Store, StoreUnavailable
 from sidegate.store.settlement import Settlement
+from sidegate.store.unreadable import UnreadableBuckets
 
 # Bounds the requests that wait for the store at once, and with them the memory.
 MOST_UNDECIDED = 16_384
-# A bucket that cannot be read is away though the store answers: so much time counts as an outage at each request.
-LONGEST_UNREADABLE_S = 1.0
 
 _PASS, _REFUSE = Answer.PASS, Answer.REFUSE
 _TAKE, _PLACE = ChargeKind.TAKE, ChargeKind.PLACE
@@ -53,6 +52,7 @@ class Limiter:
         self._settlement = Settlement(store, self.local)
         self.admissions = Admissions(store, self.local, lambda: self._breaker.closed, deny_cache.forget)
         self._failure_mode = FailureDecider(self.local, self.admissions, proxies)
+        self._unreadable = UnreadableBuckets(store, self._failure_mode)
         self.guard = breaker_for(store, self._breaker_closed)
         self._breaker = self.guard.breaker
         # A Cluster has a breaker for each node; then the one of `guard` stays closed.
@@ -62,7 +62,7 @@ class Limiter:
     @property
     def undecided(self) -> int:
         """Requests that wait for a verdict."""
-        return self._undecided
+        return self._undecided + self._unreadable.undecided
 
     @property
     def breakers(self) -> Mapping[str, Breaker]:
@@ -147,9 +147,14 @@ class Limiter:
             self._note_return()
         if self.local.owes:
             self._settlement.begin()
-        then(self._verdict(applied, answer, asked_s))
+        verdict = self._verdict(applied, answer, asked_s)
+        if verdict is None:
+            self._unreadable.decide(applied, answer, then)
+        else:
+            then(verdict)
 
-    def _verdict(self, applied: Sequence[PolicyMatch], levels: Sequence[Level | None], asked_s: float) -> Verdict:
+    def _verdict(self, applied: Sequence[PolicyMatch], levels: Levels, asked_s: float) -> Verdict | None:
+        """The verdict by the levels; None where a bucket cannot be read and no other one refuses."""
         if len(applied) == 1 and (level := levels[0]) is not None and level.enough:
             charge = applied[0].charge
             if charge is not None and level.tokens < charge.cost:
@@ -171,10 +176,9 @@ class Limiter:
                 answer = Answer.REFUSE
             if level.tokens < charge.cost:
                 self._deny_cache.remember(charge, level, asked_s)
-        if unreadable and answer is Answer.PASS:  # a refusal by one bucket stands without the others
-            unreadable_since_s = time.monotonic() - LONGEST_UNREADABLE_S
-            return self._failure_mode.decide(applied, "unreadable_bucket", unreadable_since_s)
-        admission = self.admissions.open(applied, known) if answer is Answer.PASS else None
+        if unreadable and answer is _PASS:  # a refusal by one bucket stands without the others
+            return None
+        admission = self.admissions.open(applied, known) if answer is _PASS else None
         return Verdict(answer, DecisionSource.STORE, applied, known, "", admission)
 
     def _breaker_closed(self) -> None:

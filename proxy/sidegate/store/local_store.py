@@ -114,6 +114,18 @@ class LocalStore:
         if final:
             self._owe(charge._replace(cost=final))
 
+    def give_back(self, share: Charge, level: Level) -> None:
+        """Undo a charge that was decided here and left this level; `share` has this proxy's share as its limit."""
+        if not share.cost or not level.enough:
+            return
+        if share.kind is ChargeKind.HOLD:
+            self.settle(share._replace(kind=ChargeKind.SETTLE, detail=(0, level.at_us)))
+        elif share.kind is ChargeKind.TAKE:
+            self.repay(share.key, share.cost)
+            owed = self._owed.pop(share.key, None)
+            if owed is not None and owed.cost > share.cost:
+                self._owed[share.key] = owed._replace(cost=owed.cost - share.cost)
+
     def forget(self, key: str) -> bool:
         """Drop a bucket and its debt, after a reset. Returns whether there was one."""
         self._owed.pop(key, None)

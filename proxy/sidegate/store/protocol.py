@@ -23,7 +23,8 @@ class StoreUnavailable(Exception):
 # Failures after which it is unknown whether a call was carried out; after all others it was not.
 FATE_UNKNOWN = frozenset({"timeout", "connection_lost", "protocol", "closed"})
 
-# One level for each charge, in order; None for a bucket that cannot be read.
+# One level for each charge, in order; None for a bucket that cannot be read. Beside one nothing is charged, unless its
+# own charge could not have refused.
 Levels = Sequence[Level | None]
 
 

@@ -103,25 +103,44 @@ def test_a_slot_that_is_known_to_be_unavailable_is_not_charged() -> None:
     assert Asked(first=2, failed={2: LOST}).asked == [1, 3]
 
 
-def test_a_bucket_that_cannot_be_read_leaves_its_whole_slot_without_charges() -> None:
+def test_beside_a_bucket_that_cannot_be_read_nothing_stays_charged() -> None:
     asked = Asked().hear(slot1=PAID, slot2=None, slot3=PAID)
-    assert (asked.part().reason, list(asked.part().levels)) == ("unreadable_bucket", [PAID, None, PAID])
+    assert asked.given_back == [(1, ["k1"]), (3, ["k3"])]
+    assert asked.answers == [([BACK, None, BACK], 8.0)]
+
+
+def test_a_bucket_that_cannot_be_read_leaves_its_whole_slot_without_charges() -> None:
+    assert two_slots((PAID, None), (PAID,)) == ([PAID, None, BACK], [2])
+
+
+def test_a_shadow_bucket_that_cannot_be_read_keeps_no_other_from_being_charged() -> None:
+    assert two_slots((PAID, None), (PAID,), shadow=True) == ([PAID, None, PAID], [])
+
+
+def test_a_shadow_bucket_that_cannot_be_read_is_given_back_with_its_slot() -> None:
+    assert two_slots((PAID, None), (LACKING,), shadow=True) == ([BACK, None, LACKING], [1])
+
+
+def two_slots(first: Levels, second: Levels, *, shadow: bool = False) -> tuple[object, list[int]]:
+    """The answer to a request of two buckets in slot 1 and one in slot 2, and the slots that were given back.
+
+    `shadow`: the second bucket never refuses.
+    """
     heard: list[object] = []
-    charges = [Charge(key, HOURLY, 2) for key in ("a", "b", "c")]
+    returned: list[int] = []
     calls: dict[int, OnLevels] = {}
     both = Reservation(
-        charges,
+        [Charge(key, HOURLY, 2, key == "b" and shadow) for key in ("a", "b", "c")],
         {1: [0, 1], 2: [2]},
         lambda answer, _: heard.append(answer),
         lambda slot, _, then: calls.update({slot: then}),
-        lambda *_: pytest.fail("nothing was given back"),
+        lambda slot, *_: returned.append(slot),
     )
     both.begin()
-    calls[1]((PAID, None), 1.0)
-    calls[2]((PAID,), 1.0)
+    calls[1](first, 1.0)
+    calls[2](second, 1.0)
     (answer,) = heard
-    assert isinstance(answer, PartlyUnavailable)
-    assert list(answer.levels) == [None, None, PAID]
+    return answer, returned
 
 
 def test_a_refusal_stands_beside_a_failed_slot() -> None:
@@ -131,7 +150,7 @@ def test_a_refusal_stands_beside_a_failed_slot() -> None:
 
 
 def test_a_look_takes_nothing_and_gives_nothing_back() -> None:
-    asked = Asked(cost=0).hear(slot1=PAID, slot2=None, slot3=PAID)
+    asked = Asked(cost=0).hear(slot1=PAID, slot2=LOST, slot3=PAID)
     asked.part().give_back()
     assert asked.given_back == []
 

@@ -1,8 +1,8 @@
 """One request with buckets in several slots of a Cluster, which no single script call can decide.
 
 The buckets of each slot are charged separately: reserved. If all pass, the reservation is the charge. If one refuses,
-the charges of the other slots are given back at once (see give_back.lua). If a slot fails, the others stand until the
-failure mode of its policies has decided: see `protocol.PartlyUnavailable`.
+the charges of the other slots are given back at once (see give_back.lua), and also if a bucket cannot be read. If a
+slot fails, the others stand until the failure mode of its policies has decided: see `protocol.PartlyUnavailable`.
 
 Usually all slots are charged at the same time, in one round trip. A slot with a bucket that is likely to refuse is
 charged first, alone, and the others only once it has passed: then a refusal reserves nothing elsewhere, and callers who
@@ -41,6 +41,7 @@ class Reservation:
         "_taken",
         "_then",
         "_unanswered",
+        "_unreadable",
         "_waiting",
     )
 
@@ -59,6 +60,7 @@ class Reservation:
         self._give_back = give_back
         self._levels: list[Level | None] = [None] * len(charges)
         self._taken: list[int] = []
+        self._unreadable = False
         self._failure: StoreUnavailable | None = None
         self._asked_s = 0.0
         # Slots that were charged and have not answered; slots that are charged once these have passed.
@@ -114,20 +116,18 @@ class Reservation:
 
     def _note(self, slot: int, levels: Levels) -> None:
         positions = self._positions[slot]
-        if None in levels:
-            # A bucket that cannot be read: the script has charged none of this slot, and only refusals stand.
-            self._failure = StoreUnavailable("unreadable_bucket")
-            levels = [level if level is not None and not level.enough else None for level in levels]
         for position, level in zip(positions, levels, strict=True):
             self._levels[position] = level
-        if all(map(self._passes, positions)):
+        if any(self._levels[position] is None and self._charges[position].may_refuse for position in positions):
+            self._unreadable = True  # the script has charged nothing in this slot
+        elif all(map(self._passes, positions)):
             self._taken.append(slot)
 
     def _conclude(self) -> None:
         then, self._then = self._then, None
         if then is None:
             return
-        if self._refused:
+        if self._refused or self._unreadable:
             self._undo(list(self._taken))
             then(self._levels, self._asked_s)  # a refusal by one bucket stands without the others
         elif self._failure is None:
