@@ -1,6 +1,7 @@
 """Fixtures for store servers and the application, the profiles of hypothesis, and the marker `speed`."""
 
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 
@@ -22,6 +23,10 @@ settings.register_profile(
 )
 settings.register_profile("search", settings.get_profile("same"), derandomize=False, max_examples=2_000)
 settings.load_profile("search" if os.environ.get("SIDEGATE_TEST_SEARCH") else "same")
+
+# A run in the background of a script ignores SIGINT, and so would the commands that the tests interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # A tracer (coverage, a debugger) makes code several times slower.
 _TRACED = sys.gettrace() is not None

@@ -102,12 +102,18 @@ def test_status_and_top_report_an_application_that_is_down(store_server: StoreSe
             spend(sidecar, "alice", 1)
             return " ".join(run_command("status", *admins(sidecar)).stdout.split())
 
+        def overview() -> dict[str, Any]:
+            spend(sidecar, "alice", 1)
+            shown = run_command("status", "--json", *admins(sidecar))
+            assert shown.returncode == 1
+            (row,) = json.loads(shown.stdout)["sidecars"]
+            found: dict[str, Any] = row["overview"]
+            return found
+
         eventually(lambda: "The application accepts no connections" in status(), "the application's state")
-        shown = run_command("status", "--json", *admins(sidecar))
-        (row,) = json.loads(shown.stdout)["sidecars"]
-        assert shown.returncode == 1
-        assert row["overview"]["application"]["state"] == "down"
-        assert row["overview"]["responses"]["5xx"] > 0
+        assert overview()["application"]["state"] == "down"
+        # A share is known once a second with requests has ended, and until its window has.
+        eventually(lambda: overview()["responses"]["5xx"], "the share of 5xx")
         assert "Start the application" in run_command("top", "--once", *admins(sidecar)).stdout
 
 
@@ -124,6 +130,11 @@ def test_an_outage_of_the_store_is_shown_with_its_effect(own_store_server: Store
             spend(sidecar, "alice", 3)
             return " ".join(run_command("top", "--once", *admins(sidecar)).stdout.split())
 
+        def refused_locally() -> float:
+            spend(sidecar, "alice", 3)
+            (row,) = json.loads(run_command("status", "--json", *admins(sidecar)).stdout)["sidecars"]
+            return float(row["overview"]["store"]["without_store_per_s"].get("local_refused", 0.0))
+
         eventually(lambda: "Runbook:" in shown(), "the breaker")
         assert "enforce this proxy's share" in shown()
         assert "answer 503" not in shown()
@@ -131,7 +142,7 @@ def test_an_outage_of_the_store_is_shown_with_its_effect(own_store_server: Store
         (row,) = json.loads(status.stdout)["sidecars"]
         assert status.returncode == 1
         assert row["overview"]["store"]["state"] in ("open", "down")
-        assert row["overview"]["store"]["without_store_per_s"]["local_refused"] > 0
+        eventually(lambda: refused_locally() > 0, "refusals by the share")
         own_store_server.resume()
         eventually(lambda: "Runbook:" not in shown(), "the end of the outage")
     recorder.stop()
