@@ -15,15 +15,16 @@ PACKAGE = Path(sidegate.__file__).parent
 # Each room and the rooms below it. `sidegate` itself is not listed: it has the version and imports nothing.
 BELOW = {
     "decision": set[str](),
-    "config": {"decision"},
+    "adjustable": set[str](),
+    "config": {"decision", "adjustable"},
     "store": {"decision", "config"},
     "edge": {"decision", "config"},
     "telemetry": {"decision", "config"},
     "admin": {"decision", "config", "telemetry"},
     "reload": {"decision", "config"},
     "workers": {"decision", "config", "telemetry"},
-    "app": {"decision", "config", "store", "edge", "telemetry", "admin", "reload", "workers"},
-    "commands": {"decision", "config", "store", "edge", "telemetry", "admin", "reload", "workers", "app"},
+    "app": {"adjustable", "decision", "config", "store", "edge", "telemetry", "admin", "reload", "workers"},
+    "commands": {"adjustable", "decision", "config", "store", "edge", "telemetry", "admin", "reload", "workers", "app"},
     "cli": {"decision", "config", "store", "edge", "telemetry", "admin", "reload", "workers", "app", "commands"},
     "__main__": {"cli"},
 }

@@ -12,6 +12,7 @@ from typing import Any, cast
 import uvloop
 
 import sidegate
+from sidegate.adjustable import ADJUSTABLE
 from sidegate.admin.application_probe import ApplicationProbe
 from sidegate.admin.bucket_pages import BucketPages
 from sidegate.admin.caller_status import CallerStatus
@@ -25,7 +26,7 @@ from sidegate.admin.listener import AdminListener
 from sidegate.admin.overview import Overview
 from sidegate.admin.response_types import ConfigDocument, ConfigState, PolicyDocument
 from sidegate.admin.workers_view import WorkersView
-from sidegate.config import ADJUSTABLE, ConfigSource, Settings, compile_policies, digest
+from sidegate.config import ConfigSource, Settings, compile_policies, digest
 from sidegate.config.store_url import Address
 from sidegate.decision.policy import PolicySet
 from sidegate.decision.request import RequestFacts

@@ -1,118 +1,47 @@
-"""The command `sidegate`. Exit status: 0 success, 1 failure, 2 wrong usage, 130 after Ctrl-C."""
+"""The command `sidegate`. Exit status: 0 success, 1 failure, 2 wrong usage, 130 after Ctrl-C.
+
+The command line is built from modules that import little. Only `_implementation` imports what carries a command out.
+"""
 
 import argparse
-import os
 import signal
-import sys
-from collections.abc import Sequence
-from importlib.util import find_spec
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import sidegate
-from sidegate.commands.arguments import add_explain, add_simulate
-from sidegate.commands.check import add_check, add_schema
 from sidegate.commands.command_parser import CommandParser
 from sidegate.commands.completion import add_completion
-from sidegate.commands.diff import add_diff
+from sidegate.commands.config_arguments import add_check, add_diff, add_doctor, add_init, add_run, add_schema
 from sidegate.commands.fleet.admin_arguments import add_buckets, add_status, add_tail, add_top
-from sidegate.commands.init import add_init
-from sidegate.commands.output import complain_of
-from sidegate.commands.setting_flags import add_setting_flags, given_flags
-from sidegate.config import ConfigError, ConfigSource, Settings, load
+from sidegate.commands.request_arguments import add_explain, add_simulate
 
-_EXPORTER = "opentelemetry.exporter.otlp.proto.http.trace_exporter"
-DEFAULT_CONFIG = "config.yaml"
+_MISUSED = 2
 _INTERRUPTED = 128 + signal.SIGINT  # as shells report it
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
-    options = _parser().parse_args(arguments)
-    if "alone" in options:
-        try:
-            alone: int = options.alone(options)
-        except KeyboardInterrupt:
-            return _INTERRUPTED
-        return alone
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if "admin" in options:
+        from sidegate.commands.fleet.admin_targets import complete_targets
+
+        if not complete_targets(options):
+            return _MISUSED
     try:
-        settings = load(Path(options.config), os.environ, given_flags(options))
-    except ConfigError as error:
-        complain_of(error)
-        return 1
-    try:
-        status: int = options.do(settings, options)
+        return _implementation(options, parser)(options)
     except KeyboardInterrupt:
         return _INTERRUPTED
-    return status
 
 
-def _run(settings: Settings, options: argparse.Namespace) -> int:
-    from sidegate.workers.place import place_in, worker_count
-
-    if settings.tracing.endpoint and not _can_trace():
-        print(
-            "sidegate: cannot start: tracing needs more packages: pip install 'sidegate[otel]'",
-            file=sys.stderr,
-        )
-        return 1
-    place, source = place_in(os.environ), ConfigSource(Path(options.config), os.environ, given_flags(options))
-    try:
-        if place is None and (count := worker_count(settings.listen.workers)) > 1:
-            from sidegate.workers.parent import supervise
-
-            return supervise(settings, source, count)
-        from sidegate.app import run
-
-        run(settings, source, place)
-    except OSError as error:
-        print(f"sidegate: cannot start: {error}", file=sys.stderr)
-        return 1
-    return 0
-
-
-def _can_trace() -> bool:
-    try:
-        return find_spec("opentelemetry.sdk.trace") is not None and find_spec(_EXPORTER) is not None
-    except ModuleNotFoundError:
-        return False
-
-
-def _doctor(options: argparse.Namespace) -> int:
-    from sidegate.commands.doctor.examination import doctor
-
-    return doctor(options)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = CommandParser(prog="sidegate", description=sidegate.__doc__)
+def _parser() -> CommandParser:
+    parser = CommandParser(prog="sidegate", description=sidegate.__doc__)
     parser.add_argument("--version", action="version", version=f"sidegate {sidegate.__version__}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    default = os.environ.get("CONFIG") or DEFAULT_CONFIG
-    about_config = "configuration file (default: $CONFIG, else config.yaml)"
-
-    run = commands.add_parser(
-        "run",
-        help="run the sidecar until SIGTERM, then drain it",
-        description="Run the sidecar until SIGTERM, then drain it. A flag counts before the file, and the file before "
-        "the environment variable. Flags show in the list of processes: a password belongs in $REDIS_PASSWORD.",
-    )
-    run.add_argument("--config", default=default, metavar="FILE", help=about_config)
-    add_setting_flags(run)
-    run.set_defaults(do=_run)
-
-    add_init(commands, default)
-    doctor = commands.add_parser(
-        "doctor",
-        help="check configuration, store, application, ports and open files, with advice",
-        description="Check what a sidecar with this configuration needs: configuration, store (version, role, rights, "
-        "eviction, round trip, clock), application, ports, open files. Exit status: 0 no failure; 1 a check failed; "
-        "2 wrong usage.",
-    )
-    doctor.add_argument("config", nargs="?", default=default, metavar="FILE", help=about_config)
-    add_setting_flags(doctor)
-    doctor.add_argument("--json", action="store_true", help="print JSON")
-    doctor.set_defaults(alone=_doctor)
-    add_check(commands, default, about_config)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
+    add_run(commands)
+    add_init(commands)
+    add_doctor(commands)
+    add_check(commands)
     add_diff(commands)
     add_schema(commands)
     add_explain(commands)
@@ -121,5 +50,64 @@ def _parser() -> argparse.ArgumentParser:
     add_top(commands)
     add_tail(commands)
     add_buckets(commands)
-    add_completion(commands, parser)
+    add_completion(commands)
     return parser
+
+
+def _implementation(  # noqa: C901, PLR0911, PLR0912  (one case for each command)
+    options: argparse.Namespace, parser: CommandParser
+) -> Callable[[argparse.Namespace], int]:
+    """The function that carries the command out. Its modules are loaded for this command alone."""
+    match options.command:
+        case "run":
+            from sidegate.commands.run import run
+
+            return run
+        case "init":
+            from sidegate.commands.init import init
+
+            return init
+        case "doctor":
+            from sidegate.commands.doctor.examination import doctor
+
+            return doctor
+        case "check":
+            from sidegate.commands.check import check
+
+            return check
+        case "diff":
+            from sidegate.commands.diff import diff
+
+            return diff
+        case "schema":
+            from sidegate.commands.print_schema import print_schema
+
+            return print_schema
+        case "explain":
+            from sidegate.commands.explain import explain_request
+
+            return explain_request
+        case "simulate":
+            from sidegate.commands.simulate.command import simulate
+
+            return simulate
+        case "status":
+            from sidegate.commands.fleet.status import status
+
+            return status
+        case "top":
+            from sidegate.commands.fleet.top import top
+
+            return top
+        case "tail":
+            from sidegate.commands.fleet.tail import tail
+
+            return tail
+        case "buckets":
+            from sidegate.commands.fleet.buckets import buckets
+
+            return buckets
+        case _:
+            from sidegate.commands.completion import print_completion
+
+            return partial(print_completion, parser)

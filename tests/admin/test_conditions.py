@@ -4,8 +4,9 @@ from collections import Counter
 from typing import Any
 
 import pytest
-from sidegate.admin.conditions import ConditionHistory, application_condition, percent, store_condition
+from sidegate.admin.conditions import ConditionHistory, application_condition, store_condition
 from sidegate.telemetry.histogram import DURATIONS_S
+from sidegate.telemetry.percent import percent
 from sidegate.telemetry.totals import Totals
 
 

@@ -3,7 +3,8 @@
 from typing import Any
 
 import pytest
-from sidegate.config import ADJUSTABLE, ConfigError, Settings, parse
+from sidegate.adjustable import ADJUSTABLE
+from sidegate.config import ConfigError, Settings, parse
 
 OTHERS = "policies: []\n"
 # A value of each adjustable setting, as text and as `value` returns it.

@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Iterator
 from difflib import get_close_matches
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 
 class CommandWords(NamedTuple):
@@ -39,3 +39,7 @@ class CommandParser(argparse.ArgumentParser):
         for group in groups:
             for name, parser in group.choices.items():
                 yield from parser.words((*path, name))
+
+
+# What `add_subparsers` returns; argparse has no public name for it.
+Commands: TypeAlias = "argparse._SubParsersAction[CommandParser]"

@@ -2,15 +2,10 @@
 
 import argparse
 from collections.abc import Sequence
-from functools import partial
 from shlex import quote
-from typing import TYPE_CHECKING, cast
 
-from sidegate.commands.command_parser import CommandParser, CommandWords
+from sidegate.commands.command_parser import CommandParser, Commands, CommandWords
 from sidegate.commands.output import write_line
-
-if TYPE_CHECKING:
-    Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
 # With no word that fits, the shell completes file names.
 _BASH = """\
@@ -29,8 +24,8 @@ _sidegate() {{
 complete -o default -F _sidegate sidegate"""
 
 
-def add_completion(commands: "Commands", parser: argparse.ArgumentParser) -> None:
-    """Add the command `completion` for the words of `parser`."""
+def add_completion(commands: Commands) -> None:
+    """Add the command `completion`."""
     command = commands.add_parser(
         "completion",
         help="print a completion script for bash, zsh or fish",
@@ -38,10 +33,10 @@ def add_completion(commands: "Commands", parser: argparse.ArgumentParser) -> Non
         "with zsh in ~/.zshrc; fish: sidegate completion fish > ~/.config/fish/completions/sidegate.fish",
     )
     command.add_argument("shell", choices=("bash", "zsh", "fish"), metavar="bash|zsh|fish")
-    command.set_defaults(alone=partial(_print, cast("CommandParser", parser)))
 
 
-def _print(parser: CommandParser, options: argparse.Namespace) -> int:
+def print_completion(parser: CommandParser, options: argparse.Namespace) -> int:
+    """Print the script for the words of `parser`."""
     known = list(parser.words())
     for line in (_fish(known) if options.shell == "fish" else _bash(known, options.shell)).splitlines():
         write_line(line)

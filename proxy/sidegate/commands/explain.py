@@ -1,14 +1,16 @@
 """`sidegate explain`: shows which policies apply to a request, why the others do not, and the buckets."""
 
 import argparse
+import os
+from pathlib import Path
 
 from multidict import CIMultiDict
 
-from sidegate.admin.explain_page import as_json, levels_by_policy
+from sidegate.admin.explain_document import as_json, levels_by_policy
 from sidegate.commands.explain_report import as_text
-from sidegate.commands.live import present_levels
-from sidegate.commands.output import complain, write_json, write_text
-from sidegate.config import Settings, compile_policies
+from sidegate.commands.output import complain, complain_of, write_json
+from sidegate.commands.rich_output import write_text
+from sidegate.config import ConfigError, compile_policies, load
 from sidegate.config.builtin_routes import builtin_routes, is_builtin_route
 from sidegate.decision.explanation import explain
 from sidegate.decision.request import RequestFacts
@@ -16,14 +18,21 @@ from sidegate.decision.verdict import Verdict
 from sidegate.store.protocol import StoreUnavailable
 
 
-def run(settings: Settings, options: argparse.Namespace) -> int:
-    """Explain one request. Returns 1 only if --live is set and the store does not answer."""
+def explain_request(options: argparse.Namespace) -> int:
+    """Explain one request. Returns 1 if the configuration is invalid, or if --live finds no store."""
+    try:
+        settings = load(Path(options.config), os.environ)
+    except ConfigError as error:
+        complain_of(error)
+        return 1
     facts = _facts(options)
     own_page = is_builtin_route(facts, builtin_routes(settings))
     explanation = explain(compile_policies(settings), facts)
     verdict: Verdict | None = None
     failure = ""
     if options.live and not own_page and any(entry.charge for entry in explanation.applied):
+        from sidegate.commands.live import present_levels  # noqa: PLC0415  (loads the store's client)
+
         try:
             verdict = present_levels(settings.store, explanation.applied)
         except StoreUnavailable as error:

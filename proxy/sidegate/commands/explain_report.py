@@ -6,7 +6,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from sidegate.admin.explain_page import LevelsByPolicy, result_word, wanted
+from sidegate.admin.explain_document import LevelsByPolicy, result_word, wanted
 from sidegate.commands.output import printable
 from sidegate.config import Settings
 from sidegate.decision.bucket import Charge, Level

@@ -5,70 +5,13 @@ import os
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
 
+from sidegate.commands.check import check
 from sidegate.commands.output import complain, write_line
-from sidegate.commands.starter_config import StarterAnswers, starter_config
+from sidegate.commands.starter_answers import QUESTIONS, InitQuestion, StarterAnswers
+from sidegate.commands.starter_config import starter_config
 from sidegate.config import ConfigError, parse
 from sidegate.config.store_url import split_credentials
-
-if TYPE_CHECKING:
-    Commands = argparse._SubParsersAction[argparse.ArgumentParser]
-
-
-class InitQuestion(NamedTuple):
-    """One answer: its field in StarterAnswers, its flag, the question, the help of the flag."""
-
-    name: str
-    flag: str
-    text: str
-    help: str
-
-
-QUESTIONS = (
-    InitQuestion("upstream", "--upstream", "Where does the application listen?", "address of the application"),
-    InitQuestion("redis", "--redis", "Where is the Redis or Valkey?", "address of the store"),
-    InitQuestion("port", "--port", "On which port should clients reach the sidecar?", "port of the sidecar"),
-    InitQuestion(
-        "path", "--path", "Which requests are limited? (/** is all, /api/** a part)", "paths that are limited"
-    ),
-    InitQuestion(
-        "key", "--key", "What identifies a caller? (client_ip, header:X-API-Key | client_ip, …)", "key of the buckets"
-    ),
-    InitQuestion(
-        "limit", "--limit", "How much may each caller send? (10/s, 100/minute, 5000/day)", "limit of each key"
-    ),
-    InitQuestion(
-        "on_failure",
-        "--on-failure",
-        "If the store does not answer? (deny: 503, local: a share of the limit, allow: everything passes)",
-        "deny, local or allow",
-    ),
-    InitQuestion(
-        "proxies",
-        "--trusted-proxies",
-        "Which proxies or load balancers are in front? (networks like 10.0.0.0/8, separated by commas; none: Enter)",
-        "networks of proxies in front, separated by commas",
-    ),
-)
-
-
-def add_init(commands: "Commands", default: str) -> None:
-    """Add the command `init`."""
-    parser = commands.add_parser(
-        "init",
-        help="write a small configuration for an application",
-        description="Write a small commented configuration and check it. On a terminal it asks for what no flag gives; "
-        "elsewhere, and with --yes, defaults apply. Exit status: 0 written; 1 an answer is invalid, or the file "
-        "exists; 2 wrong usage.",
-    )
-    parser.add_argument("config", nargs="?", default=default, metavar="FILE", help="default: $CONFIG, else config.yaml")
-    for name, flag, _, about in QUESTIONS:
-        shown = getattr(StarterAnswers(), name) or "none"
-        parser.add_argument(flag, dest=name, metavar=name.upper(), help=f"{about} (default: {shown})")
-    parser.add_argument("--force", action="store_true", help="replace an existing file")
-    parser.add_argument("-y", "--yes", action="store_true", help="ask nothing")
-    parser.set_defaults(alone=init)
 
 
 def init(options: argparse.Namespace) -> int:
@@ -128,8 +71,6 @@ def _write(path: Path, text: str) -> None:
 
 
 def _report(path: Path, answers: StarterAnswers) -> int:
-    from sidegate.commands.check import check  # noqa: PLC0415  (only after the file is written)
-
     status = check(argparse.Namespace(config=str(path), strict=False, json=False))
     if split_credentials(answers.redis).password:
         write_line("The store's password was not written: set REDIS_PASSWORD.")

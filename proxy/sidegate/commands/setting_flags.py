@@ -2,7 +2,7 @@
 
 import argparse
 
-from sidegate.config import ADJUSTABLE
+from sidegate.adjustable import ADJUSTABLE
 
 
 def add_setting_flags(parser: argparse.ArgumentParser) -> None:

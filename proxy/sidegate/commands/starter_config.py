@@ -2,25 +2,11 @@
 
 import json
 import re
-from dataclasses import dataclass
 
+from sidegate.commands.starter_answers import StarterAnswers
 from sidegate.config.store_url import split_credentials
 
 _PLAIN = re.compile(r"[A-Za-z0-9/][A-Za-z0-9_:/|.* -]*")
-
-
-@dataclass(frozen=True, slots=True)
-class StarterAnswers:
-    """The answers, as texts that a configuration holds. `proxies` are networks, separated by commas."""
-
-    upstream: str = "http://127.0.0.1:9000"
-    redis: str = "localhost:6379"
-    port: str = "8080"
-    path: str = "/**"
-    key: str = "client_ip"
-    limit: str = "100/minute"
-    on_failure: str = "deny"
-    proxies: str = ""
 
 
 def starter_config(answers: StarterAnswers) -> str:

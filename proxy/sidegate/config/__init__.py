@@ -5,14 +5,13 @@ from sidegate.config.digest import digest
 from sidegate.config.faults import ConfigError, ConfigFault
 from sidegate.config.load import Examined, examine, load, load_edit, parse
 from sidegate.config.model import Settings
-from sidegate.config.origins import ADJUSTABLE, ConfigSource
+from sidegate.config.origins import ConfigSource
 from sidegate.config.page_files import PagesByType, PageTemplate
 from sidegate.config.response_settings import ResponseSettings
 from sidegate.config.sections import AdminSettings, ListenSettings, LogSettings, TracingSettings, UpstreamSettings
 from sidegate.config.store_settings import CREDENTIALS, StoreSettings
 
 __all__ = [
-    "ADJUSTABLE",
     "CREDENTIALS",
     "AdminSettings",
     "ConfigError",

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path as FilePath
 from typing import NamedTuple
 
+from sidegate.adjustable import ADJUSTABLE
 from sidegate.config.document import Plain
 from sidegate.config.environment import Substituted
 from sidegate.config.faults import Path
@@ -15,25 +16,6 @@ from sidegate.config.section import Section
 from sidegate.config.store_url import split_credentials
 
 DEFAULT, FILE = "default", "file"
-
-
-class Adjustable(NamedTuple):
-    """A setting that has an environment variable, and perhaps a flag."""
-
-    path: tuple[str, str]
-    variable: str
-    flag: str = ""
-
-
-ADJUSTABLE = (
-    Adjustable(("listen", "port"), "PORT", "--port"),
-    Adjustable(("upstream", "url"), "UPSTREAM_URL", "--upstream"),
-    Adjustable(("store", "url"), "REDIS_URL", "--redis"),
-    Adjustable(("store", "password"), "REDIS_PASSWORD"),
-    Adjustable(("admin", "host"), "ADMIN_HOST"),
-    Adjustable(("admin", "port"), "ADMIN_PORT", "--admin-port"),
-    Adjustable(("admin", "token"), "ADMIN_TOKEN"),
-)
 
 
 class ConfigSource(NamedTuple):

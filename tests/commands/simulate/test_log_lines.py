@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from sidegate.commands.simulate import log_json
+from sidegate.commands.simulate.log_format import LogFormat
 from sidegate.commands.simulate.log_reader import LogReader
 from sidegate.commands.simulate.log_text import text_request
 from sidegate.commands.simulate.log_time import clf_moment, moment_of
 from sidegate.commands.simulate.logged_request import (
     BadLine,
-    LogFormat,
     LoggedClient,
     LoggedRequest,
     client_of,

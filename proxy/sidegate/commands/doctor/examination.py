@@ -12,7 +12,8 @@ from rich.text import Text
 from sidegate.commands.doctor.diagnosis import Diagnosis, DiagnosisState, failure, ok, warning
 from sidegate.commands.doctor.host_checks import check_application, check_open_files, check_ports
 from sidegate.commands.doctor.store_checks import check_store
-from sidegate.commands.output import printable, write_json, write_text
+from sidegate.commands.output import printable, write_json
+from sidegate.commands.rich_output import write_text
 from sidegate.commands.setting_flags import given_flags
 from sidegate.config import ConfigError, Examined, Settings, examine
 

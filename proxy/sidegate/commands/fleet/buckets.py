@@ -8,12 +8,24 @@ from urllib.parse import urlencode
 from rich.table import Table
 
 from sidegate.commands.fleet.sidecars import STORE_TIMEOUT_S, SidecarReply, ask, ask_all, bucket_path
-from sidegate.commands.output import complain, printable, write_json, write_text
+from sidegate.commands.output import complain, printable, write_json
+from sidegate.commands.rich_output import write_text
 
 A_PAGE = 1000
 
 
-def run_list(options: argparse.Namespace) -> int:
+def buckets(options: argparse.Namespace) -> int:
+    """List, show or reset. Returns 1 if the sidecars do not answer, or refuse."""
+    match options.action:
+        case "list":
+            return _list(options)
+        case "show":
+            return _show(options)
+        case _:
+            return _reset(options)
+
+
+def _list(options: argparse.Namespace) -> int:
     """List up to --limit buckets."""
     question = {"q": options.search, "limit": min(options.limit, A_PAGE)}
     if options.policy:
@@ -46,7 +58,7 @@ def run_list(options: argparse.Namespace) -> int:
     return 0
 
 
-def run_show(options: argparse.Namespace) -> int:
+def _show(options: argparse.Namespace) -> int:
     """Show the present level of one bucket."""
     reply = _first(options.admin, bucket_path(options.policy, options.key))
     if reply.fault:
@@ -58,7 +70,7 @@ def run_show(options: argparse.Namespace) -> int:
     return 0
 
 
-def run_reset(options: argparse.Namespace) -> int:
+def _reset(options: argparse.Namespace) -> int:
     """Delete a bucket. The request goes to every sidecar, so that none continues to refuse from memory."""
     replies = ask_all(
         options.admin, bucket_path(options.policy, options.key), method="DELETE", timeout_s=STORE_TIMEOUT_S

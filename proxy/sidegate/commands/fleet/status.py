@@ -12,13 +12,14 @@ from sidegate.commands.fleet.fitted_table import Room
 from sidegate.commands.fleet.sidecars import SidecarReply, ask_all
 from sidegate.commands.fleet.top_screen import problem_texts, sidecar_table
 from sidegate.commands.fleet.traffic import FIGURES_S, totals_of_overviews
-from sidegate.commands.output import printable, write_json, write_text
+from sidegate.commands.output import printable, write_json
+from sidegate.commands.rich_output import write_text
 
 # Workers report once a second, and the parent passes reports on within another.
 SILENT_S = 5
 
 
-def run(options: argparse.Namespace) -> int:
+def status(options: argparse.Namespace) -> int:
     """Show them. Returns 1 if a sidecar has a problem or does not answer, or if their configurations differ."""
     replies = ask_all(options.admin, "/timeline?seconds=1")
     overviews = [(each, each.content["state"]["overview"] if not each.fault else None) for each in replies]

@@ -18,7 +18,7 @@ EVERY_S = 1.0
 FIRST_LINES = 10
 
 
-def run(options: argparse.Namespace) -> int:
+def tail(options: argparse.Namespace) -> int:
     """Print refusals until Ctrl-C, or until stdout is closed. Returns 1 if no sidecar answers at the start."""
     positions = dict.fromkeys(options.admin, 0)
     faults: dict[str, str] = {}

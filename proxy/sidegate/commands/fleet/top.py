@@ -19,12 +19,13 @@ from sidegate.commands.fleet.fitted_table import Room
 from sidegate.commands.fleet.sidecars import SidecarReply, ask_all
 from sidegate.commands.fleet.top_screen import MOST_KEYS, screen
 from sidegate.commands.fleet.traffic import POLICIES_S, policy_figures, refused_keys, totals_of_overviews
-from sidegate.commands.output import complain, write_json, write_text
+from sidegate.commands.output import complain, write_json
+from sidegate.commands.rich_output import write_text
 
 Replies = tuple[list[SidecarReply], list[SidecarReply]]
 
 
-def run(options: argparse.Namespace) -> int:
+def top(options: argparse.Namespace) -> int:
     """Show it until interrupted, or once. Returns 1 if no sidecar answers, 2 without a terminal."""
     if options.once or options.json:
         replies = _ask(options)

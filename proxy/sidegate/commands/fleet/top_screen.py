@@ -8,7 +8,6 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from sidegate.admin.conditions import percent
 from sidegate.commands.fleet.fitted_table import FittedColumn, Room, fitted_table
 from sidegate.commands.fleet.sidecars import SidecarReply
 from sidegate.commands.fleet.traffic import (
@@ -23,6 +22,7 @@ from sidegate.commands.fleet.traffic import (
     totals_of_overviews,
 )
 from sidegate.commands.output import printable
+from sidegate.telemetry.percent import percent
 
 MOST_KEYS = 10
 SPARKLINE_CHARS = 30

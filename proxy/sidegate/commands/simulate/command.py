@@ -12,7 +12,8 @@ from typing import BinaryIO, NamedTuple
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from sidegate.commands.output import complain, write_json, write_text
+from sidegate.commands.output import complain, complain_of, write_json
+from sidegate.commands.rich_output import write_text
 from sidegate.commands.simulate.log_reader import LogReader
 from sidegate.commands.simulate.replay import Replay
 from sidegate.commands.simulate.report_json import as_json
@@ -34,19 +35,18 @@ class Simulation(NamedTuple):
     replays: tuple[Replay, ...]
 
 
-def run(settings: Settings, options: argparse.Namespace) -> int:
+def simulate(options: argparse.Namespace) -> int:
     """Replay a log and print the report.
 
-    Returns 1 if the other configuration is invalid, or if the log cannot be read to its end or contains no request.
+    Returns 1 if a configuration is invalid, or if the log cannot be read to its end or contains no request.
     """
-    configurations = [settings]
+    names = [options.config] if options.against is None else [options.config, options.against]
     try:
-        if options.against is not None:
-            configurations.append(load(Path(options.against), os.environ))
+        configurations = [load(Path(name), os.environ) for name in names]
         with _opened(options.log) as stream:
             simulation = _replayed(stream, configurations, options)
     except ConfigError as error:
-        sys.stderr.write(f"{error}\n")
+        complain_of(error)
         return 1
     except OSError as error:
         complain(f"{options.log}: {error.strerror or error}")

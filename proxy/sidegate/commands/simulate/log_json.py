@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 
 import orjson
 
+from sidegate.commands.simulate.log_format import LogFormat
 from sidegate.commands.simulate.log_time import Moment, moment_of
 from sidegate.commands.simulate.logged_request import (
     BadLine,
-    LogFormat,
     LoggedRequest,
     request_line,
     request_of,

@@ -6,10 +6,11 @@ from functools import partial
 from typing import BinaryIO, NamedTuple
 
 from sidegate.commands.simulate.log_bytes import LONGEST_LINE_BYTES, BrokenInput, lines_of
+from sidegate.commands.simulate.log_format import LogFormat
 from sidegate.commands.simulate.log_json import JsonLine, json_request, parsed_line, wrapped_line
 from sidegate.commands.simulate.log_prefix import without_prefixes, without_timestamp
 from sidegate.commands.simulate.log_text import text_request
-from sidegate.commands.simulate.logged_request import BadLine, LogFormat, LoggedRequest, is_address
+from sidegate.commands.simulate.logged_request import BadLine, LoggedRequest, is_address
 
 # Number of skipped lines that are shown, and characters of each.
 MOST_SHOWN = 5

@@ -8,10 +8,10 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
+from sidegate.commands.simulate.log_format import LogFormat
 from sidegate.commands.simulate.log_time import Moment, moment_of
 from sidegate.commands.simulate.logged_request import (
     BadLine,
-    LogFormat,
     LoggedRequest,
     is_address,
     request_line,

@@ -5,11 +5,11 @@ What a log does not contain is absent from the request.
 
 import re
 from collections.abc import Mapping, Sequence
-from enum import Enum
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from typing import NamedTuple
 
+from sidegate.commands.simulate.log_format import LogFormat
 from sidegate.decision.request import RequestFacts
 
 # Proxies that log a list of hops usually have addresses of these networks.
@@ -22,18 +22,6 @@ _PRIVATE = [
 ]
 _WITH_PORT = re.compile(r"([0-9.]+):[0-9]+|\[([^\]]+)\](?::[0-9]+)?")
 _ABSOLUTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://([^/?#]+)(.*)", re.DOTALL)
-
-
-class LogFormat(Enum):
-    """The format of lines. AUTO detects it for each line."""
-
-    AUTO = "auto"
-    COMBINED = "combined"
-    VHOST = "vhost"
-    JSON = "json"
-    ENVOY = "envoy"
-    HAPROXY = "haproxy"
-    ALB = "alb"
 
 
 class BadLine(Exception):

@@ -1,16 +1,12 @@
-"""Command-line arguments of `explain` and `simulate`. Each command imports its modules only when it runs."""
+"""Command-line arguments of `explain` and `simulate`."""
 
 import argparse
 import re
 from ipaddress import ip_address
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
-from sidegate.commands.simulate.logged_request import LogFormat
-
-if TYPE_CHECKING:
-    from sidegate.config import Settings
-
-    Commands = argparse._SubParsersAction[argparse.ArgumentParser]
+from sidegate.commands.command_parser import Commands
+from sidegate.commands.simulate.log_format import LogFormat
 
 _METHOD = re.compile(r"[A-Z][A-Z_-]*")
 _FIELD = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+):(.*)", re.DOTALL)
@@ -18,7 +14,7 @@ _FORMATS = [form.value for form in LogFormat]
 _URL = re.compile(r"(?:[A-Za-z][A-Za-z0-9+.-]*://([^/?#]*))?([^#]*)(?:#.*)?", re.DOTALL)
 
 
-def add_explain(commands: "Commands") -> None:
+def add_explain(commands: Commands) -> None:
     """Add the command `explain`."""
     parser = commands.add_parser(
         "explain",
@@ -48,10 +44,9 @@ def add_explain(commands: "Commands") -> None:
     parser.add_argument("--client-cert", default="", metavar="NAME", help="the name in the client's certificate")
     parser.add_argument("--live", action="store_true", help="read the present tokens from the store; charges nothing")
     parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.set_defaults(do=_explain)
 
 
-def add_simulate(commands: "Commands") -> None:
+def add_simulate(commands: Commands) -> None:
     """Add the command `simulate`."""
     parser = commands.add_parser(
         "simulate",
@@ -70,23 +65,10 @@ def add_simulate(commands: "Commands") -> None:
         help="the format of the lines (default: detected for each line)",
     )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.set_defaults(do=_simulate)
 
 
 def _add_config(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config", metavar="FILE", help="the configuration file")
-
-
-def _explain(settings: "Settings", options: argparse.Namespace) -> int:
-    from sidegate.commands.explain import run  # noqa: PLC0415  (no other command needs it)
-
-    return run(settings, options)
-
-
-def _simulate(settings: "Settings", options: argparse.Namespace) -> int:
-    from sidegate.commands.simulate.command import run  # noqa: PLC0415  (no other command needs it)
-
-    return run(settings, options)
 
 
 def _method(text: str) -> str:
