@@ -1,4 +1,8 @@
-"""The lab: a store behind a fault proxy, three sidecars, one echo application, and the results of traffic."""
+"""The lab: a store behind a fault proxy, three sidecars, one echo application, and the results of traffic.
+
+A fourth sidecar is the control: with a store of its own that has no faults, under the same traffic at the same time. What
+it does late, or does not decide, is the machine's doing, and the bounds of the others allow for it.
+"""
 
 import asyncio
 import contextlib
@@ -78,10 +82,13 @@ class Greedy:
 class Lab:
     """Start it with `lab()`. `span_s` is how long a fault lasts, `timeout_s` is the sidecars' `store.timeout`."""
 
-    def __init__(self, store: StoreServer, proxy: FaultProxy, sidecars: list[Sidecar], app_port: int) -> None:
+    def __init__(
+        self, store: StoreServer, proxy: FaultProxy, sidecars: list[Sidecar], control: Sidecar, app_port: int
+    ) -> None:
         self.store = store
         self.proxy = proxy
         self.sidecars = sidecars
+        self.control = control
         self.app_port = app_port
         self.span_s = 1.0
         self.timeout_s = 0.05
@@ -127,6 +134,10 @@ class Lab:
         user = "greedy" if kind == "greedy" else f"r{self.round}-{(number // 7) % QUOTAS[kind].keys}"
         return Wanted(kind, user, f"/{kind}/{self.round}/{number}")
 
+    def wanted_of_control(self, number: int) -> Wanted:
+        """The request of this number to the control."""
+        return Wanted("calm", f"control-{number % QUOTAS['calm'].keys}", f"/calm/control-{self.round}/{number}")
+
     def seen_by_the_app(self) -> Counter[str]:
         return Counter(get(self.app_port, "/seen").body.decode().split("\n"))
 
@@ -144,15 +155,22 @@ class Lab:
 @contextlib.contextmanager
 def lab(timeout: str, *store_options: str) -> Iterator[Lab]:
     """Starts everything and ends it afterwards; fails if a sidecar wrote to stderr."""
-    store = StoreServer(*store_options)
+    with contextlib.ExitStack() as stack:
+        store, proxy = _relayed_store(stack, *store_options)
+        _, control = _relayed_store(stack)
+        app_port = stack.enter_context(application())
+        *sidecars, fourth = [
+            stack.enter_context(Sidecar(_config(each, app_port, timeout))) for each in (proxy, proxy, proxy, control)
+        ]
+        yield Lab(store, proxy, sidecars, fourth, app_port)
+
+
+def _relayed_store(stack: contextlib.ExitStack, *options: str) -> tuple[StoreServer, FaultProxy]:
+    store = StoreServer(*options)
+    stack.callback(store.stop)
     proxy = FaultProxy(store.port)
-    try:
-        with application() as app_port, contextlib.ExitStack() as stack:
-            sidecars = [stack.enter_context(Sidecar(_config(proxy, app_port, timeout))) for _ in range(3)]
-            yield Lab(store, proxy, sidecars, app_port)
-    finally:
-        proxy.stop()
-        store.stop()
+    stack.callback(proxy.stop)
+    return store, proxy
 
 
 @contextlib.contextmanager
@@ -179,11 +197,15 @@ def _config(proxy: FaultProxy, app_port: int, timeout: str) -> Config:
 Inject = Callable[[Lab], Awaitable[None]]
 
 
-async def under_load(lab: Lab, rate_per_s: float, calm_s: float, after_s: float, inject: Inject) -> list[Answered]:
-    """Steady traffic: calm, the fault, and some time after its end."""
+async def under_load(
+    lab: Lab, rate_per_s: float, calm_s: float, after_s: float, inject: Inject
+) -> tuple[list[Answered], list[Answered]]:
+    """Steady traffic: calm, the fault, and some time after its end. Returns the answers, and those of the control."""
     lab.round += 1
+    loop = asyncio.get_running_loop()
     traffic = Traffic([sidecar.port for sidecar in lab.sidecars], rate_per_s, lab.wanted)
-    task = asyncio.get_running_loop().create_task(traffic.run())
+    control = Traffic([lab.control.port], rate_per_s / len(lab.sidecars), lab.wanted_of_control)
+    tasks = [loop.create_task(each.run()) for each in (traffic, control)]
     try:
         await asyncio.sleep(calm_s)
         await inject(lab)
@@ -191,5 +213,6 @@ async def under_load(lab: Lab, rate_per_s: float, calm_s: float, after_s: float,
         await asyncio.sleep(after_s)
     finally:
         traffic.stop()
-        await task
-    return traffic.answers
+        control.stop()
+        await asyncio.gather(*tasks)
+    return traffic.answers, control.answers

@@ -24,6 +24,7 @@ class FakeStore:
         self.asked: list[list[bytes]] = []
         self.connections = 0
         self.hangs_up_on = b""
+        self.hangs_up_after = b""
 
     @property
     def url(self) -> str:
@@ -40,6 +41,8 @@ class FakeStore:
                         return
                     if not isinstance(command, list) or command[0] not in (b"EVALSHA", b"EVAL"):
                         writer.write(b"+OK\r\n")
+                        if isinstance(command, list) and command[0] == self.hangs_up_after:
+                            return
                         continue
                     reply = self.says[min(len(self.asked), len(self.says) - 1)]
                     self.asked.append(command)

@@ -1,6 +1,7 @@
 """Short faults of the store cost the calls that they hit, and not the calls after them."""
 
 import asyncio
+import socket
 import time
 from collections.abc import Callable, Iterator
 
@@ -97,11 +98,31 @@ async def test_a_reply_in_the_kernel_counts_though_the_loop_is_late(own_store_se
             assert (await asked).answer is Answer.PASS
 
 
-async def test_a_call_sent_late_in_a_long_turn_has_its_whole_timeout(relay: FaultProxy) -> None:
-    async with sidecar(relay.url, timeout_s=0.2) as proxy:
+async def test_a_reply_that_arrives_in_time_during_a_long_callback_counts(relay: FaultProxy) -> None:
+    """uvloop runs the timers that are due before it looks at its sockets again."""
+    loop = asyncio.get_running_loop()
+    waiting, waking = socket.socketpair()
+    async with sidecar(relay.url, timeout_s=0.25) as proxy:
         await proxy.ask(asking("k", ROOMY))
         relay.delay = Delay(0.03)
-        time.sleep(0.3)  # noqa: ASYNC251  (the loop is late on purpose)
+        loop.add_reader(waiting, lambda: time.sleep(0.5 * len(waiting.recv(1))))
+        try:
+            for _ in range(2):
+                asked = proxy.ask(asking("k", ROOMY))
+                await asyncio.sleep(0)  # the call leaves
+                waking.send(b"x")
+                assert (await asked).answer is Answer.PASS
+        finally:
+            loop.remove_reader(waiting)
+            waiting.close()
+            waking.close()
+
+
+async def test_a_call_sent_late_in_a_long_turn_has_its_whole_timeout(relay: FaultProxy) -> None:
+    async with sidecar(relay.url, timeout_s=0.25) as proxy:
+        await proxy.ask(asking("k", ROOMY))
+        relay.delay = Delay(0.03)
+        asyncio.get_running_loop().call_soon(time.sleep, 0.4)  # in the turn that then sends the call
         assert (await proxy.ask(asking("k", ROOMY))).answer is Answer.PASS
 
 
@@ -118,6 +139,8 @@ async def test_a_lost_reply_does_not_shift_the_replies_after_it(relay: FaultProx
             while (await proxy.ask(asking("k", ROOMY))).answer is not Answer.PASS:
                 await asyncio.sleep(0.01)
         assert relay.accepted == 2
+        # The first reply in the place of another one shows it, and no request waits for the connection to look silent.
+        assert [failure and failure.reason for failure in proxy.failures] == [None, "protocol", None]
 
 
 async def test_a_connection_that_is_silent_is_replaced(relay: FaultProxy) -> None:
@@ -131,10 +154,20 @@ async def test_a_connection_that_is_silent_is_replaced(relay: FaultProxy) -> Non
         assert (await proxy.ask(asking("k", ROOMY))).answer is Answer.PASS
 
 
+@pytest.mark.slow
 async def test_a_server_that_hangs_up_upon_every_call_is_not_stormed() -> None:
     async with fake_store(b"") as fake, sidecar(fake.url, timeout_s=0.05) as proxy:
         await failed_share(proxy, 1.0)
         assert fake.connections <= 12
+
+
+@pytest.mark.slow
+async def test_a_server_that_hangs_up_upon_every_connection_is_not_stormed() -> None:
+    async with fake_store(b"") as fake:
+        fake.hangs_up_after = b"ROLE"
+        async with sidecar(fake.url, timeout_s=0.05):
+            await asyncio.sleep(1.0)
+            assert fake.connections <= 12
 
 
 # -- the role ---------------------------------------------------------------------------------------------------------

@@ -119,20 +119,21 @@ async def test_a_second_call_that_fails_leaves_the_whole_request_to_the_failure_
     own_store_server.client.set(POISONED, "a string")
     relay = FaultProxy(own_store_server.port)
     try:
-        async with sidecar(relay.url, timeout_s=0.2) as proxy:
+        async with sidecar(relay.url) as proxy:
             await proxy.ask(asking("warm"))
             replies: list[bytes] = []
 
             def only_the_first(data: bytes) -> tuple[list[bytes], bool]:
                 replies.append(data)
-                return [data] if len(replies) == 1 else [], False
+                return ([data], False) if len(replies) == 1 else ([], True)
 
             relay.fault = only_the_first
             everyone = asking(POISONED, hourly(20), on_store_failure=LOCAL)
             verdict = await proxy.ask(asking("user"), everyone)
-            assert (verdict.answer, verdict.reason) == (UNAVAILABLE, "timeout")
+            assert (verdict.answer, verdict.reason) == (UNAVAILABLE, "connection_lost")
             assert proxy.limiter.undecided == 0
             relay.heal()
+            await proxy.until(connected=True)
             alone = await one_after_the_other(proxy, 25, everyone)
             assert [verdict.answer for verdict in alone].count(PASS) == 20
     finally:
