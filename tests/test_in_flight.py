@@ -3,19 +3,17 @@
 import contextlib
 import os
 import signal
-import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
 from tests.admin.admin_client import ask as admin_page
 from tests.raw_client import Broken, RawClient, Reply, get, request
-from tests.recorder import Act, Recorder, eventually
+from tests.recorder import OK, Act, Recorder, Zeros, eventually
 from tests.servers import StoreServer
-from tests.sidecar import PREFIX, Sidecar, configuration
+from tests.sidecar import PREFIX, Sidecar, configuration, run_command
 
 BUSY: dict[str, object] = {
     "name": "busy",
@@ -95,13 +93,14 @@ def test_requests_under_way_in_all_sidecars_together_stay_within_the_limit(
 
 def test_a_place_that_this_sidecar_frees_can_be_taken_at_once(sidecars: list[Sidecar], recorder: Recorder) -> None:
     """One client after the other: a refusal from before is not remembered."""
-    recorder.answer(Act.HOLD)
-    recorder.answer(Act.HOLD)
+    recorder.answer(Act.HOLD, OK)
+    recorder.answer(Act.HOLD, OK)
     with begin(sidecars[0], "bob"), begin(sidecars[0], "bob") as second:
         recorder.wait_for(2)
         for _ in range(20):
             assert ask(sidecars[0], "bob").status == 429
-        second.reset()
+        recorder.release()
+        assert second.reply().status == 200
         eventually(lambda: ask(sidecars[0], "bob").status == 200, "a free place")
         for _ in range(20):
             assert ask(sidecars[0], "bob").status == 200
@@ -123,7 +122,10 @@ def test_every_end_of_a_request_frees_its_place(
         before = len(recorder.requests)
         with begin(sidecars[0], user) as client:
             recorder.wait_for(before + 1)
-            if end != "abort":
+            if end == "abort":
+                client.reset()
+                recorder.close_all()
+            else:
                 with contextlib.suppress(Broken):
                     _ = client.rest() if end == "broken answer" else client.reply()
         eventually(lambda: places(store_server, user) == 0, "no places in use")
@@ -149,6 +151,7 @@ def test_a_refusal_by_another_policy_takes_no_place_and_a_full_policy_no_tokens(
         recorder.wait_for(2)
         assert ask(sidecars[1], "both", "X-Rate: both").json()["violated-policies"] == ["busy"]
         assert store_server.client.hget(f"{PREFIX}rate:both", "tokens") == b"1"
+        recorder.close_all()
     eventually(lambda: places(store_server, "both") == 0, "no places in use")
     recorder.always(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
     # The other sidecar may remember the refusal for 0.1 s.
@@ -173,6 +176,7 @@ def test_overrides_and_shadows_apply_to_requests_under_way(
     finally:
         for client in clients:
             client.reset()
+        recorder.close_all()
     eventually(lambda: places(store_server, "vip") + places(store_server, "shady", "trial") == 0, "no places in use")
 
 
@@ -187,12 +191,15 @@ def test_the_store_shows_places_and_the_admin_api_shows_and_resets_them(
         ((entry,), _) = admin_page(sidecars[0], "/buckets?policy=busy&q=shown")[2].values()
         assert (entry["key"], entry["in_flight"], entry["tokens_at_last_charge"]) == ("shown", 1, None)
         assert b'sidegate_places{policy="busy"} 1.0' in admin_page(sidecars[0], "/metrics")[2]
+        shown = run_command("status", *(f"--admin=http://127.0.0.1:{each.admin_port}" for each in sidecars))
+        assert "places in use: busy 1" in shown.stdout.splitlines()
         policy = admin_page(sidecars[0], "/policies")[2]["policies"][0]
         assert (policy["in_flight"], policy["under_way"], policy["limit_text"]) == (2, 1, "2 in flight")
         status = get(sidecars[0].port, "/api/status", "X-User-ID: shown").json()["policies"][0]
         assert (status["in_flight"], status["remaining"]) == (2, 1)
         assert places(store_server, "shown") == 1
         assert admin_page(sidecars[0], "/buckets/busy/shown", method="DELETE")[2]["reset"] is True
+        recorder.close_all()
     eventually(lambda: places(store_server, "shown") == 0, "no places in use")
 
 
@@ -263,26 +270,69 @@ def test_while_the_store_is_away_the_failure_mode_decides(
         finally:
             for client in clients:
                 client.reset()
+            recorder.close_all()
         eventually(lambda: places(own_store_server, "away") == 0, "no places in use")
 
 
-def test_random_starts_ends_and_aborts_stay_within_the_limit(
+# -- clients that leave ------------------------------------------------------------------------------------------------
+
+
+def abandoned(sidecar: Sidecar) -> bytes:
+    page: bytes = admin_page(sidecar, "/metrics")[2]
+    return page.partition(b"\nsidegate_requests_abandoned ")[2].partition(b"\n")[0]
+
+
+def test_a_request_keeps_its_place_after_its_client_has_left_until_the_application_has_answered(
     sidecars: list[Sidecar], recorder: Recorder, store_server: StoreServer
 ) -> None:
-    """The application counts: never more than two at once, and all places are free at the end."""
-    recorder.always(0.004, b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
-    passed, lock = 0, threading.Lock()
+    recorder.always(Act.HOLD, OK)
+    with begin(sidecars[0], "gone") as first, begin(sidecars[0], "gone") as second:
+        connections = {each.connection for each in recorder.wait_for(2)}
+        first.reset()
+        second.reset()
+        eventually(lambda: abandoned(sidecars[0]) == b"2.0", "two requests without clients")
+        assert ask(sidecars[1], "gone").status == 429
+        assert places(store_server, "gone") == 2
+        recorder.release()
+        eventually(lambda: places(store_server, "gone") == 0, "no places in use")
+    # Nothing was closed: the next request uses one of the connections.
+    assert ask(sidecars[0], "gone").status == 200
+    assert recorder.requests[-1].connection in connections
 
-    def one(number: int) -> None:
-        nonlocal passed
-        with begin(sidecars[number % 2], "storm") as client:
-            if number % 3 == 0:
-                client.reset()
-                return
-            with lock:
-                passed += client.reply().status == 200
 
-    with ThreadPoolExecutor(12) as pool:
-        list(pool.map(one, range(300)))
-    eventually(lambda: places(store_server, "storm") == 0, "no places in use")
-    assert passed
+def test_an_application_whose_answer_has_begun_notices_that_the_client_has_left(
+    sidecars: list[Sidecar], recorder: Recorder, store_server: StoreServer
+) -> None:
+    recorder.always(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nok", Act.HOLD)
+    with begin(sidecars[0], "half") as client:
+        assert client.head().status == 200
+        assert places(store_server, "half") == 1
+    eventually(lambda: not recorder.open, "the application has closed its connection")
+    eventually(lambda: places(store_server, "half") == 0, "no places in use")
+
+
+def test_an_endless_answer_without_its_client_ends(
+    sidecars: list[Sidecar], recorder: Recorder, store_server: StoreServer
+) -> None:
+    """The application writes and never looks; what it writes is not read for good."""
+    recorder.always(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", Zeros(2**40, chunked=True))
+    with begin(sidecars[0], "endless") as client:
+        assert client.head().status == 200
+    eventually(lambda: places(store_server, "endless") == 0, "no places in use")
+    eventually(lambda: not recorder.open, "the connection to the application is closed")
+
+
+def test_a_request_that_timed_out_keeps_its_place_for_the_abandoned_timeout(
+    store_server: StoreServer, recorder: Recorder
+) -> None:
+    recorder.always(Act.HOLD)
+    for timeout, stays in (("20s", True), ("0s", False), ("50ms", False)):
+        upstream = {"abandoned_timeout": timeout, "response_timeout": "50ms"}
+        config = configuration(store_server.url, recorder.url, policies=[BUSY], upstream=upstream)
+        with Sidecar(config) as sidecar:
+            assert ask(sidecar, f"late-{timeout}").status == 504
+            if stays:
+                assert places(store_server, f"late-{timeout}") == 1
+                recorder.close_all()
+            eventually(lambda t=timeout: places(store_server, f"late-{t}") == 0, "no places")  # type: ignore[misc]
+            eventually(lambda: not recorder.open, "the connection to the application is closed")

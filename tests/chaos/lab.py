@@ -174,9 +174,9 @@ def _relayed_store(stack: contextlib.ExitStack, *options: str) -> tuple[StoreSer
 
 
 @contextlib.contextmanager
-def application(*arguments: str) -> Iterator[int]:
-    """The echo application; yields its port."""
-    command = [sys.executable, "-m", "tests.chaos.echo_app", *arguments]
+def application(*arguments: str, module: str = "tests.chaos.echo_app") -> Iterator[int]:
+    """The echo application, or another one; yields its port."""
+    command = [sys.executable, "-m", module, *arguments]
     app = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE)
     assert app.stdout is not None
     try:

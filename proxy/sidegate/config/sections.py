@@ -199,6 +199,12 @@ class UpstreamSettings(Section):
     total_timeout_s: Live[Timeout | None] = Field(
         None, alias="total_timeout", description="The time for a whole answer, event streams included. Default: any."
     )
+    abandoned_timeout_s: Live[TimeoutOrZero] = Field(
+        10.0,
+        alias="abandoned_timeout",
+        description="How long a request under in_flight may go on at the application, and keeps its place, after its "
+        "client has left or it has timed out; 0: its connection is closed at once.",
+    )
     retry_s: TimeoutOrZero = Field(
         0.0,
         alias="retry",

@@ -57,5 +57,8 @@ class Admission(Protocol):
     def leave(self) -> None:
         """The request has ended: free its places. Costs that are not settled stay charged."""
 
+    def move_places(self) -> "Admission | None":
+        """Take the places out of this admission; `leave` of the returned one frees them. None where it has none."""
+
     def cancel(self) -> None:
         """The request never reached the application: give back what it holds, as far as that is possible."""

@@ -7,9 +7,10 @@ The common request (no body, or one that has arrived whole; an answer that has a
 application and one to the client. A body that is still arriving, in either direction, is passed on as it comes, and
 each side is read no faster than the other takes it.
 
-The client's leaving ends the exchange and aborts the connection to the application, which may still be working on the
-request. A request is sent a second time only where a reused connection turned out to be closed before any byte of an
-answer, the method is idempotent (RFC 9110 §9.2.2) and the whole body is at hand.
+The client's leaving ends the exchange and closes the connection to the application, which may still be working on the
+request (edge/abandoned has the places that it takes meanwhile). A request is sent a second time only where a reused
+connection turned out to be closed before any byte of an answer, the method is idempotent (RFC 9110 §9.2.2) and the
+whole body is at hand.
 """
 
 import asyncio
@@ -209,6 +210,8 @@ class Exchange:
             self._state = _CONNECTING
             self._reconnect()
             return
+        if connection is not None:
+            self._let_go(connection)
         if upload is not None:
             upload.stop()
         self._fail(error.failure)
@@ -224,11 +227,17 @@ class Exchange:
             self._client.runtime.pool.cancel(self)
         connection, self.connection = self.connection, None
         if connection is not None:
-            connection.abort()
+            self._let_go(connection)
         if self._request.upload is not None:
             self._request.upload.stop()
         if self._alarm is not None:
             self._alarm.cancel()
+
+    def _let_go(self, connection: UpstreamConnection) -> None:
+        upload, timeout_s = self._request.upload, self._request.live.upstream.abandoned_timeout_s
+        self._client.runtime.abandoned.let_go(
+            connection, self._verdict.admission, whole=upload is None or upload.sent, timeout_s=timeout_s
+        )
 
     def _fail(self, failure: Failure) -> None:
         if self._state is _ENDED:

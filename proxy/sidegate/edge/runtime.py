@@ -9,6 +9,7 @@ from sidegate.decision.policy import PolicySet
 from sidegate.decision.record import Observe
 from sidegate.decision.request import RequestFacts
 from sidegate.decision.verdict import Decide
+from sidegate.edge.abandoned import AbandonedRequests
 from sidegate.edge.buffers import BufferBudget
 from sidegate.edge.field_names import FieldNames, request_names
 from sidegate.edge.pool import Pool, Spawn
@@ -102,6 +103,8 @@ class Runtime:
 
     # How the paths of its own pages begin: a quick look before a path is worked out.
     page_starts: tuple[str, ...] = field(init=False)
+    abandoned: AbandonedRequests = field(init=False)
 
     def __post_init__(self) -> None:
         self.page_starts = tuple(self.pages)
+        self.abandoned = AbandonedRequests(self.pool)

@@ -29,6 +29,8 @@ from sidegate.edge.upstream_errors import BrokenReply, UpstreamError
 # time, so that a stream of them cannot hold a request for good.
 MOST_INTERIM = 64
 MOST_EXTENSIONS = 8
+# Longer than anything is waited for.
+ANY_TIME_S = 1e6
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +48,7 @@ class ResponseHandler(Protocol):
         """More of the answer's body has come."""
 
     def on_upstream_error(self, error: UpstreamError) -> None:
-        """There will be no answer, or no more of it."""
+        """There will be no answer, or no more of it. After a time-out the connection is still to be ended."""
 
     def give_up(self, failure: Failure) -> None:
         """Handling the answer raised; it is logged already."""
@@ -218,7 +220,7 @@ class UpstreamConnection(asyncio.Protocol):
         if error is None or self._user is None:
             self.abort()
         else:
-            self._broke(error)
+            self._user.on_upstream_error(error)
 
     def _broke(self, error: UpstreamError) -> None:
         user = self._user
@@ -231,6 +233,14 @@ class UpstreamConnection(asyncio.Protocol):
         self._user, self.state = None, _CLOSED
         self._clock.close()
         self.transport.abort()
+
+    def hand_to(self, user: ResponseHandler) -> None:
+        """Let another handler receive the rest of the answer, which takes any time."""
+        self._user = user
+        self.upload = None
+        self._clock.begin(0.0, ANY_TIME_S)
+        if not self.transport.is_closing():
+            self.transport.resume_reading()
 
     def hand_over(self) -> asyncio.Transport:
         """Give the transport to a tunnel, which is to report its end by `connection_lost`."""

@@ -113,7 +113,7 @@ class Admissions:
                 self.places[policy.name] += 1
         if not (holds or leases or bookings):
             return None
-        return RequestAdmission(self, holds, leases, bookings, local=local)
+        return RequestAdmission(self, holds, leases, bookings, local)
 
     def abandon(self, applied: Sequence[PolicyMatch]) -> None:
         """Free the places of a request that does not pass, in case that the store took them: its reply was lost."""
@@ -230,7 +230,6 @@ class RequestAdmission:
         holds: dict[int, Charge],
         leases: list[tuple[str, Charge]],
         bookings: list[Charge],
-        *,
         local: Container[int],
     ) -> None:
         self._admissions = admissions
@@ -252,6 +251,11 @@ class RequestAdmission:
             self.settle(position, None)
         while self._leases:
             self._admissions.leave(*self._leases.pop())
+
+    def move_places(self) -> "RequestAdmission | None":
+        """See Admission."""
+        leases, self._leases = self._leases, []
+        return RequestAdmission(self._admissions, {}, leases, [], ()) if leases else None
 
     def cancel(self) -> None:
         """See Admission."""

@@ -3,6 +3,7 @@
 import argparse
 import shutil
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -34,8 +35,18 @@ def status(options: argparse.Namespace) -> int:
         write_json(_document(overviews, states, alike))
     else:
         width = shutil.get_terminal_size().columns
-        write_text(sidecar_table(overviews, Room(width, 0) if sys.stdout.isatty() else None), *texts)
+        used = [Text(printable(f"places in use: {_listed(places)}"))] if (places := _places(states)) else []
+        write_text(sidecar_table(overviews, Room(width, 0) if sys.stdout.isatty() else None), *used, *texts)
     return 1 if texts else 0
+
+
+def _places(states: Sequence[Mapping[str, Any]]) -> Counter[str]:
+    """Requests under way by policy with `in_flight`, where there are any."""
+    return sum((Counter(state.get("places", {})) for state in states), Counter())
+
+
+def _listed(places: Counter[str]) -> str:
+    return ", ".join(f"{policy} {count}" for policy, count in places.most_common())
 
 
 def _document(
@@ -52,6 +63,7 @@ def _document(
             "requests_per_s": totals.requests_per_s,
             "responses": totals.shares,
             "in_flight": totals.in_flight,
+            "places": _places(states),
             "slowest_ms": {"p50": totals.p50_ms, "p99": totals.p99_ms},
         },
         "sidecars": [
