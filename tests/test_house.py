@@ -26,7 +26,7 @@ LARGE_CLASSES = {
     "edge.client.ClientConnection": "one state machine; its socket, requests and readers are modules of their own",
     "edge.exchange.Exchange": "one state machine between two connections; framing of bodies is in upload and download",
     "edge.pending_request.PendingRequest": "one state machine; its wait, pages, exchange and answers are other modules",
-    "edge.runtime.Runtime": "one record that the app fills in; it has no behaviour",
+    "edge.runtime.Runtime": "one record that the app fills in; its members have the behaviour",
     "edge.upstream.UpstreamConnection": "one state machine; its deadlines and reader are modules of their own",
     "config.sections.UpstreamSettings": "one YAML section; each field is one key",
     "config.sections.ListenSettings": "one YAML section; each field is one key",

@@ -108,8 +108,7 @@ class App:
         self._edge = self._runtime(live_rules(settings, policies), pool, buffers, health)
         self._server = Server(self._edge, self._tls.clients)
         metrics.add(pool_readings(pool))
-        edge = (buffers, self._edge.waiting, self._edge.abandoned, self._server)
-        for owner in (*edge, probe, log.writer, self._store, self._reloader):
+        for owner in (buffers, self._edge, probe, log.writer, self._store, self._server, self._reloader):
             metrics.add(owner.readings())
         numbers = (place.number, place.count) if place else ()
         self._view = WorkersView(
@@ -271,8 +270,7 @@ class App:
             self._report()
 
     async def _close(self) -> None:
-        self._edge.pool.close()
-        self._edge.abandoned.close()
+        self._edge.close()
         await self._admin.close()
         await self._store.close()
         await self._tasks.cancel()

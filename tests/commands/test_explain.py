@@ -74,6 +74,12 @@ def test_limit_of_the_demonstration_is_explained_with_bucket_and_cost() -> None:
         """)
 
 
+def test_a_limit_on_requests_in_flight_is_explained_with_its_places(write_config: WriteConfig) -> None:
+    config = write_config("policies: [{name: busy, match: {path: /a}, key: client_ip, in_flight: 2}]")
+    shown = sidegate("explain", config, "GET", "/a").out
+    assert "2 in flight; this request takes a place until it ends" in shown
+
+
 @pytest.mark.parametrize(
     ("request_", "policy", "why"),
     [

@@ -70,6 +70,12 @@ def test_kinds_of_limits_do_not_mix_in_one_policy(more: str, message: str) -> No
     assert message in str(caught.value).replace("policies[0].", "")
 
 
+def test_an_invalid_count_of_requests_in_flight_is_one_fault() -> None:
+    with pytest.raises(ConfigError) as caught:
+        policy_of("in_flight: 0, overrides: [{key: 192.0.2.1, in_flight: 1}]")
+    assert len(str(caught.value).splitlines()) == 1
+
+
 def test_a_rate_holds_the_largest_debt_exactly() -> None:
     limit = policy_of("limit: 7/13m, burst: 100000, settle: {json: a}").limit
     assert limit is not None

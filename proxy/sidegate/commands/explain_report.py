@@ -97,7 +97,8 @@ def _reading_lines(item: Consideration) -> Sequence[str]:
 
 def _charge_lines(item: Consideration, charge: Charge, level: Level | None) -> list[str]:
     own = " (an override for this key)" if item.overridden else ""
-    lines = [f"{limit_text(charge.limit)}{own}; this request costs {charge.cost}", f"bucket {charge.key}"]
+    takes = "takes a place until it ends" if charge.limit.in_flight else f"costs {charge.cost}"
+    lines = [f"{limit_text(charge.limit)}{own}; this request {takes}", f"bucket {charge.key}"]
     if settles := settle_text(item.policy):
         lines.append(settles)
     if level is not None and charge.limit.in_flight:

@@ -144,7 +144,8 @@ class PolicySettings(Section):
     @field_validator("key", "limit")
     @classmethod
     def _present(cls, value: object, info: ValidationInfo) -> object:
-        if info.field_name == "limit" and info.data.get("in_flight") is not None:
+        # An invalid in_flight is not in the data: it has a fault of its own.
+        if info.field_name == "limit" and info.data.get("in_flight", 0) is not None:
             return value
         if value is None and info.data.get("exempt") is False:
             raise ValueError(f"a policy needs a {info.field_name}; {_EXPECTED[info.field_name or '']}")
@@ -205,7 +206,7 @@ class PolicySettings(Section):
             for index, each in enumerate(overrides)
             if cost is not None and each.limit is not None and cost.highest > each.capacity
         ]
-        in_flight = info.data.get("in_flight")
+        in_flight = info.data.get("in_flight", 0)
         faults += [
             ((index, "limit"), "this policy counts requests in flight; expected in_flight")
             for index, each in enumerate(overrides)

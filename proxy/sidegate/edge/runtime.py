@@ -1,11 +1,12 @@
 """What all client connections share: the rules in force, and the ways to the store, the application and the record."""
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from sidegate.config import ListenSettings, Settings, UpstreamSettings
 from sidegate.decision.policy import PolicySet
+from sidegate.decision.reading import Reading
 from sidegate.decision.record import Observe
 from sidegate.decision.request import RequestFacts
 from sidegate.decision.verdict import Decide
@@ -108,3 +109,13 @@ class Runtime:
     def __post_init__(self) -> None:
         self.page_starts = tuple(self.pages)
         self.abandoned = AbandonedRequests(self.pool)
+
+    def readings(self) -> Iterator[Reading]:
+        """Gauges of requests that wait for tokens, and of those without a client."""
+        yield from self.waiting.readings()
+        yield from self.abandoned.readings()
+
+    def close(self) -> None:
+        """End the connections to the application, once no client is left."""
+        self.pool.close()
+        self.abandoned.close()

@@ -526,7 +526,7 @@ function explainPolicy(policy) {
   const parts = [`${policy.shadow ? " (shadow)" : ""}: ${PARTS[policy.part]}`];
   if (policy.condition) parts.push(`, because ${policy.condition} is ${policy.found || "absent"}, expected ${policy.wanted.join(", ") || "present"}`);
   if (policy.key) parts.push(`; key ${policy.key}`);
-  if (policy.limit) parts.push(`; costs ${policy.cost}`);
+  if (policy.limit) parts.push(policy.limit.in_flight ? "; takes a place until it ends" : `; costs ${policy.cost}`);
   if (policy.settle) parts.push(`; ${policy.settle}`);
   if (policy.live && policy.limit.in_flight) parts.push(`; ${number(policy.live.tokens)} of ${number(policy.limit.in_flight)} places free now`);
   else if (policy.live) parts.push(`; ${number(policy.live.tokens)} of ${number(policy.limit.burst)} tokens now` +
