@@ -175,7 +175,13 @@ class Outcome:
 
 
 async def storm(
-    requests: int, seconds: float, *, slots: int = 120, kill_every_s: float = 25.0, seed: int = 1
+    requests: int,
+    seconds: float,
+    *,
+    slots: int = 120,
+    kill_every_s: float = 25.0,
+    seed: int = 1,
+    most_under_use: float = MOST_UNDER_USE,
 ) -> Outcome:
     """Run it: `slots` clients; every `kill_every_s` one sidecar is killed, and another one takes its place."""
     store = StoreServer()
@@ -198,7 +204,7 @@ async def storm(
             kill(made.sidecars[0])
             free_s = await _until_free(store)
             report = get(app_port, "/report").json()
-        return judged(made.found, report, took_s, free_s)
+        return judged(made.found, report, took_s, free_s, most_under_use)
     finally:
         store.stop()
 
@@ -245,7 +251,7 @@ def places(store: StoreServer) -> int:
     return sum(client.zcount(f"{PREFIX}busy/in_flight:{key}", now_us + 1, "+inf") for key in KEYS)
 
 
-def judged(found: Found, report: Any, took_s: float, free_s: float) -> Outcome:
+def judged(found: Found, report: Any, took_s: float, free_s: float, most_under_use: float) -> Outcome:
     """Compare what the clients and the application saw with what is promised."""
     most = {
         name: max((n for key, n in report["peaks"].items() if key.startswith(f"{name}-")), default=0) for name in LIMITS
@@ -258,7 +264,7 @@ def judged(found: Found, report: Any, took_s: float, free_s: float) -> Outcome:
     faults = [f"the application saw {most[name]} of {limit}" for name, limit in LIMITS.items() if most[name] > limit]
     if free_s > LEASE_S + 0.1:
         faults.append(f"places were taken {free_s:.1f} s after the kill")
-    if under_use > MOST_UNDER_USE:
+    if under_use > most_under_use:
         faults.append(f"under-use of {under_use:.2%}")
     if found.statuses["hung"]:
         faults.append(f"{found.statuses['hung']} requests without an answer")
