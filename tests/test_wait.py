@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -24,14 +25,13 @@ QUICK: dict[str, object] = {
 }
 SLOW: dict[str, object] = {**QUICK, "name": "slow", "match": {"path": "/slow"}, "limit": "1/10s", "wait": "25s"}
 EVEN: dict[str, object] = {**QUICK, "name": "even", "match": {"path": "/even"}, "limit": "5/s", "wait": "20s"}
-TICK: dict[str, object] = {**EVEN, "name": "tick", "match": {"path": "/tick"}, "limit": "1/s"}
 
 
 @pytest.fixture(scope="module")
 def shared_sidecars(shared_store_server: StoreServer, shared_recorder: Recorder) -> Iterator[list[Sidecar]]:
     def config() -> Any:
         return configuration(
-            shared_store_server.url, shared_recorder.url, policies=[QUICK, SLOW, EVEN, TICK], listen={"max_waiting": 40}
+            shared_store_server.url, shared_recorder.url, policies=[QUICK, SLOW, EVEN], listen={"max_waiting": 40}
         )
 
     with Sidecar(config()) as first, Sidecar(config()) as second, Sidecar(config()) as third:
@@ -70,38 +70,41 @@ def test_fifty_clients_depart_at_the_rate_and_none_is_refused(sidecars: list[Sid
 
 
 def test_requests_of_a_key_depart_in_the_order_of_their_arrival(sidecars: list[Sidecar], recorder: Recorder) -> None:
-    clients = []
-    for number in range(6):
-        clients.append(begin(sidecars[number % 3], "ordered", f"/even?{number}"))
-        eventually(lambda n=number: decided(sidecars, recorder) > n, "its decision")  # type: ignore[misc]
-    assert [client.reply().status for client in clients] == [200] * 6
+    with ExitStack() as stack:
+        clients = []
+        for number in range(6):
+            clients.append(stack.enter_context(begin(sidecars[number % 3], "ordered", f"/even?{number}")))
+            eventually(lambda n=number: decided(sidecars, recorder) > n, "its decision")  # type: ignore[misc]
+        assert [client.reply().status for client in clients] == [200] * 6
     assert [each.target for each in recorder.requests] == [b"/even?%d" % number for number in range(6)]
 
 
 @pytest.mark.slow
 def test_an_edit_leaves_the_time_of_those_that_wait(store_server: StoreServer, recorder: Recorder) -> None:
-    config = configuration(store_server.url, recorder.url, policies=[TICK])
+    before = {**SLOW, "limit": "1/3s"}
+    config = configuration(store_server.url, recorder.url, policies=[before])
     with Sidecar(config) as sidecar:
-        assert ask(sidecar, "edited", "/tick").status == 200
-        with begin(sidecar, "edited", "/tick") as client:
-            eventually(lambda: tokens(store_server, "tick", "edited") == -1, "a booking")
-            config["policies"] = [{**TICK, "limit": "1/day", "burst": 1, "wait": "1ms"}]
+        assert ask(sidecar, "edited", "/slow").status == 200
+        with begin(sidecar, "edited") as client:
+            eventually(lambda: b"sidegate_requests_waiting 1.0" in metrics(sidecar), "a request that waits")
+            config["policies"] = [{**before, "limit": "1/day", "wait": "1ms"}]
             sidecar.config_file.write_text(yaml.safe_dump(config, sort_keys=False), "utf-8")
             sidecar.wait_for_event("config_reloaded")
             assert client.reply().status == 200
-        assert ask(sidecar, "edited", "/tick").status == 429
+        assert ask(sidecar, "edited", "/slow").status == 429
 
 
-@pytest.mark.slow
-def test_the_body_of_a_request_that_waits_is_not_read(sidecars: list[Sidecar], recorder: Recorder) -> None:
-    assert ask(sidecars[0], "sender", "/tick").status == 200
-    body = bytes(64 * 1024 * 1024)
-    with RawClient(sidecars[0].port) as client, ThreadPoolExecutor(1) as pool:
-        sending = pool.submit(client.send, request("/tick", "X-User-ID: sender", method="POST", body=body))
-        eventually(lambda: b"sidegate_requests_waiting 1.0" in metrics(sidecars[0]), "a request that waits")
+def test_the_body_of_a_request_that_waits_is_not_read(store_server: StoreServer, recorder: Recorder) -> None:
+    config = configuration(store_server.url, recorder.url, policies=[SLOW], listen={"drain_timeout": "1s"})
+    with Sidecar(config) as sidecar, RawClient(sidecar.port) as client, ThreadPoolExecutor(1) as pool:
+        assert ask(sidecar, "sender", "/slow").status == 200
+        whole = request("/slow", "X-User-ID: sender", method="POST", body=bytes(64 * 1024 * 1024))
+        sending = pool.submit(client.send, whole)
+        eventually(lambda: b"sidegate_requests_waiting 1.0" in metrics(sidecar), "a request that waits")
         assert not sending.done()
-        assert client.reply().status == 200
-    assert recorder.requests[-1].body_bytes == len(body)
+        sidecar.ask_to_stop()
+        assert client.reply().status == 429
+        sidecar.wait()
 
 
 def test_what_would_wait_too_long_is_refused_with_a_time_that_holds(
