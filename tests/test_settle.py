@@ -166,6 +166,10 @@ def test_a_field_that_charges_less_gives_back_the_rest(
     recorder.always(reply(200, "X-Tokens-Used: 3"))
     assert get(sidecars[0].port, "/v1/chat", "X-User-ID: saver").status == 200
     settled(store_server, "used", "saver", 97)
+    eventually(
+        lambda: any(line.get("settled") == {"used": 3} for line in sidecars[0].events("request")),
+        "its final cost in the log",
+    )
 
 
 @pytest.mark.parametrize("lines", [(), ("X-Tokens-Used: -5",), ("X-Tokens-Used: many",)])

@@ -19,6 +19,7 @@ class Settlements:
 
     def __init__(self) -> None:
         self.found: dict[int, int | None] = {}
+        self.final_costs: dict[int, int] = {}
 
     def settle(self, position: int, cost: int | None) -> None:
         assert self.found.setdefault(position, cost) == cost

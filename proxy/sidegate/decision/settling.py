@@ -49,7 +49,12 @@ def value_at(document: object, path: Sequence[str]) -> object:
 
 
 class Admission(Protocol):
-    """What an admitted request holds in the store. Every method takes effect once."""
+    """What an admitted request holds in the store. Every method takes effect once.
+
+    `final_costs`: of the charges that are settled, by their position in `Verdict.applied`.
+    """
+
+    final_costs: dict[int, int]
 
     def settle(self, position: int, cost: int | None) -> None:
         """Settle the charge of the policy at this position in `Verdict.applied`; None: the held cost stays charged."""

@@ -75,7 +75,7 @@ class AbandonedRequests:
 class AbandonedRequest:
     """One of them. Fulfils upstream.ResponseHandler."""
 
-    __slots__ = ("_alarm", "_connection", "_discarded_bytes", "_owner", "_places", "_told")
+    __slots__ = ("_alarm", "_connection", "_discarded_bytes", "_loop", "_owner", "_places", "_told", "_until_s")
 
     def __init__(self, owner: AbandonedRequests, connection: UpstreamConnection, places: Admission) -> None:
         self._owner = owner
@@ -83,11 +83,14 @@ class AbandonedRequest:
         self._places = places
         self._told = False
         self._discarded_bytes = 0
+        self._loop = asyncio.get_running_loop()
+        self._until_s = 0.0
         self._alarm: asyncio.TimerHandle | None = None
 
     def begin(self, timeout_s: float, *, tell: bool) -> None:
         """Receive the rest of the answer for at most so long."""
-        self._set_alarm(timeout_s)
+        self._until_s = self._loop.time() + timeout_s
+        self._alarm = self._loop.call_at(self._until_s, self._end)
         self._connection.hand_to(self)
         if tell:
             self._tell()
@@ -99,8 +102,9 @@ class AbandonedRequest:
 
     def on_answer(self, _: ResponseHead, content: bytes, ended: bool) -> None:
         """See upstream.ResponseHandler."""
-        if not ended:
-            self._set_alarm(TOLD_S)
+        if not ended and self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm = self._loop.call_at(min(self._until_s, self._loop.time() + TOLD_S), self._end)
             self._tell()
         self.on_answer_data(content, ended=ended)
 
@@ -124,11 +128,6 @@ class AbandonedRequest:
         transport, self._told = self._connection.transport, True
         if not transport.is_closing() and transport.can_write_eof():
             transport.write_eof()
-
-    def _set_alarm(self, timeout_s: float) -> None:
-        if self._alarm is not None:
-            self._alarm.cancel()
-        self._alarm = asyncio.get_running_loop().call_later(timeout_s, self._end)
 
     def _end(self, *, keep: bool = False) -> None:
         if self._alarm is None:

@@ -222,7 +222,7 @@ class Admissions:
 class RequestAdmission:
     """Implements `decision.settling.Admission`."""
 
-    __slots__ = ("_admissions", "_bookings", "_holds", "_leases", "_local")
+    __slots__ = ("_admissions", "_bookings", "_holds", "_leases", "_local", "final_costs")
 
     def __init__(
         self,
@@ -237,11 +237,13 @@ class RequestAdmission:
         self._leases = leases
         self._bookings = bookings
         self._local = local
+        self.final_costs: dict[int, int] = {}
 
     def settle(self, position: int, cost: int | None) -> None:
         """See Admission."""
         hold = self._holds.pop(position, None)
         if hold is not None:
+            self.final_costs[position] = hold.cost if cost is None else cost
             self._admissions.settle(hold, cost, local=position in self._local)
 
     def leave(self) -> None:

@@ -127,6 +127,8 @@ class RequestLog:
         }
         if verdict.admission is not None and (wait_us := verdict.wait_us):
             fields["waited_ms"] = round(wait_us / 1000, 3)
+        if verdict.admission is not None and (costs := verdict.admission.final_costs):
+            fields["settled"] = {verdict.applied[position].policy.name: cost for position, cost in costs.items()}
         if verdict.reason:
             fields["store_failure"] = verdict.reason
         if verdict.answer is Answer.REFUSE:
