@@ -94,8 +94,9 @@ class Limit:
         """Microseconds until `tokens` more have grown, when the present one has been growing for `age_us`."""
         if tokens <= 0:
             return 0
-        missing = tokens * self.rate.period_us - age_us * self.rate.tokens
-        return max(0, -(-missing // self.rate.tokens))
+        rate = self.rate
+        missing = tokens * rate.period_us - age_us * rate.tokens
+        return -(-missing // rate.tokens) if missing > 0 else 0
 
     @property
     def fill_us(self) -> int:
@@ -155,6 +156,9 @@ class ChargeKind(IntEnum):
     RENEW = 8  # keeps a place taken
 
 
+_BOOK = ChargeKind.BOOK
+
+
 REFUSING = frozenset({ChargeKind.TAKE, ChargeKind.HOLD, ChargeKind.BOOK, ChargeKind.PLACE})
 
 
@@ -180,7 +184,8 @@ class Charge(NamedTuple):
 
     def retry_us(self, level: "Level") -> int:
         """Microseconds until the charge would be accepted, at this level."""
-        return max(0, self.limit.wait_us(self.cost - level.tokens, level.age_us) - self.longest_wait_us)
+        wait_us = self.limit.wait_us(self.cost - level.tokens, level.age_us)
+        return max(0, wait_us - self.longest_wait_us) if self.kind is _BOOK else wait_us
 
 
 class Level(NamedTuple):

@@ -12,7 +12,7 @@ import logging
 import time
 from enum import Enum
 
-from sidegate.decision.record import Record
+from sidegate.decision.record import Record, recorded
 from sidegate.decision.request import BadRequest, RequestFacts
 from sidegate.decision.settling import Admission
 from sidegate.decision.verdict import Answer, Verdict
@@ -223,7 +223,9 @@ class PendingRequest:
             now_s, arrived_s, request_id = time.perf_counter(), self.arrived_s, self.request_id
             decision_s = (self._decided_s or now_s) - arrived_s
             name = "" if request_id is None else request_id.value
-            client.runtime.observe(Record(self.facts, status, self.verdict, error, decision_s, now_s - arrived_s, name))
+            client.runtime.observe(
+                recorded((self.facts, status, self.verdict, error, decision_s, now_s - arrived_s, name))
+            )
         client.request_ended(keep)
 
     @property

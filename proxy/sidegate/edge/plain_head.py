@@ -56,7 +56,8 @@ def plain_request(data: bytes, names: FieldNames) -> RequestHead | None:
         return None
     name, target = start.groups()
     method = _METHODS.get(name)
-    kept, special = [lines.pop(0)], dict[str, list[bytes]]()
+    kept = [lines.pop(0)]
+    special: dict[str, list[bytes]] = {}
     keep = kept.append
     for line in lines:
         name, colon, value = line.partition(b": ")
@@ -86,15 +87,17 @@ def plain_response(data: bytes, names: FieldNames) -> tuple[ResponseHead, bytes]
     start = _STATUS_LINE.fullmatch(lines[0]) if lines else None
     if lines is None or start is None or start[1] in _BODYLESS:
         return None
-    kept, lengths, dated = [lines.pop(0)], list[bytes](), False
+    kept = [lines.pop(0)]
+    lengths: list[bytes] = []
+    dated, keep = False, kept.append
     for line in lines:
         name, colon, value = line.partition(b": ")
         role = names[name] if colon else NOT_A_NAME
         if role is None:
-            kept.append(line)
+            keep(line)
         elif role.sent_on:  # Date is the only one
             dated = True
-            kept.append(line)
+            keep(line)
         elif role.name == "content-length":
             lengths.append(value.strip(b" \t"))
         elif not role.plain and line not in _KEEP_ALIVE:

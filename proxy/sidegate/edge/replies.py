@@ -40,7 +40,7 @@ class RefusalReplies:
         if len(applied) == 1 and (charge := applied[0].charge) is not None and (level := verdict.levels[0]) is not None:
             # `verdict.refusing` and `retry_after_s` for the one policy of most refusals.
             refusing: tuple[str, ...] = (applied[0].policy.name,)
-            retry_s = max(1, -(-charge.retry_us(level) // 1_000_000))
+            retry_s = -(-charge.retry_us(level) // 1_000_000) or 1
         else:
             refusing, retry_s = verdict.refusing, retry_after_s(verdict)
         head, body = refusal_parts(refusing, self._status)
