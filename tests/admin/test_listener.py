@@ -182,6 +182,13 @@ def test_buckets_are_found_in_bounded_steps_with_a_cursor(one: Sidecar, store_se
     assert store_server.calls("scan") == 50
 
 
+def test_the_list_of_proxies_is_no_bucket(one: Sidecar, store_server: StoreServer) -> None:
+    store_server.client.zadd(f"{PREFIX}proxies", {"another": 1})
+    spend(one, "proxies", 1)
+    (found,) = ask(one, "/buckets?q=proxies")[2]["buckets"]
+    assert (found["bucket"], found["policy"]) == (f"{PREFIX}users:proxies", "users")
+
+
 def test_a_search_matches_its_text_literally(one: Sidecar) -> None:
     spend(one, "plain", 1)
     assert ask(one, "/buckets?q=pl*n")[2]["buckets"] == []

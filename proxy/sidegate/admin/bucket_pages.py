@@ -35,6 +35,8 @@ class BucketPages:
         owners = {policies.bucket_named(policy, ""): policy for policy in policies.policies if policy.limit}
         buckets: list[BucketEntry] = []
         for stored in found.buckets:
+            if ":" not in stored.name.removeprefix(policies.key_prefix):
+                continue  # no bucket: the list of proxies, or the breaker's probe
             owner = next((policy for start, policy in owners.items() if stored.name.startswith(start)), None)
             buckets.append(
                 {

@@ -44,10 +44,10 @@ def add_doctor(commands: Commands) -> None:
     """Add the command `doctor`."""
     parser = commands.add_parser(
         "doctor",
-        help="check configuration, store, application, ports and open files, with advice",
-        description="Check what a sidecar with this configuration needs: configuration, store (version, role, rights, "
-        "eviction, round trip, clock), application, ports, open files. Exit status: 0 no failure; 1 a check failed; "
-        "2 wrong usage.",
+        help="check configuration, store, application, ports, certificates and open files, with advice",
+        description="Check what a sidecar with this configuration needs: configuration, certificates, store (version, "
+        "role, rights, eviction, round trip, clock; all masters of a Cluster), application, ports or Unix socket, open "
+        "files. Exit status: 0 no failure; 1 a check failed; 2 wrong usage.",
     )
     _add_file(parser, _ABOUT_CONFIG)
     add_setting_flags(parser)

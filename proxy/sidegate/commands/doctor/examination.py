@@ -12,6 +12,7 @@ from rich.text import Text
 from sidegate.commands.doctor.diagnosis import Diagnosis, DiagnosisState, failure, ok, warning
 from sidegate.commands.doctor.host_checks import check_application, check_open_files, check_ports
 from sidegate.commands.doctor.store_checks import check_store
+from sidegate.commands.doctor.tls_checks import check_tls
 from sidegate.commands.output import printable, write_json
 from sidegate.commands.rich_output import write_text
 from sidegate.commands.setting_flags import given_flags
@@ -44,6 +45,7 @@ def _findings(options: argparse.Namespace) -> Iterator[Diagnosis]:
         return
     settings = examined.settings
     yield from _configuration(options.config, examined)
+    yield from check_tls(settings)
     yield from asyncio.run(_store(settings))
     yield from check_application(settings)
     yield from check_ports(settings)

@@ -8,26 +8,37 @@ from collections.abc import Iterator
 from http.client import HTTPException, HTTPSConnection
 
 from sidegate.commands.doctor.diagnosis import Diagnosis, failure, ok, warning
+from sidegate.commands.doctor.socket_checks import check_listening_socket
 from sidegate.commands.fleet.sidecars import TIMEOUT_S, ask
 from sidegate.config import AdminSettings, Settings
 from sidegate.config.addresses import Endpoint
 from sidegate.config.store_url import Address
+from sidegate.config.tls_settings import TlsFiles, client_context
 from sidegate.edge.file_limit import OWN_DESCRIPTORS
 
 
 def check_application(settings: Settings) -> Iterator[Diagnosis]:
-    """Whether it accepts connections. No request is sent."""
-    url, timeout_s = settings.upstream.url, settings.upstream.connect_timeout_s
+    """Whether it accepts connections, over TLS where `upstream.url` has https. No request is sent."""
+    upstream = settings.upstream
+    url, timeout_s = upstream.url, upstream.connect_timeout_s
+    origin = settings.origins.get("upstream.url", "default")
     try:
-        with _connection(url, timeout_s):
-            yield ok("application", f"{url} accepts connections")
+        with _connection(url, timeout_s) as connection:
+            if url.tls:
+                context = client_context(TlsFiles(upstream.cert_file, upstream.key_file, upstream.ca_file))
+                context.wrap_socket(connection, server_hostname=url.host.rstrip(".")).close()
+        yield ok("application", f"{url} accepts connections")
+    except ssl.SSLCertVerificationError as error:
+        advice = "correct upstream.ca_file, or the application's certificate"
+        yield failure("application", f"{url}: its certificate is refused: {error.verify_message}", advice)
+    except ssl.SSLError as error:
+        yield failure("application", f"{url}: TLS: {error.reason}", f"correct upstream.url (now from: {origin})")
+    except PermissionError as error:
+        advice = "let the sidecar's user write to the socket and enter its folder"
+        yield failure("application", f"{url}: {error.strerror}", advice)
     except OSError as error:
         reason = f"no connection within {timeout_s:g} s" if isinstance(error, TimeoutError) else error.strerror or error
-        yield failure(
-            "application",
-            f"{url}: {reason}",
-            f"start it, or correct upstream.url (now from: {settings.origins.get('upstream.url', 'default')})",
-        )
+        yield failure("application", f"{url}: {reason}", f"start it, or correct upstream.url (now from: {origin})")
 
 
 def _connection(url: Endpoint, timeout_s: float) -> socket.socket:
@@ -48,6 +59,7 @@ def check_ports(settings: Settings) -> Iterator[Diagnosis]:
     listen, admin = settings.listen, settings.admin
     admin_fault = _taken(admin.host, admin.port)
     runs_here = admin_fault == errno.EADDRINUSE and _is_sidecar(admin)
+    yield from check_listening_socket(listen, runs_here=runs_here)
     for name, host, port, fault in (
         *(("port", host, listen.port, _taken(host, listen.port)) for host in ([] if listen.socket else listen.host)),
         ("admin port", admin.host, admin.port, admin_fault),

@@ -1,19 +1,22 @@
 """Checks of the store: connection, version, role, rights, eviction, clock, round trip.
 
 Connects as a sidecar does. Two keys are written: the bucket of a probe, which expires after a minute, and an expired
-entry in the list of proxies, which is removed again. In a Cluster, facts about a server are
-those of the node that has `<key_prefix>probe`.
+entry in the list of proxies, which is removed again. In a Cluster, all masters are checked, with a probe
+for each.
 """
 
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import replace
 from functools import partial
+from secrets import token_hex
 from statistics import median
 
 from sidegate.commands.doctor.diagnosis import Diagnosis, failure, ok, warning
 from sidegate.config import StoreSettings
 from sidegate.store.awaiting import answer_of
+from sidegate.store.cluster.cluster_node import OF_THE_SLOT
 from sidegate.store.factory import open_store
 from sidegate.store.housekeeping import EVICTION_ADVICE, KEPT_POLICIES, facts_of
 from sidegate.store.probe import probe_charge
@@ -22,6 +25,8 @@ from sidegate.store.protocol import Command, Levels, Store, StoreUnavailable
 # A command at a terminal may wait longer than `store.timeout`, which is for requests.
 TIMEOUT_S = 2.0
 PINGS = 20
+# Keys that are tried to find one for each master of a Cluster: with 32, one of three has none in 1 of 10^17 cases.
+KEYS_TRIED_PER_MASTER = 32
 # Below this, times of log lines of store and sidecar can be compared.
 CLOCK_S = 1.0
 
@@ -72,24 +77,45 @@ async def check_store(settings: StoreSettings) -> AsyncIterator[Diagnosis]:
 
 
 async def _checks(store: Store, settings: StoreSettings) -> AsyncIterator[Diagnosis]:
-    ask = partial(_command, store, f"{settings.key_prefix}probe")
-    info = facts_of(await ask("INFO"))
-    yield ok("store", f"{settings.url}: {_version(info)}, {info.get('role', 'role unknown')}")
-    charged = await answer_of(partial(_charge, store, settings.key_prefix))
-    if isinstance(charged, StoreUnavailable):
-        yield failure(
-            "decisions",
-            f"{charged} ({charged.reason})",
-            _ADVICE.get(charged.reason, "see Rights of a store user in docs/operations.md"),
-        )
-    else:
-        yield ok("decisions", "the deciding script runs")
+    replies = await _each(store, "INFO")
+    lost = {node: reply for node, reply in replies.items() if isinstance(reply, StoreUnavailable)}
+    for node, reply in lost.items():
+        yield failure("store", f"{_at(node)}{reply} ({reply.reason})", _ADVICE.get(reply.reason, "see its log"))
+    masters = {node: facts_of(reply) for node, reply in replies.items() if node not in lost}
+    if not masters:
+        return
+    yield _servers(settings, masters)
+    for finding in await _decisions(store, masters):
+        yield finding
     for finding in await _rights(store, settings.key_prefix):
         yield finding
-    yield _proxies(await ask("ZCARD", f"{settings.key_prefix}proxies"), settings)
-    yield _eviction(info)
-    for finding in await _times(store, settings):
+    yield _proxies(
+        await _command(store, f"{settings.key_prefix}probe", "ZCARD", f"{settings.key_prefix}proxies"), settings
+    )
+    for finding in _alike({node: _eviction(facts) for node, facts in masters.items()}):
         yield finding
+    yield await _round_trip(store, settings)
+    for finding in await _clock(store):
+        yield finding
+
+
+def _at(node: str) -> str:
+    """The beginning of a finding about one node; empty for a store of one server."""
+    return f"{node}: " if node else ""
+
+
+def _alike(findings: Mapping[str, Diagnosis]) -> list[Diagnosis]:
+    """One finding if all nodes have the same, else one for each node."""
+    if len(set(findings.values())) == 1:
+        return [next(iter(findings.values()))]
+    return [replace(finding, text=f"{_at(node)}{finding.text}") for node, finding in findings.items()]
+
+
+def _servers(settings: StoreSettings, masters: Mapping[str, Mapping[str, str]]) -> Diagnosis:
+    versions = ", ".join(sorted({_version(facts) for facts in masters.values()}))
+    if "" in masters:
+        return ok("store", f"{settings.url}: {versions}, {masters[''].get('role', 'role unknown')}")
+    return ok("store", f"{settings.url}: {versions}, {len(masters)} masters: {', '.join(sorted(masters))}")
 
 
 def _version(info: Mapping[str, str]) -> str:
@@ -99,11 +125,40 @@ def _version(info: Mapping[str, str]) -> str:
     return "unknown version (no right to INFO)"
 
 
-def _charge(store: Store, prefix: str, then: Callable[[Levels | StoreUnavailable], None]) -> None:
+async def _decisions(store: Store, masters: Mapping[str, Mapping[str, str]]) -> list[Diagnosis]:
+    """Run the deciding script on each master."""
+    failures = []
+    for node, key in (await _keys_of(store, masters)).items():
+        charged = await answer_of(partial(_charge, store, key))
+        if isinstance(charged, StoreUnavailable):
+            advice = _ADVICE.get(charged.reason, "see Rights of a store user in docs/operations.md")
+            failures.append(failure("decisions", f"{_at(node)}{charged} ({charged.reason})", advice))
+    return failures or [ok("decisions", "the deciding script runs")]
+
+
+async def _keys_of(store: Store, masters: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
+    """A key for each master. INFO shows where a key is; without the right to it, one key is tried."""
+    # New names: the bucket of a probe less than a second ago is empty, so that a charge would write nothing.
+    probe = f"{store.key_prefix}probe-{token_hex(4)}"
+    nodes = {run_id: node for node, facts in masters.items() if (run_id := facts.get("run_id"))}
+    if len(nodes) < 2:
+        return {next(iter(masters), ""): probe}
+    keys: dict[str, str] = {}
+    for number in range(KEYS_TRIED_PER_MASTER * len(nodes)):
+        key = f"{probe}-{number}"
+        facts = facts_of(await _command(store, key, "INFO", "server"))
+        if node := nodes.get(facts.get("run_id", "")):
+            keys.setdefault(node, key)
+        if len(keys) == len(nodes):
+            break
+    return keys
+
+
+def _charge(store: Store, key: str, then: Callable[[Levels | StoreUnavailable], None]) -> None:
     def answered(levels: Levels | StoreUnavailable, _: float) -> None:
         then(levels)
 
-    store.ask((probe_charge(f"{prefix}probe"),), answered)
+    store.ask((probe_charge(key),), answered)
 
 
 async def _command(store: Store, key: str, *command: str | int) -> object:
@@ -111,14 +166,20 @@ async def _command(store: Store, key: str, *command: str | int) -> object:
     return await answer_of(partial(store.command, key, words))
 
 
+async def _each(store: Store, *command: str | int) -> Mapping[str, object]:
+    words: Command = command
+    return await answer_of(partial(store.command_each, words))
+
+
 async def _rights(store: Store, prefix: str) -> list[Diagnosis]:
+    """Try each command on each master. One that does not have the key refuses what is forbidden all the same."""
     missing = []
     for command, purpose in _RIGHTS:
         words = [word.format(prefix=prefix) if isinstance(word, str) else word for word in command]
-        key = next((str(word) for word in words[1:] if str(word).startswith(prefix)), f"{prefix}probe")
-        reply = await _command(store, key, *words)
-        if isinstance(reply, Exception):
-            missing.append(warning("rights", f"{words[0]}: {reply}", f"allow it; without it: no {purpose}"))
+        for node, reply in (await _each(store, *words)).items():
+            if isinstance(reply, Exception) and not str(reply).startswith(OF_THE_SLOT):
+                text = f"{_at(node)}{words[0]}: {reply}"
+                missing.append(warning("rights", text, f"allow it; without it: no {purpose}"))
     return missing or [ok("rights", "all commands are allowed")]
 
 
@@ -129,7 +190,7 @@ def _proxies(reply: object, settings: StoreSettings) -> Diagnosis:
     return ok("proxies", f"{count} announce themselves; they divide each limit under `local` during an outage")
 
 
-def _eviction(info: dict[str, str]) -> Diagnosis:
+def _eviction(info: Mapping[str, str]) -> Diagnosis:
     policy, bound = info.get("maxmemory_policy", ""), info.get("maxmemory", "")
     if not policy:
         return warning("eviction", "unknown: no right to INFO", EVICTION_ADVICE)
@@ -140,26 +201,37 @@ def _eviction(info: dict[str, str]) -> Diagnosis:
     return warning("eviction", f"maxmemory {bound} bytes, {policy}: buckets in use may be evicted", EVICTION_ADVICE)
 
 
-async def _times(store: Store, settings: StoreSettings) -> list[Diagnosis]:
+async def _round_trip(store: Store, settings: StoreSettings) -> Diagnosis:
+    """The time until all masters have answered."""
     took_s = []
     for _ in range(PINGS):
         began_s = time.perf_counter()
-        reply = await answer_of(store.ping)
+        replies = await _each(store, "PING")
         took_s.append(time.perf_counter() - began_s)
-        if isinstance(reply, Exception):
-            return [failure("round trip", f"PING: {reply}", "check the network")]
+        for node, reply in replies.items():
+            if isinstance(reply, Exception):
+                return failure("round trip", f"{_at(node)}PING: {reply}", "check the network")
     middle, longest, bound = median(took_s), max(took_s), settings.timeout_s
     text = (
         f"{middle * 1000:.1f} ms, the longest of {PINGS} {longest * 1000:.1f} ms; store.timeout is {bound * 1000:g} ms"
     )
     advice = "move the store closer, or raise store.timeout: requests beyond it take on_failure"
-    found = [warning("round trip", text, advice) if longest > bound / 2 else ok("round trip", text)]
+    return warning("round trip", text, advice) if longest > bound / 2 else ok("round trip", text)
+
+
+async def _clock(store: Store) -> list[Diagnosis]:
+    """Compare the clocks of all masters with this machine's; nothing without the right to TIME."""
     before_s = time.time()  # noqa: TID251  (compared with the store's clock)
-    reply = await _command(store, f"{settings.key_prefix}probe", "TIME")
-    if isinstance(reply, list):
-        between_s = (before_s + time.time()) / 2  # noqa: TID251
-        ahead_s = int(reply[0]) + int(reply[1]) / 1e6 - between_s
-        text = f"the store's clock differs by {abs(ahead_s):.1f} s"
-        advice = "synchronise both clocks; limits follow the store's clock alone and are right"
-        found.append(ok("clock", text) if abs(ahead_s) <= CLOCK_S else warning("clock", text, advice))
-    return found
+    replies = await _each(store, "TIME")
+    between_s = (before_s + time.time()) / 2  # noqa: TID251
+    ahead_s = {
+        node: abs(int(reply[0]) + int(reply[1]) / 1e6 - between_s)
+        for node, reply in replies.items()
+        if isinstance(reply, list)
+    }
+    if not ahead_s:
+        return []
+    node = max(ahead_s, key=ahead_s.__getitem__)
+    text = f"{_at(node)}the store's clock differs by {ahead_s[node]:.1f} s"
+    advice = "synchronise both clocks; limits follow the store's clock alone and are right"
+    return [ok("clock", text) if ahead_s[node] <= CLOCK_S else warning("clock", text, advice)]
