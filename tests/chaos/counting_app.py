@@ -1,14 +1,14 @@
 """An application that counts, for each key, the requests that it works on at once. Run as a process.
 
-`/api/KEY/KIND/MS` takes MS milliseconds of work, of the kind
+`/api/KEY/KIND/MS/NUMBER` takes MS milliseconds of work, of the kind
 
     whole    one answer at the end; the work goes on though the connection closes, as that of most handlers does
     stream   an answer in four pieces, the first after a quarter of the time; the work ends with the connection
     close    no answer: the connection is closed at the end
 
 `/report` is a JSON object: the most at once by key, how often a key was above its limit, how many requests were worked
-on, and by key the times (of the monotonic clock) at which the limit was reached and left. LIMITS are by the first part
-of the key.
+on, by key the times (of the monotonic clock) at which the limit was reached and left, and by number the time of the end
+of its work. LIMITS are by the first part of the key.
 """
 
 import asyncio
@@ -34,6 +34,7 @@ class Works:
         self.above = 0
         self.done = 0
         self.turns: dict[str, list[float]] = defaultdict(list)
+        self.ends: dict[str, float] = {}
 
     def begin(self, key: str) -> None:
         self.running[key] += 1
@@ -43,14 +44,15 @@ class Works:
         if running == limit:
             self.turns[key].append(time.monotonic())
 
-    def end(self, key: str) -> None:
+    def end(self, key: str, number: str) -> None:
+        self.ends[number] = time.monotonic()
         if self.running[key] == LIMITS[key.partition("-")[0]]:
             self.turns[key].append(time.monotonic())
         self.running[key] -= 1
         self.done += 1
 
     def report(self) -> bytes:
-        found = {"peaks": self.peaks, "above": self.above, "done": self.done, "turns": self.turns}
+        found = {"peaks": self.peaks, "above": self.above, "done": self.done, "turns": self.turns, "ends": self.ends}
         return json.dumps({**found, "running": sum(self.running.values())}).encode()
 
 
@@ -60,7 +62,7 @@ class Counted(asyncio.Protocol):
     def connection_made(self, transport: Any) -> None:  # uvloop's is no subclass of asyncio's
         self._transport = transport
         self._unread = b""
-        self._streaming = ""
+        self._streaming: tuple[str, str] | None = None
 
     def data_received(self, data: bytes) -> None:
         *heads, self._unread = (self._unread + data).split(b"\r\n\r\n")
@@ -69,37 +71,39 @@ class Counted(asyncio.Protocol):
             if target == "/report":
                 self._answer(self.works.report())
                 continue
-            _, _, key, kind, milliseconds = target.split("/")
+            _, _, key, kind, milliseconds, number = target.split("/")
             self.works.begin(key)
             loop, work_s = asyncio.get_running_loop(), int(milliseconds) / 1000
             if kind == "stream":
-                self._streaming = key
-                loop.call_later(work_s / _PIECES, self._piece, key, work_s, 1)
+                self._streaming = (key, number)
+                loop.call_later(work_s / _PIECES, self._piece, work_s, 1)
             else:
-                loop.call_later(work_s, self._end_of_work, key, kind)
+                loop.call_later(work_s, self._end_of_work, key, number, kind)
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        if self._streaming:
-            self.works.end(self._streaming)
-            self._streaming = ""
+        if self._streaming is not None:
+            self._end_of_stream(*self._streaming)
 
-    def _end_of_work(self, key: str, kind: str) -> None:
-        self.works.end(key)
+    def _end_of_stream(self, key: str, number: str) -> None:
+        self._streaming = None
+        self.works.end(key, number)
+
+    def _end_of_work(self, key: str, number: str, kind: str) -> None:
+        self.works.end(key, number)
         if kind == "close":
             self._transport.close()
         else:
             self._answer(b"ok")
 
-    def _piece(self, key: str, work_s: float, number: int) -> None:
-        if not self._streaming or self._transport.is_closing():
+    def _piece(self, work_s: float, piece: int) -> None:
+        if self._streaming is None or self._transport.is_closing():
             return
-        head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" if number == 1 else b""
-        if number < _PIECES:
+        head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" if piece == 1 else b""
+        if piece < _PIECES:
             self._transport.write(head + b"5\r\npiece\r\n")
-            asyncio.get_running_loop().call_later(work_s / _PIECES, self._piece, key, work_s, number + 1)
+            asyncio.get_running_loop().call_later(work_s / _PIECES, self._piece, work_s, piece + 1)
         else:
-            self._streaming = ""
-            self.works.end(key)
+            self._end_of_stream(*self._streaming)
             self._transport.write(b"5\r\npiece\r\n0\r\n\r\n")
 
     def _answer(self, body: bytes) -> None:

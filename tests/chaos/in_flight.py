@@ -1,9 +1,11 @@
 """`python -m tests.chaos.in_flight`: random starts, ends, aborts and kill -9 under `in_flight`, over three sidecars.
 
 The application counts what it works on. Shown in the end: the most at once by limit; the time until every place was
-free; and the under-use: requests refused though the application had never reached the key's limit between 100 ms before
-the request and the refusal. Refusals within LEASE_S of a kill are not judged: the killed sidecar's places are not free
-yet.
+free; and the under-use: requests refused though fewer than the key's limit were under way all the time from 100 ms
+before the request to the refusal. What is under way is counted twice: from the client's sending of a request that passed
+to its answer (or to the end of its work, where the client left), and at the application alone. The second one takes the
+way between them, on which a place is taken too, for under-use; the first one is judged. Refusals within LEASE_S of a
+kill are not: the killed sidecar's places are not free yet.
 """
 
 import argparse
@@ -17,9 +19,10 @@ import struct
 import sys
 import time
 from bisect import bisect_right
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Any
 
 import uvloop
@@ -30,7 +33,7 @@ from tests.raw_client import get
 from tests.servers import StoreServer
 from tests.sidecar import PREFIX, Sidecar, configuration
 
-KEYS = [f"{name}-{number}" for name in LIMITS for number in range(6)]
+KEYS = [f"{name}-{number}" for name in LIMITS for number in range(15)]
 LEASE_S = 10.0
 MOST_UNDER_USE = 0.01
 # A sidecar may remember a refusal for so long after another one has freed a place.
@@ -50,10 +53,11 @@ def policy() -> dict[str, object]:
 
 @dataclass(slots=True)
 class Found:
-    """What the clients saw. `refusals`: key, sent, answered."""
+    """What the clients saw. `refusals`: key, sent, answered. `passed`: number, key, sent, and answered unless left."""
 
     statuses: Counter[str] = field(default_factory=Counter)
     refusals: list[tuple[str, float, float]] = field(default_factory=list)
+    passed: list[tuple[int, str, float, float | None]] = field(default_factory=list)
     kills: list[float] = field(default_factory=list)
 
     @property
@@ -104,6 +108,7 @@ class Storm:
         self._left = requests
         self._until_s = time.monotonic() + seconds
         self._slots = slots
+        self._numbers = count()
         self._random = random.Random(seed)
         self._idle: dict[int, list[ClientLine]] = {}
 
@@ -128,17 +133,18 @@ class Storm:
     async def _one(self) -> bool:
         """One request; returns whether it was refused."""
         chance, port = self._random, self._random.choice(self.sidecars).port
-        key, kind, work_ms = chance.choice(KEYS), chance.choices(("whole", "stream", "close"), (80, 15, 5))[0], 0
-        work_ms = chance.randrange(5, 80)
-        leaves_after_s = chance.uniform(0, 0.1) if chance.random() < 0.3 else None
+        key, kind = chance.choice(KEYS), chance.choices(("whole", "stream", "close"), (80, 15, 5))[0]
+        work_ms = chance.randrange(20, 280)
+        leaves_after_s = chance.uniform(0, 0.3) if chance.random() < 0.3 else None
         line = await self._line(port)
-        sent_s = time.monotonic()
-        answer = line.ask(f"GET /api/{key}/{kind}/{work_ms} HTTP/1.1\r\nHost: app.test\r\n\r\n".encode())
+        number, sent_s = next(self._numbers), time.monotonic()
+        answer = line.ask(f"GET /api/{key}/{kind}/{work_ms}/{number} HTTP/1.1\r\nHost: app.test\r\n\r\n".encode())
         if leaves_after_s is not None:
             await asyncio.wait((answer,), timeout=leaves_after_s)
             if not answer.done():
                 self._leave(line)
                 self.found.statuses["left"] += 1
+                self.found.passed.append((number, key, sent_s, None))
                 return False
         try:
             status = await asyncio.wait_for(answer, HUNG_AFTER_S)
@@ -147,6 +153,8 @@ class Storm:
         self.found.statuses[{0: "lost", -1: "hung"}.get(status, str(status))] += 1
         if status == 429:
             self.found.refusals.append((key, sent_s, time.monotonic()))
+        else:
+            self.found.passed.append((number, key, sent_s, time.monotonic()))
         if not line.lost:
             self._idle.setdefault(port, []).append(line)
         return status == 429
@@ -178,7 +186,7 @@ async def storm(
     requests: int,
     seconds: float,
     *,
-    slots: int = 120,
+    slots: int = 300,
     kill_every_s: float = 25.0,
     seed: int = 1,
     most_under_use: float = MOST_UNDER_USE,
@@ -231,7 +239,7 @@ async def _hold_everywhere(port: int, store: StoreServer) -> None:
         await asyncio.sleep(0.02)
     for key in KEYS:
         _, line = await loop.create_connection(ClientLine, "127.0.0.1", port)
-        _ = line.ask(f"GET /api/{key}/whole/1000 HTTP/1.1\r\nHost: app.test\r\n\r\n".encode())
+        _ = line.ask(f"GET /api/{key}/whole/1000/{key} HTTP/1.1\r\nHost: app.test\r\n\r\n".encode())
     while places(store) < len(KEYS):
         await asyncio.sleep(0.02)
 
@@ -257,8 +265,9 @@ def judged(found: Found, report: Any, took_s: float, free_s: float, most_under_u
         name: max((n for key, n in report["peaks"].items() if key.startswith(f"{name}-")), default=0) for name in LIMITS
     }
     counted = [each for each in found.refusals if not _after_a_kill(each[1], found.kills)]
-    wrong = sum(
-        not _was_full(report["turns"].get(key, ()), sent_s - REMEMBERED_S, at_s) for key, sent_s, at_s in counted
+    wrong, at_the_application = (
+        sum(not _was_full(turns.get(key, ()), sent_s - REMEMBERED_S, at_s) for key, sent_s, at_s in counted)
+        for turns in (_turns(found, report["ends"]), report["turns"])
     )
     under_use = wrong / found.sent if found.sent else 0.0
     faults = [f"the application saw {most[name]} of {limit}" for name, limit in LIMITS.items() if most[name] > limit]
@@ -277,11 +286,31 @@ def judged(found: Found, report: Any, took_s: float, free_s: float, most_under_u
             f"at the application: {report['done']} worked on; most at once "
             + ", ".join(f"{most[name]} of {limit}" for name, limit in LIMITS.items())
             + f"; above the limit {report['above']} times",
-            f"under-use: {wrong} of {len(counted)} refusals judged, {under_use:.3%} of all requests",
+            (
+                f"under-use: {wrong} of {len(counted)} refusals judged, {under_use:.3%} of all requests "
+                f"(counted at the application alone {at_the_application})"
+            ),
             f"the last place was free {free_s:.1f} s after kill -9",
         ],
         faults,
     )
+
+
+def _turns(found: Found, ends: Mapping[str, float]) -> dict[str, list[float]]:
+    """By key, the times at which its limit was reached and left by the requests that passed."""
+    steps: dict[str, list[tuple[float, int]]] = defaultdict(list)
+    for number, key, sent_s, answered_s in found.passed:
+        end_s = ends.get(str(number), sent_s) if answered_s is None else answered_s
+        steps[key] += [(sent_s, 1), (max(sent_s, end_s), -1)]
+    turns: dict[str, list[float]] = {}
+    for key, moments in steps.items():
+        running, limit = 0, LIMITS[key.partition("-")[0]]
+        turns[key] = []
+        for moment_s, step in sorted(moments):
+            running += step
+            if running == limit - (step < 0):
+                turns[key].append(moment_s)
+    return turns
 
 
 def _after_a_kill(moment_s: float, kills: Sequence[float]) -> bool:
@@ -306,7 +335,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m tests.chaos.in_flight", description=__doc__)
     parser.add_argument("--requests", type=int, default=1_000_000)
     parser.add_argument("--seconds", type=float, default=900.0, help="the longest that they may take")
-    parser.add_argument("--slots", type=int, default=120, help="clients at once")
+    parser.add_argument("--slots", type=int, default=300, help="clients at once")
     parser.add_argument("--kill-every", type=float, default=25.0, help="seconds between two kills")
     parser.add_argument("--seed", type=int, default=1)
     sys.exit(uvloop.run(main(parser.parse_args())))
