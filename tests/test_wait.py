@@ -123,6 +123,19 @@ def test_what_would_wait_too_long_is_refused_with_a_time_that_holds(
         client.reset()
 
 
+@pytest.mark.slow
+def test_a_request_that_comes_after_retry_after_is_accepted_to_wait(
+    store_server: StoreServer, recorder: Recorder
+) -> None:
+    config = configuration(store_server.url, recorder.url, policies=[{**SLOW, "limit": "1/s", "wait": "1s"}])
+    with Sidecar(config) as sidecar, ThreadPoolExecutor(6) as pool:
+        first = pool.map(lambda _: ask(sidecar, "patient", "/slow"), range(6))
+        refused = [reply for reply in first if reply.status == 429]
+        assert {reply.value("Retry-After") for reply in refused} == {"1"}
+        time.sleep(1)
+        assert ask(sidecar, "patient", "/slow").status == 200
+
+
 def test_a_client_that_leaves_gives_its_booking_back_if_nobody_booked_behind_it(
     sidecars: list[Sidecar], recorder: Recorder, store_server: StoreServer
 ) -> None:
