@@ -54,7 +54,8 @@ class RequestLog:
         if wanted == "all":
             self._write(record)
         elif wanted == "refused" and (
-            record.error or (verdict is not None and (verdict.answer is not _PASS or verdict.passed_unchecked))
+            record.error
+            or (verdict is not None and (verdict.answer is not _PASS or (verdict.reason and verdict.passed_unchecked)))
         ):
             self._fold(record, refused)
 
@@ -165,9 +166,9 @@ def _subject(record: Record, refused: Sequence[tuple[str, str]]) -> str:
     """What the requests of a flood have in common: the error, or the first bucket that refused."""
     if record.error:
         return record.error
-    if record.verdict is not None and record.verdict.passed_unchecked:
-        return _UNCHECKED
-    return refused[0][1] or refused[0][0] if refused else "others"
+    if refused:
+        return refused[0][1] or refused[0][0]
+    return _UNCHECKED if record.verdict is not None and record.verdict.passed_unchecked else "others"
 
 
 def _event(verdict: Verdict | None) -> str:
