@@ -238,6 +238,8 @@ def test_shares_of_settled_costs_and_places_decide_during_an_outage(
     policies = [
         {**policy, "on_store_failure": "local"} for policy in POLICIES if policy["name"] in ("login", "used", "busy")
     ]
+    patient = {"name": "patient", "match": {"path": "/patient"}, "limit": "1/20s", "wait": "1m", "key": "client_ip"}
+    policies.append({**patient, "on_store_failure": "local"})
     config = configuration(
         own_store_server.url, recorder.url, policies=policies, store={"timeout": "200ms", "replicas": 2}
     )
@@ -254,6 +256,7 @@ def test_shares_of_settled_costs_and_places_decide_during_an_outage(
             recorder.release()
             assert client.reply().status == 200
         assert ask(sidecar, "away", "/busy").status == 200
+        assert [ask(sidecar, "away", "/patient").status for _ in range(3)] == [200, 429, 429]  # no wait for 20 s
         own_store_server.start()
         # The final costs are debts to the shared buckets: two wrong logins, and of a use of 663 what there is.
         eventually(lambda: _owed(sidecar, own_store_server) == (3, 0), "the debts are paid")

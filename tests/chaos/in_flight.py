@@ -198,7 +198,8 @@ async def storm(
             url = f"http://127.0.0.1:{app_port}"
 
             def start() -> Sidecar:
-                config = configuration(store.url, url, policies=[policy()], log={"requests": "none"})
+                upstream = {"url": url, "connect_timeout": "10s"}  # a busy machine is no fault
+                config = configuration(store.url, url, policies=[policy()], log={"requests": "none"}, upstream=upstream)
                 return stack.enter_context(Sidecar(config))
 
             made = Storm([start() for _ in range(3)], requests, seconds, slots, seed)
