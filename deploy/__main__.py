@@ -45,6 +45,15 @@ def main(arguments: list[str]) -> int:
     except Trouble as trouble:
         complain(trouble)
         return 1
+    except subprocess.TimeoutExpired as late:
+        command_line = shlex.join(map(str, late.cmd))
+        complain(
+            Trouble(
+                f"did not end within {late.timeout:.0f} s: {command_line}",
+                f"see make status, then repeat: make {command}",
+            )
+        )
+        return 1
     except KeyboardInterrupt:
         say("interrupted")
         return 130

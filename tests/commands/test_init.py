@@ -1,8 +1,7 @@
-"""`sidegate init`, `diff` and `completion`, and suggestions for misspelt commands."""
+"""`sidegate init` and `diff`, and suggestions for misspelt commands."""
 
 import os
 import pty
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -134,33 +133,3 @@ def test_diff_reports_the_faults_of_both_files(tmp_path: Path) -> None:
 def test_a_misspelt_command_gets_a_suggestion(words: tuple[str, ...], hint: str) -> None:
     done = sidegate(*words)
     assert (done.status, hint in done.err) == (2, True)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("typed", "completed"),
-    [
-        (("ch",), ["check"]),
-        (("buckets", "sh"), ["show"]),
-        (("run", "--po"), ["--port"]),
-        (("buckets", "list", "--po"), ["--policy"]),
-        (("status", "--adm"), ["--admin"]),
-        (("run", "config.y"), []),
-    ],
-)
-def test_bash_completes_commands_and_options(typed: tuple[str, ...], completed: list[str]) -> None:
-    bash = shutil.which("bash")
-    if bash is None:
-        pytest.skip("no bash")
-    script = sidegate("completion", "bash").out
-    words = " ".join(("sidegate", *typed))
-    ask = f'COMP_WORDS=({words}); COMP_CWORD={len(typed)}; _sidegate; echo "${{COMPREPLY[@]}}"'
-    done = subprocess.run([bash, "-c", f"{script}\n{ask}"], capture_output=True, text=True, check=True, timeout=30)
-    assert done.stdout.split() == completed
-
-
-def test_every_shell_has_a_script_with_every_command() -> None:
-    for shell in ("bash", "zsh", "fish"):
-        done = sidegate("completion", shell)
-        assert done.status == 0
-        assert all(word in done.out for word in ("run", "init", "doctor", "diff", "tail", "buckets", "--admin"[2:]))

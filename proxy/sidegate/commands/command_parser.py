@@ -7,7 +7,10 @@ from typing import NamedTuple, TypeAlias
 
 
 class CommandWords(NamedTuple):
-    """A command as its words (none for `sidegate` itself), its options, and the commands below it with their help."""
+    """A command as its words (none for `sidegate` itself), its options, and the words that may follow, with their help.
+
+    These are commands below it, or the choices of an argument, which have no help.
+    """
 
     path: tuple[str, ...]
     options: tuple[str, ...]
@@ -35,7 +38,9 @@ class CommandParser(argparse.ArgumentParser):
         options = [option for action in self._actions for option in action.option_strings]
         groups = [action for action in self._actions if isinstance(action, argparse._SubParsersAction)]
         helps = {each.dest: each.help or "" for group in groups for each in group._get_subactions()}
-        yield CommandWords(path, tuple(options), helps)
+        others = [action for action in self._actions if action not in groups and not action.option_strings]
+        choices = {str(choice): "" for action in others for choice in action.choices or ()}
+        yield CommandWords(path, tuple(options), helps | choices)
         for group in groups:
             for name, parser in group.choices.items():
                 yield from parser.words((*path, name))

@@ -23,6 +23,12 @@ _sidegate() {{
 }}
 complete -o default -F _sidegate sidegate"""
 
+# zsh has the function `compdef`, which bashcompinit needs, only after compinit; -i skips folders that others may write.
+_ZSH = """\
+(( $+functions[compdef] )) || { autoload -Uz compinit && compinit -i }
+autoload -Uz bashcompinit && bashcompinit
+"""
+
 
 def add_completion(commands: Commands) -> None:
     """Add the command `completion`."""
@@ -50,7 +56,7 @@ def _bash(known: Sequence[CommandWords], shell: str) -> str:
         for each in known
     ]
     script = _BASH.format(known=paths, cases="\n".join(cases))
-    return f"autoload -Uz bashcompinit && bashcompinit\n{script}" if shell == "zsh" else script
+    return _ZSH + script if shell == "zsh" else script
 
 
 def _fish(known: Sequence[CommandWords]) -> str:
@@ -66,6 +72,6 @@ def _fish(known: Sequence[CommandWords]) -> str:
         below = (
             f"{before[:-1]}; and not __fish_seen_subcommand_from {' '.join(each.commands)}'" if each.path else before
         )
-        lines += [f"{below} -f -a {name} -d {quote(text)}" for name, text in each.commands.items()]
+        lines += [f"{below} -f -a {name}{f' -d {quote(text)}' if text else ''}" for name, text in each.commands.items()]
         lines += [f"{before} -l {option[2:]}" for option in each.options if option.startswith("--")]
     return "\n".join(lines)
