@@ -246,6 +246,7 @@ class Noise:
         self._late_s = [each.sent_s + each.took_s for each in late]
         self.slowest_s = max(each.took_s for each in control)
         self.late = len(late) / len(control)
+        self.unanswered = sum(each.status == 0 for each in control) / len(control)
 
     def p99_s(self, begun_s: float, ended_s: float) -> float:
         """Of 99 in 100 requests that were sent in this time."""
@@ -323,7 +324,10 @@ def _unavailable(scenario: Scenario, lab: Lab, answers: Sequence[Answered], most
 def _wrong(scenario: Scenario, lab: Lab, answers: Sequence[Answered], noise: Noise) -> list[str]:
     """Answers that must never occur."""
     faults = []
-    unknown = Counter(each.status for each in answers if each.status not in (200, 429, 503))
+    unknown = Counter(each.status for each in answers if each.status not in (0, 200, 429, 503))
+    unanswered = sum(each.status == 0 for each in answers)
+    if unanswered > NOISE_FACTOR * noise.unanswered * len(answers):
+        unknown[0] = unanswered
     if unknown:
         faults.append(f"answers {dict(unknown)}")
     if wrong := sum(each.status == 200 and not each.echoed for each in answers):
@@ -349,7 +353,9 @@ def _admitted(scenario: Scenario, lab: Lab, answers: Sequence[Answered], greed: 
     """Admitted and allowed requests of the key nearest to its bound, for each kind of key with a bound."""
     first_s = min(each.sent_s for each in answers)
     seconds = max(each.sent_s + each.took_s for each in answers) - first_s
-    outage_s = seconds - (lab.begun_s - first_s) if scenario.outage else None
+    # Without an outage, the machine may have caused one: `_wrong` judges that.
+    away = scenario.outage or any(each.status == 503 for each in answers)
+    outage_s = seconds - (lab.begun_s - first_s if scenario.outage else 0.0) if away else None
     passed: dict[tuple[str, str], int] = defaultdict(int)
     for each in answers:
         passed[each.wanted.kind, each.wanted.user] += each.status == 200

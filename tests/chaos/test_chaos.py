@@ -9,6 +9,7 @@ from tests.chaos.lab import Lab, lab
 from tests.chaos.local_share import admitted_without_store
 from tests.chaos.many_keys import flooded
 from tests.chaos.scenarios import SCENARIOS, Bounds, Scenario, run
+from tests.chaos.shares import CASES, Case, shares
 from tests.chaos.storms import abandoned, departed, exactly_the_burst, shown_evicting, started_without
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
@@ -64,3 +65,11 @@ def test_requests_at_once_over_three_sidecars_get_exactly_the_burst(made: Lab) -
 @pytest.mark.long
 def test_three_sidecars_without_their_store_admit_together_nearly_what_the_limit_says(made: Lab) -> None:
     assert asyncio.run(admitted_without_store(made, seconds=3.0))[1] == []
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.long
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.__name__)
+def test_shares_add_up_to_one_limit_whatever_the_proxies_have_counted(case: Case) -> None:
+    # A proxy that others drop from their count would show after 10 s.
+    assert asyncio.run(shares(case, cut_off_s=12.0))[1] == []

@@ -98,6 +98,7 @@ async def test_a_reply_in_the_kernel_counts_though_the_loop_is_late(own_store_se
             assert (await asked).answer is Answer.PASS
 
 
+@pytest.mark.slow
 async def test_a_reply_that_arrives_in_time_during_a_long_callback_counts(relay: FaultProxy) -> None:
     """uvloop runs the timers that are due before it looks at its sockets again."""
     loop = asyncio.get_running_loop()
@@ -105,13 +106,12 @@ async def test_a_reply_that_arrives_in_time_during_a_long_callback_counts(relay:
     async with sidecar(relay.url, timeout_s=0.25) as proxy:
         await proxy.ask(asking("k", ROOMY))
         relay.delay = Delay(0.03)
-        loop.add_reader(waiting, lambda: time.sleep(0.5 * len(waiting.recv(1))))
+        loop.add_reader(waiting, lambda: time.sleep(1.5 * len(waiting.recv(1))))
         try:
-            for _ in range(2):
-                asked = proxy.ask(asking("k", ROOMY))
-                await asyncio.sleep(0)  # the call leaves
-                waking.send(b"x")
-                assert (await asked).answer is Answer.PASS
+            asked = proxy.ask(asking("k", ROOMY))
+            await asyncio.sleep(0)  # the call leaves
+            waking.send(b"x")
+            assert (await asked).answer is Answer.PASS
         finally:
             loop.remove_reader(waiting)
             waiting.close()
@@ -119,10 +119,10 @@ async def test_a_reply_that_arrives_in_time_during_a_long_callback_counts(relay:
 
 
 async def test_a_call_sent_late_in_a_long_turn_has_its_whole_timeout(relay: FaultProxy) -> None:
-    async with sidecar(relay.url, timeout_s=0.25) as proxy:
+    async with sidecar(relay.url, timeout_s=0.4) as proxy:
         await proxy.ask(asking("k", ROOMY))
         relay.delay = Delay(0.03)
-        asyncio.get_running_loop().call_soon(time.sleep, 0.4)  # in the turn that then sends the call
+        asyncio.get_running_loop().call_soon(time.sleep, 0.5)  # in the turn that then sends the call
         assert (await proxy.ask(asking("k", ROOMY))).answer is Answer.PASS
 
 

@@ -81,6 +81,9 @@ def test_a_worker_that_hangs_is_replaced(pair: Sidecar) -> None:
     pair.wait_for_event("started", 3)
     assert [line["pid"] for line in pair.events("worker_hung")] == [hung]
     assert not Path(f"/proc/{hung}").exists()
+    eventually(lambda: get(pair.admin_port, "/readyz").status == 200, "a ready sidecar")
+    # The kernel gives new connections to both again, and none waits for the one that hung.
+    assert [get(pair.port, "/a", "X-User-ID: ann").status for _ in range(20)] == [200] * 20
 
 
 def test_a_hangup_reloads_every_worker(pair: Sidecar) -> None:

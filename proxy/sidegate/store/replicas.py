@@ -16,7 +16,9 @@ from collections.abc import Callable
 from sidegate.store.protocol import Command, Store
 
 ANNOUNCE_EVERY_S = 1.0
-ENTRY_LIFE_S = 5.0
+# A proxy that is cut off from the store uses its share while the others count on: for so long they still count it. One
+# that has crashed makes the shares of the others smaller for as long.
+ENTRY_LIFE_S = 60.0
 LOWER_AFTER_S = 5.0
 # Counts further apart than this are not consecutive: the store was away in between.
 _LONGEST_GAP_S = 3.0

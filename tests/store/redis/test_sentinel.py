@@ -3,13 +3,14 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 from sidegate.config import StoreSettings
 from sidegate.decision.verdict import Answer
 from sidegate.store.protocol import StoreUnavailable
+from sidegate.store.redis import single_store
 from sidegate.store.redis.connection import MultiplexedConnection
 from sidegate.store.redis.connector import Connector
 from sidegate.store.redis.node import Node
@@ -172,6 +173,34 @@ async def test_a_demoted_master_that_still_answers_is_replaced(
                     assert (await proxy.ask(asking("k", hourly(1_000_000)))).answer is Answer.PASS
                     await asyncio.sleep(0.005)
             assert proxy.failures == [None]  # nobody noticed
+    finally:
+        sentinel.stop()
+
+
+async def test_the_store_follows_an_announced_master_at_once(
+    start_store: StartStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    announced: list[Callable[[], None]] = []
+
+    async def hear_switches(_: Connector, on_switch: Callable[[], None]) -> None:
+        announced.append(on_switch)
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(Connector, "hear_switches", hear_switches)
+    monkeypatch.setattr(single_store, "QUERY_SENTINELS_EVERY_S", 1e6)  # it would never find out by itself
+    old, new = start_store(), start_store()
+    sentinel = SentinelServer(old.port)
+    try:
+        async with sidecar(f"redis+sentinel://127.0.0.1:{sentinel.port}/{SERVICE}") as proxy:
+            await proxy.ask(asking("k", hourly(1_000_000)))
+            sentinel.client.sentinel_remove(SERVICE)
+            sentinel.client.sentinel_monitor(SERVICE, "127.0.0.1", new.port, 1)
+            (on_switch,) = announced
+            on_switch()
+            async with asyncio.timeout(PATIENCE_S):
+                while not new.client.exists("k"):
+                    await proxy.ask(asking("k", hourly(1_000_000)))
+                    await asyncio.sleep(0.005)
     finally:
         sentinel.stop()
 

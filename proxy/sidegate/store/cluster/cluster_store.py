@@ -153,7 +153,7 @@ class ClusterStore:
     # -- the calls of this turn ---------------------------------------------------------------------------------------
 
     def _expire_at(self, reservation: Reservation, due_s: float) -> None:
-        """Expire the reservation at `due_s` of time.monotonic; the loop's clock stands still during one turn."""
+        """Expire the reservation at `due_s` of time.monotonic; timers of uvloop may end a millisecond early."""
         left_s = due_s - time.monotonic()
         if left_s > 0:
             self._loop.call_later(left_s, self._expire_at, reservation, due_s)

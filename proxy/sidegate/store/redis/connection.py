@@ -9,8 +9,8 @@ checked and discarded there, so it can never reach another callback. The connect
 received for several timeouts, or when too many replies are late.
 
 Deadlines cost nothing per command: they all have the same length, so the oldest command's deadline is the next one to
-pass, and one timer that re-arms itself watches that one. Times are time.monotonic: the loop's clock stands still during
-one turn, and a command that is sent late in a long turn would lose that time.
+pass, and one timer that re-arms itself watches that one. A command that is sent late in a turn of the event loop loses
+nothing of its time.
 """
 
 import asyncio
