@@ -183,17 +183,7 @@ def test_without_the_setting_a_header_is_no_request(sidecar: Sidecar, recorder: 
     assert get(sidecar.port).status == 200
 
 
-@pytest.mark.parametrize(
-    ("text", "fault"),
-    [
-        ("listen: {proxy_protocol: [10.0.0.1/8]}", "has bits beyond its prefix"),
-        (
-            "listen: {proxy_protocol: [10.0.0.0/8], tls: {cert_file: a, key_file: b}}",
-            "listen.proxy_protocol: is not read before TLS; expected it without listen.tls",
-        ),
-    ],
-)
-def test_a_fault_of_the_setting_is_named(text: str, fault: str) -> None:
+def test_a_fault_of_the_setting_is_named() -> None:
     with pytest.raises(ConfigError) as caught:
-        parse(text, "c.yaml", {})
-    assert fault in str(caught.value.faults[0])
+        parse("listen: {proxy_protocol: [10.0.0.1/8]}", "c.yaml", {})
+    assert "has bits beyond its prefix" in str(caught.value.faults[0])

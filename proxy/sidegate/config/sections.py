@@ -127,8 +127,6 @@ class ListenSettings(Section):
 
     @model_validator(mode="after")
     def _has_one_listener(self) -> Self:
-        if self.proxy_protocol and self.tls.cert_file is not None:
-            raise Wrong([(("proxy_protocol",), "is not read before TLS; expected it without listen.tls")])
         if self.socket is not None and self.workers != 1:
             raise Wrong([(("workers",), "processes cannot share a Unix socket; expected 1 beside listen.socket")])
         return self

@@ -20,6 +20,12 @@ def plain_address(address: str) -> str:
     return mapped if "." in mapped else address
 
 
+def peer_address(transport: Any) -> str:
+    """The address of a transport's peer; `unix` on a Unix socket."""
+    peer = transport.get_extra_info("peername")
+    return plain_address(peer[0]) if isinstance(peer, tuple) else UNIX_PEER
+
+
 class ClientSocket:
     """One client's transport. `writing_paused`: the client does not take what is sent to it at present.
 
@@ -40,8 +46,7 @@ class ClientSocket:
 
     def __init__(self, transport: Any) -> None:  # uvloop's transports are no subclasses of asyncio's
         self.transport = transport
-        peer = transport.get_extra_info("peername")
-        self.peer: str = plain_address(peer[0]) if isinstance(peer, tuple) else UNIX_PEER
+        self.peer = peer_address(transport)
         # The handshake has verified it.
         tls = transport.get_extra_info("ssl_object")
         self.client_cert = "" if tls is None else certificate_name(tls.getpeercert())

@@ -25,7 +25,7 @@ from sidegate.edge.max_forwards import hops_left, last_hop_answer
 from sidegate.edge.own_page import page_for, show
 from sidegate.edge.replies import failure_reply
 from sidegate.edge.request_id import RequestId
-from sidegate.edge.runtime import LiveRules
+from sidegate.edge.runtime import LiveRules, Runtime
 from sidegate.edge.upload import Upload, UploadState
 from sidegate.edge.upstream import UpstreamConnection
 from sidegate.edge.waiting import TokenWait
@@ -43,8 +43,13 @@ logger = logging.getLogger(__name__)
 def answer_no_request(client: ClientSide, failure: Failure) -> None:
     """Answer, and record, what is not known to be a request."""
     client.socket.write(failure_reply(failure, head_only=False, connection=CLOSE))
-    facts = RequestFacts("", "", no_fields, client.socket.peer)
-    client.runtime.observe(Record(facts, failure.status, None, failure.reason, 0.0, 0.0))
+    record_no_request(client.runtime, client.socket.peer, failure)
+
+
+def record_no_request(runtime: Runtime, peer: str, failure: Failure) -> None:
+    """Record what is not known to be a request."""
+    facts = RequestFacts("", "", no_fields, peer)
+    runtime.observe(Record(facts, failure.status, None, failure.reason, 0.0, 0.0))
 
 
 class RequestStage(Enum):

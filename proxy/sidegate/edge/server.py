@@ -7,13 +7,12 @@ import os
 import socket
 import ssl
 from collections.abc import Iterator
-from typing import Any
 
 from sidegate.decision.reading import Reading
+from sidegate.edge.arrival import Arrival
 from sidegate.edge.client import ClientConnection, ClientState
 from sidegate.edge.file_limit import raise_file_limit
 from sidegate.edge.listening import BACKLOG, inode_of, listening_sockets, remove_socket
-from sidegate.edge.proxied_connection import ProxiedConnection
 from sidegate.edge.runtime import Runtime
 
 logger = logging.getLogger(__name__)
@@ -27,8 +26,8 @@ class Server:
         self.runtime = runtime
         self._tls = tls
         self.draining = False
-        self.connections: set[ClientConnection] = set()
-        self._lingering: dict[ClientConnection, None] = {}  # the longest first
+        self.connections: set[ClientConnection | Arrival] = set()
+        self._lingering: dict[ClientConnection | Arrival, None] = {}  # the longest first
         self._loop = asyncio.get_running_loop()
         self._listeners: list[asyncio.Server] = []
         self._inode = 0  # of the Unix socket
@@ -45,27 +44,15 @@ class Server:
             logger.warning("few_file_descriptors", extra={"fields": {"limit": most, "connections": wanted}})
         for each in listening_sockets(self.settings, shared=shared):
             create = self._loop.create_unix_server if self.settings.socket else self._loop.create_server
-            self._listeners.append(
-                await create(self._new_protocol, sock=each, backlog=BACKLOG, **self._tls_arguments())
-            )
+            self._listeners.append(await create(self._new_protocol, sock=each, backlog=BACKLOG))
         self._inode = inode_of(self.settings.socket)
         name = self._listeners[0].sockets[0].getsockname()
         return int(name[1]) if isinstance(name, tuple) else 0
 
-    def _tls_arguments(self) -> dict[str, Any]:
-        """What the event loop is given for TLS: a client must complete its handshake as fast as a request's head."""
-        if self._tls is None:
-            return {}
-        return {"ssl": self._tls, "ssl_handshake_timeout": self.settings.header_timeout_s}
-
     def _new_protocol(self) -> asyncio.Protocol:
-        networks = self.settings.proxy_protocol
-        if not networks:
+        if self._tls is None and not self.settings.proxy_protocol:
             return ClientConnection(self.runtime, self, self._loop)
-        return ProxiedConnection(self._new_connection, networks, self.settings.header_timeout_s, self._loop)
-
-    def _new_connection(self) -> ClientConnection:
-        return ClientConnection(self.runtime, self, self._loop)
+        return Arrival(self.runtime, self, self._tls, self._loop)
 
     async def drain(self) -> int:
         """Accept nothing new, let the requests under way finish, then end. Returns how many had to be cut off."""
@@ -73,7 +60,7 @@ class Server:
         remove_socket(self.settings.socket, self._inode)
         for listener in self._listeners:
             for accepted in _close_listener(listener):
-                await self._loop.connect_accepted_socket(self._new_protocol, accepted, **self._tls_arguments())
+                await self._loop.connect_accepted_socket(self._new_protocol, accepted)
         for connection in list(self.connections):
             connection.drain_and_close()
         try:
@@ -105,7 +92,7 @@ class Server:
         yield Reading("requests_in_flight", "Requests being answered.", lambda: self.in_flight)
         yield Reading("draining", "Whether the sidecar is stopping.", lambda: self.draining)
 
-    def admit(self, connection: ClientConnection) -> bool:
+    def admit(self, connection: ClientConnection | Arrival) -> bool:
         """Register a new connection; where there are as many as there may be, one that lingers makes room.
 
         False where there is no room.
@@ -123,7 +110,7 @@ class Server:
         """See runtime.Listener."""
         self._lingering[connection] = None
 
-    def forget(self, connection: ClientConnection) -> None:
+    def forget(self, connection: ClientConnection | Arrival) -> None:
         """See runtime.Listener."""
         self.connections.discard(connection)
         self._lingering.pop(connection, None)

@@ -15,3 +15,8 @@ def whoami():
 @app.post("/length")
 def length():
     return jsonify(bytes=len(request.get_data()))
+
+
+@app.get("/bytes/<int:size>")
+def content(size):
+    return bytes(size)
