@@ -10,6 +10,7 @@ from functools import partial
 from tests.chaos.lab import lab
 from tests.chaos.local_share import admitted_without_store
 from tests.chaos.many_keys import flooded
+from tests.chaos.repeated_outages import repeated
 from tests.chaos.scenarios import NOISE_FACTOR, SCENARIOS, Bounds, Report, run
 from tests.chaos.shares import CASES, shares
 from tests.chaos.storms import Outcome, abandoned, departed, exactly_the_burst, shown_evicting, started_without
@@ -65,6 +66,8 @@ async def main(names: list[str], span_s: float, users: int, flood_s: float) -> i
         "FA13": shown_evicting,
         "FA19": departed,
         "KEYS": partial(flooded, users, flood_s),
+        "AGAIN": repeated,
+        "FLAP": partial(repeated, 8, 0.9, 1.0),
         **{f"SHARE{number}": partial(shares, case) for number, case in enumerate(CASES, 1)},
     }
     with lab("1s") as made:

@@ -48,9 +48,16 @@ class Stage:
         self._stack.callback(relay.stop)
         return relay
 
-    def config(self, url: str = "", on_failure: str = "local", workers: int = 1) -> Config:
-        """One policy of BURST a minute."""
-        policy = {"name": "shared", "key": "header:X-User-ID", "limit": f"{BURST}/minute", "burst": BURST}
+    def config(
+        self,
+        url: str = "",
+        on_failure: str = "local",
+        workers: int = 1,
+        limit: str = f"{BURST}/minute",
+        burst: int = BURST,
+    ) -> Config:
+        """One policy."""
+        policy = {"name": "shared", "key": "header:X-User-ID", "limit": limit, "burst": burst}
         return configuration(
             url or self.store.url,
             f"http://127.0.0.1:{self._app_port}",

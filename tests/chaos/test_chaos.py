@@ -8,6 +8,7 @@ import pytest
 from tests.chaos.lab import Lab, lab
 from tests.chaos.local_share import admitted_without_store
 from tests.chaos.many_keys import flooded
+from tests.chaos.repeated_outages import repeated
 from tests.chaos.scenarios import SCENARIOS, Bounds, Scenario, run
 from tests.chaos.shares import CASES, Case, shares
 from tests.chaos.storms import abandoned, departed, exactly_the_burst, shown_evicting, started_without
@@ -73,3 +74,8 @@ def test_three_sidecars_without_their_store_admit_together_nearly_what_the_limit
 def test_shares_add_up_to_one_limit_whatever_the_proxies_have_counted(case: Case) -> None:
     # A proxy that others drop from their count would show after 10 s.
     assert asyncio.run(shares(case, cut_off_s=12.0))[1] == []
+
+
+@pytest.mark.long
+def test_many_outages_add_one_burst_and_the_rate_over_their_time() -> None:
+    assert asyncio.run(repeated(outages=3, lasting_s=0.5, apart_s=5.0))[1] == []
