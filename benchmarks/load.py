@@ -3,7 +3,7 @@
     python -m benchmarks.load test [--user ID] [--requests 15]
     python -m benchmarks.load load [--users 20] [--duration 10] [--concurrency 32 | --rate 500] [--json]
 
-What the policies say is learnt from each sidecar's own `/api/status`. Environment: PROXY_URLS (targets, by comma or
+Reads the limits from `/api/status` of each sidecar. Environment: PROXY_URLS (targets, by comma or
 space), USER_ID (for `test`). Exit status: 0 all went as the policies say; 1 not, or a sidecar cannot be measured;
 2 misused.
 """
@@ -124,7 +124,8 @@ class _Stop:
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """The command line as values. Raises SystemExit(2), with a message, where it is misused."""
-    parser = argparse.ArgumentParser(prog="load", description="Hold running sidecars to what their policies say.")
+    about = "Load running sidecars and check their answers against their policies."
+    parser = argparse.ArgumentParser(prog="load", description=about)
     commands = parser.add_subparsers(dest="command", required=True)
     test = commands.add_parser("test", help="one user's requests, one after the other, round the sidecars")
     load = commands.add_parser("load", help="many users at once")

@@ -13,6 +13,7 @@ from sidegate.admin.conditions import ConditionHistory, application_condition, s
 from sidegate.admin.response_types import ConfigState, OverviewDocument, ProblemDocument
 from sidegate.admin.workers_view import WorkersView
 from sidegate.decision.policy import OnStoreFailure, PolicySet
+from sidegate.decision.verdict import DecisionSource
 from sidegate.telemetry.totals import Totals, quantiles_ms
 
 DEFAULT_WINDOW_S = 10
@@ -25,7 +26,6 @@ _UNKNOWN_SHARES = (
     "The proxies were never counted: set store.replicas before an edit to `local`, which would divide each limit by "
     "this sidecar's workers alone."
 )
-_WITHOUT_STORE = ("local_allowed", "local_refused", "store_allowed", "store_denied")
 _EFFECTS = {
     OnStoreFailure.DENY: "policies with on_failure: deny answer 503",
     OnStoreFailure.LOCAL: "policies with on_failure: local enforce this proxy's share",
@@ -72,10 +72,6 @@ class Overview:
         """Figures of the last `window_s` seconds."""
         state, window = self._view.state(), self._view.timeline.window(window_s)
         length_s = max(1, min(window_s, self._view.timeline.length_s))
-        without = dict.fromkeys(_WITHOUT_STORE, 0)
-        for (_, outcome), count in window.outcomes.items():
-            if outcome in without:
-                without[outcome] += count
         return {
             "requests_per_s": round(window.requests / length_s, 2),
             "refused_share": _share(window.refused, window),
@@ -102,7 +98,7 @@ class Overview:
                 "since": self._store.since,
                 "breakers": state["store"]["breakers"],
                 "without_store_per_s": {
-                    outcome: round(count / length_s, 2) for outcome, count in without.items() if count
+                    effect: round(count / length_s, 2) for effect, count in _without_store(window).items() if count
                 },
             },
             "config": state["config"],
@@ -184,6 +180,13 @@ class Overview:
         what = "The store is not connected" if state == "down" else "The store does not answer in time or with errors"
         text = f"{what} ({reason}): {effects}. Start or repair the store; sidecars reconnect by themselves."
         return text if store["proxies"] else f"{text} {_UNKNOWN_SHARES}"
+
+
+def _without_store(window: Totals) -> dict[str, int]:
+    """Requests that were decided without the store: answered 503, by this proxy's share, forwarded unchecked."""
+    denied = window.errors["store_unavailable"]
+    allowed = max(0, window.decided[DecisionSource.STORE_FAILURE] - denied)
+    return {"denied": denied, "local": window.decided[DecisionSource.LOCAL], "allowed": allowed}
 
 
 def _problem(text: str, since: str, section: str) -> ProblemDocument:

@@ -252,7 +252,10 @@ class BreakerEntry(TypedDict):
 
 
 class StoreCondition(TypedDict):
-    """`open`: connected, but a breaker keeps requests from it. `without_store_per_s`: decisions by outcome."""
+    """`open`: connected, but a breaker keeps requests from it.
+
+    `without_store_per_s`: requests that were `denied` (503), decided by this proxy's share (`local`), or `allowed`.
+    """
 
     state: StorePhase
     reason: str | None

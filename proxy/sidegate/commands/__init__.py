@@ -1,1 +1,1 @@
-"""The commands beside `run`: check and explain a configuration, replay an access log, query running sidecars."""
+"""The commands: run the sidecar, check and explain a configuration, replay an access log, query running sidecars."""

@@ -137,10 +137,18 @@ class Metrics(Collector):
             self._outcomes(),
             self._responses(),
             Counter({reason: count for reason, count in self._errors.items() if count}),
+            self._sources(),
             self._refusals(),
             self._application_errors(),
             *(self._histograms[number].counts() for number in (_REQUEST, _UPSTREAM, _STORE)),
         )
+
+    def _sources(self) -> Counter[str]:
+        """Requests by the source of their decision."""
+        sources: Counter[str] = Counter()
+        for counted in self._shapes.values():
+            sources[str(counted.decided_by)] += counted.count
+        return sources
 
     def families(self) -> Iterable[Metric]:
         """All metrics, including those of the process."""
@@ -179,9 +187,7 @@ class Metrics(Collector):
             requests.add_metric(labels, count)
         yield requests
         yield _counter("errors", "Requests that failed, by reason.", "reason", self._errors)
-        sources = dict.fromkeys(map(str, DecisionSource), 0)
-        for counted in self._shapes.values():
-            sources[counted.decided_by] += counted.count
+        sources = {**dict.fromkeys(map(str, DecisionSource), 0), **self._sources()}
         yield _counter("decisions", "Decisions by source.", "decided_by", sources)
         classes = {**dict.fromkeys(("2xx", "3xx", "4xx", "429", "5xx"), 0), **self._responses()}
         yield _counter("responses", "Answers by class of status; 429 is not part of 4xx.", "class", classes)

@@ -18,13 +18,14 @@ class Totals:
     """Counts since the start of one or more workers, or of the time between two moments.
 
     `outcomes` counts by policy and outcome, `responses` by class of status (`429` apart from `4xx`), `errors` by
-    reason. `refused` are requests that a policy answered 429; `application_errors` are 5xx that the application sent.
-    Durations are counts per bucket of DURATIONS_S.
+    reason, `decided` requests by the source of their decision. `refused` are requests that a policy answered 429;
+    `application_errors` are 5xx that the application sent. Durations are counts per bucket of DURATIONS_S.
     """
 
     outcomes: Counter[tuple[str, str]] = field(default_factory=Counter)
     responses: Counter[str] = field(default_factory=Counter)
     errors: Counter[str] = field(default_factory=Counter)
+    decided: Counter[str] = field(default_factory=Counter)
     refused: int = 0
     application_errors: int = 0
     request_counts: tuple[int, ...] = _NO_COUNTS
@@ -43,6 +44,7 @@ class Totals:
             _joined(self.outcomes, other.outcomes, sign),
             _joined(self.responses, other.responses, sign),
             _joined(self.errors, other.errors, sign),
+            _joined(self.decided, other.decided, sign),
             max(0, self.refused + sign * other.refused),
             max(0, self.application_errors + sign * other.application_errors),
             _per_bucket(self.request_counts, other.request_counts, sign),
@@ -56,15 +58,18 @@ class Totals:
         outcomes: Counter[tuple[str, str]] = Counter()
         responses: Counter[str] = Counter()
         errors: Counter[str] = Counter()
+        decided: Counter[str] = Counter()
         parts = list(parts)
         for each in parts:
             outcomes.update(each.outcomes)
             responses.update(each.responses)
             errors.update(each.errors)
+            decided.update(each.decided)
         return cls(
             outcomes,
             responses,
             errors,
+            decided,
             sum(each.refused for each in parts),
             sum(each.application_errors for each in parts),
             *(
@@ -89,6 +94,7 @@ def totals_of(families: Iterable[Metric]) -> Totals:
     outcomes: Counter[tuple[str, str]] = Counter()
     responses: Counter[str] = Counter()
     errors: Counter[str] = Counter()
+    decided: Counter[str] = Counter()
     single: Counter[str] = Counter()
     buckets: dict[str, tuple[int, ...]] = {}
     for family in families:
@@ -101,6 +107,8 @@ def totals_of(families: Iterable[Metric]) -> Totals:
                     responses[sample.labels["class"]] += value
                 case "sidegate_errors_total":
                     errors[sample.labels["reason"]] += value
+                case "sidegate_decisions_total":
+                    decided[sample.labels["decided_by"]] += value
                 case "sidegate_refusals_total" | "sidegate_upstream_errors_total":
                     single[name] += value
                 case _:
@@ -112,6 +120,7 @@ def totals_of(families: Iterable[Metric]) -> Totals:
         +outcomes,
         +responses,
         +errors,
+        +decided,
         single["sidegate_refusals_total"],
         single["sidegate_upstream_errors_total"],
         *(buckets.get(f"sidegate_{name}_seconds", _NO_COUNTS) for name in _HISTOGRAMS),

@@ -133,7 +133,9 @@ def test_an_outage_of_the_store_is_shown_with_its_effect(own_store_server: Store
         def refused_locally() -> float:
             spend(sidecar, "alice", 3)
             (row,) = json.loads(run_command("status", "--json", *admins(sidecar)).stdout)["sidecars"]
-            return float(row["overview"]["store"]["without_store_per_s"].get("local_refused", 0.0))
+            without_store = row["overview"]["store"]["without_store_per_s"]
+            assert set(without_store) <= {"local"}
+            return float(row["overview"]["responses"]["429"] or 0) * float(without_store.get("local", 0))
 
         eventually(lambda: "Runbook:" in shown(), "the breaker")
         assert "enforce this proxy's share" in shown()
