@@ -24,6 +24,7 @@ from sidegate.decision.bucket import (
 from sidegate.store.redis.batch import Batch
 from sidegate.store.redis.script import SCRIPT
 
+from tests.recorder import eventually
 from tests.servers import StoreServer
 from tests.store.virtual_time import SLOW_MS, START, Decided, ReferenceStore, ScriptStore, VirtualStore, allowed
 
@@ -360,6 +361,22 @@ def test_the_clock_is_the_servers_own(store_server: StoreServer) -> None:
     assert before_us <= int(state[b"since"]) <= after_us
     assert state[b"tokens"] == b"9"
     assert state[b"rate"] == b"1/6000000"
+
+
+def test_a_bucket_of_an_hour_ahead_grows_from_first_contact(store_server: StoreServer) -> None:
+    fast, client = Limit(Rate(1, SECOND // 20), 10, 10, 60_000), store_server.client
+    ahead_us = store_server.time_us() + 3600 * SECOND
+    client.hset("k", mapping={"tokens": 0, "since": ahead_us, "rate": f"1/{SECOND // 20}"})
+    (level,) = run(client, [Charge("k", fast, 1)])[0]
+    assert level is not None
+    assert (level.tokens, level.enough) == (0, False), "what it did not grow is not credited"
+    assert int(client.hget("k", "since") or 0) <= store_server.time_us()
+
+    def admitted() -> bool:
+        (level,) = run(client, [Charge("k", fast, 1)])[0]
+        return level is not None and level.enough
+
+    eventually(admitted, "a token that grew")
 
 
 @pytest.mark.parametrize(
