@@ -308,6 +308,29 @@ def test_the_name_in_a_certificate_limits_and_matches(
     assert spent(store_server, "each", 2) == {"alice.example": 2, "batch.example": 1}
 
 
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_a_resumed_session_keeps_the_name_of_its_certificate(
+    version: ssl.TLSVersion, store_server: StoreServer, recorder: Recorder, authority: Authority, tmp_path: Path
+) -> None:
+    people = Authority(tmp_path, "people")
+    config = serving(store_server, recorder, {**authority.issue("a"), "client_ca_file": str(people.file)})
+    config["policies"] = [{"name": "each", "key": "client_cert", "limit": "1/day", "burst": 9}]
+    context = authority.client(people.issue("alice", "alice.example"))
+    context.maximum_version = version
+    session, reused = None, []
+    with Sidecar(config) as sidecar:
+        for _ in range(3):
+            with socket.create_connection(("127.0.0.1", sidecar.port), 30) as plain:
+                tls = context.wrap_socket(plain, server_hostname="localhost", session=session)
+                tls.sendall(b"GET /x HTTP/1.1\r\nHost: a\r\n\r\n")
+                assert tls.recv(65536).startswith(b"HTTP/1.1 200")
+                session = tls.session
+                reused.append(tls.session_reused)
+                tls.close()
+    assert reused == [False, True, True]
+    assert spent(store_server, "each", 9) == {"alice.example": 3}
+
+
 @pytest.mark.parametrize(
     ("certificate", "name"),
     [

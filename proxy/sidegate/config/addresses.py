@@ -98,7 +98,7 @@ def is_loopback(host: str) -> bool:
     try:
         return ip_address(host).is_loopback
     except ValueError:
-        return host == "localhost"
+        return host.rstrip(".").lower() == "localhost"
 
 
 def overlap(host: str, other: str) -> bool:

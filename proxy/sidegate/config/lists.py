@@ -38,7 +38,7 @@ class OneOrListOf(ListOf):
 
     def entries(self, value: object) -> tuple[object, ...]:
         if value == []:
-            raise ValueError("the list is empty; leave the key out to match all")
+            raise ValueError("the list is empty; expected an entry, or leave the key out")
         return super().entries(value if isinstance(value, list | tuple) else [value])
 
     def __get_pydantic_json_schema__(self, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
