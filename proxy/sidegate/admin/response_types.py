@@ -252,10 +252,7 @@ class BreakerEntry(TypedDict):
 
 
 class StoreCondition(TypedDict):
-    """`open`: connected, but a breaker keeps requests from it.
-
-    `without_store_per_s`: requests that were `denied` (503), decided by this proxy's share (`local`), or `allowed`.
-    """
+    """`open`: a breaker keeps requests from it. `without_store_per_s`: `denied`, `local` (share) or `allowed`."""
 
     state: StorePhase
     reason: str | None
