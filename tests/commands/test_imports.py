@@ -32,7 +32,7 @@ print(*(name for name in sys.argv[1].split(",") if name in sys.modules))
         (["status", "--admin", "http://127.0.0.1:1"], {"rich"}),
         (["buckets", "list", "--admin", "http://127.0.0.1:1"], {"rich"}),
         (["check", "config.yaml"], {"pydantic", "yaml"}),
-        (["explain", "config.yaml", "GET", "/"], {"pydantic", "yaml", "rich", "asyncio"}),
+        (["explain", "config.yaml", "GET", "/"], {"pydantic", "yaml", "rich"}),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )

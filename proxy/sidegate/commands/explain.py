@@ -15,7 +15,6 @@ from sidegate.config.builtin_routes import builtin_routes, is_builtin_route
 from sidegate.decision.explanation import explain
 from sidegate.decision.request import RequestFacts
 from sidegate.decision.verdict import Verdict
-from sidegate.store.protocol import StoreUnavailable
 
 
 def explain_request(options: argparse.Namespace) -> int:
@@ -33,10 +32,8 @@ def explain_request(options: argparse.Namespace) -> int:
     if options.live and not own_page and any(entry.charge for entry in explanation.applied):
         from sidegate.commands.live import present_levels  # noqa: PLC0415  (loads the store's client)
 
-        try:
-            verdict = present_levels(settings.store, explanation.applied)
-        except StoreUnavailable as error:
-            failure = f"the store at {settings.store.url} does not answer: {error} ({error.reason})"
+        found = present_levels(settings.store, explanation.applied)
+        verdict, failure = (None, found) if isinstance(found, str) else (found, "")
     levels = levels_by_policy(verdict)
     if options.json:
         document = as_json(explanation, settings, levels, own_page=own_page)

@@ -17,9 +17,12 @@ from sidegate.store.protocol import StoreUnavailable
 TIMEOUT_S = 2.0
 
 
-def present_levels(settings: StoreSettings, applied: Sequence[PolicyMatch]) -> Verdict:
-    """Return a verdict with the present levels; nothing is charged. Raises StoreUnavailable after TIMEOUT_S at most."""
-    return asyncio.run(_look(settings, applied))
+def present_levels(settings: StoreSettings, applied: Sequence[PolicyMatch]) -> Verdict | str:
+    """A verdict with the present levels, or why the store did not answer within TIMEOUT_S; nothing is charged."""
+    try:
+        return asyncio.run(_look(settings, applied))
+    except StoreUnavailable as error:
+        return f"the store at {settings.url} does not answer: {error} ({error.reason})"
 
 
 async def _look(settings: StoreSettings, applied: Sequence[PolicyMatch]) -> Verdict:
