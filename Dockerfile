@@ -8,7 +8,7 @@ COPY requirements/build.txt requirements/image.txt requirements/
 RUN /opt/build/bin/pip install --no-cache-dir --disable-pip-version-check --require-hashes -r requirements/build.txt \
  && /opt/build/bin/pip --python /opt/sidegate/bin/python install --no-cache-dir --disable-pip-version-check \
       --require-hashes -r requirements/image.txt
-COPY pyproject.toml README.md LICENSE ./
+COPY pyproject.toml hatch_build.py README.md LICENSE ./
 COPY docs/operations.md docs/
 COPY proxy proxy
 RUN /opt/build/bin/hatchling build --target wheel --directory dist \

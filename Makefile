@@ -18,7 +18,7 @@ MAKEFLAGS += --no-print-directory --no-builtin-rules
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: applications help install install-dev start stop restart status health test load running \
-	check check-long coverage fuzz chaos bench bench-calls bench-cores bench-growth bench-memory bench-watching bench-extras bench-tools soak lock schema kubernetes clean \
+	check check-long check-compiled compiled coverage fuzz chaos bench bench-calls bench-cores bench-growth bench-memory bench-watching bench-extras bench-tools soak lock schema kubernetes clean \
 	logs redis-keys redis-cli redis-monitor top
 
 help: ## list the targets
@@ -75,6 +75,14 @@ check: $(DEV) ## lint, check format and types, run the tests
 	$(VENV)/python -m pytest --numprocesses 4 --dist worksteal --ignore=tests/applications -m 'not long' $(ARGS)
 check-long: $(DEV) ## run the tests that take more than about five seconds each; CI runs them after `make check`
 	$(VENV)/python -m pytest --numprocesses 2 --dist worksteal --ignore=tests/applications -m long $(ARGS)
+compiled: $(DEV) ## build a wheel with the path of a request compiled by mypyc into dist/, and unpack it into build/compiled
+	@rm -rf build/compiled dist/sidegate-*-cp*.whl
+	@SIDEGATE_COMPILE=1 $(VENV)/hatchling build --target wheel --directory dist
+	@$(VENV)/python -m pip install --quiet --disable-pip-version-check --no-index --no-deps --target build/compiled dist/sidegate-*-cp*.whl
+	@PYTHONPATH=build/compiled $(VENV)/python -m sidegate --version
+check-compiled: compiled ## run the tests of the path of a request against the compiled build
+	PYTHONPATH=$(CURDIR)/build/compiled $(VENV)/python -m pytest --numprocesses 4 --dist worksteal -m 'not long' \
+		tests/decision tests/edge tests/store tests/telemetry tests/test_exactness.py $(ARGS)
 coverage: $(DEV) ## measure what the quick tests cover of the package; fails below the floor in pyproject.toml
 	@rm -rf .coverage-data && mkdir .coverage-data
 	@$(VENV)/coverage run -m pytest -q --numprocesses 4 --dist worksteal \

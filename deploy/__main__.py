@@ -22,7 +22,7 @@ from deploy.settings import NUMBERS, ROOT, Settings, load, record, recorded
 from deploy.terminal import Trouble, complain, good, paint, say, step
 
 _LOCK_LIMIT_S = 180
-_CACHES = (".mypy_cache", ".pytest_cache", ".ruff_cache", ".hypothesis")
+_CACHES = ("build", ".mypy_cache", ".pytest_cache", ".ruff_cache", ".hypothesis")
 
 
 class Runtime(Protocol):

@@ -1,4 +1,4 @@
-"""Fixtures for store servers and the application, the profiles of hypothesis, and the marker `speed`."""
+"""Fixtures for store servers and the application, the profiles of hypothesis, and the markers `speed` and `patches`."""
 
 import os
 import signal
@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 
 import pytest
+import sidegate
 from hypothesis import HealthCheck, settings
 
 from tests.recorder import Recorder
@@ -35,6 +36,12 @@ _TRACED = sys.gettrace() is not None
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if _TRACED and item.get_closest_marker("speed"):
         pytest.skip("a tracer is active, and this test bounds the time that code takes")
+    if item.get_closest_marker("patches") and sidegate.build() == "compiled":
+        pytest.skip("compiled callers do not look up the methods that this test replaces")
+
+
+def pytest_report_header() -> str:
+    return f"sidegate {sidegate.__version__} ({sidegate.build()})"
 
 
 StartStore = Callable[..., StoreServer]

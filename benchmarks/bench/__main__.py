@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from benchmarks.bench import machine, report, store_results
-from benchmarks.bench.candidates import NGINX, SIDEGATE, Plan, plans, start
+from benchmarks.bench.candidates import COMPILED, NGINX, SIDEGATE, Plan, plans, start
 from benchmarks.bench.figures import Case, Sample
 from benchmarks.bench.laboratory import ROOT, Laboratory, free_port
 from benchmarks.bench.measure import ALLOWED, ALLOWED_ALIKE, REFUSED, REFUSED_ALIKE, WrongAnswers, measure
@@ -96,7 +96,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--quick",
         action="store_true",
-        help="Sidegate and nginx, 32 connections, 3 rounds; print only",
+        help="both builds of Sidegate and nginx, 32 connections, 3 rounds; print only",
     )
     parser.add_argument(
         "--no-keep", dest="keep", action="store_false", help="print only; leave benchmarks/results.md as it is"
@@ -104,7 +104,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if options.quick:
         options.rounds, options.connections, options.keep = 3, [_ALIKE_AT], False
-        options.only = options.only or [SIDEGATE, NGINX]
+        options.only = options.only or [SIDEGATE, COMPILED, NGINX]
     return options
 
 

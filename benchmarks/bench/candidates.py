@@ -18,7 +18,11 @@ _TOOLS = ROOT / ".venv-bench" / "bin"
 _NGINX_MODULES = Path("/usr/lib/nginx/modules")
 _NGINX_REDIS = Path("/usr/share/lua/5.1/nginx/redis.lua")
 
-SIDEGATE, NGINX, TRAEFIK, ENVOY, PLAIN = "sidegate", "nginx+lua", "traefik", "envoy local", "plain aiohttp"
+# What `make compiled` unpacks.
+_COMPILED = ROOT / "build" / "compiled"
+
+SIDEGATE, COMPILED = "sidegate", "sidegate compiled"
+NGINX, TRAEFIK, ENVOY, PLAIN = "nginx+lua", "traefik", "envoy local", "plain aiohttp"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +49,7 @@ def plans() -> list[Plan]:
     tools = "make bench-tools"
     return [
         Plan(SIDEGATE, _sidegate),
+        Plan(COMPILED, _compiled, None if (_COMPILED / "sidegate").exists() else "make compiled"),
         Plan(NGINX, _nginx, None if nginx else "apt-get install nginx libnginx-mod-http-lua lua-nginx-redis"),
         Plan(TRAEFIK, _traefik, None if (_TOOLS / "traefik").exists() else tools),
         Plan(ENVOY, _envoy, None if (_TOOLS / "envoy").exists() else tools),
@@ -67,6 +72,10 @@ def configured(laboratory: Laboratory, name: str, values: Mapping[str, str]) -> 
 
 def _sidegate(laboratory: Laboratory, values: Mapping[str, str]) -> Sequence[str]:
     return python("sidegate", "run", "--config", configured(laboratory, "sidegate.yaml", values))
+
+
+def _compiled(laboratory: Laboratory, values: Mapping[str, str]) -> Sequence[str]:
+    return ("env", f"PYTHONPATH={_COMPILED}", *_sidegate(laboratory, values))
 
 
 def _nginx(laboratory: Laboratory, values: Mapping[str, str]) -> Sequence[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import sidegate
 
-from benchmarks.bench.candidates import ENVOY, NGINX, PLAIN, SIDEGATE, TRAEFIK
+from benchmarks.bench.candidates import COMPILED, ENVOY, NGINX, PLAIN, SIDEGATE, TRAEFIK
 from benchmarks.bench.laboratory import ROOT
 
 _VERSIONS = {
@@ -30,7 +30,7 @@ def describe() -> str:
 
 def version(candidate: str) -> str:
     """The version of a candidate; empty if it prints none."""
-    if candidate == SIDEGATE:
+    if candidate in (SIDEGATE, COMPILED):
         return sidegate.__version__
     if candidate == PLAIN:
         return "aiohttp, redis-py and uvloop as locked"

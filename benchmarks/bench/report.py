@@ -28,9 +28,10 @@ side note: one user, and the same bytes each time.
 
 All proxies are pinned to one core; wrk (one thread), upstream and store to another one. CPU is user and system time
 of the process and its children, divided by the number of responses. Sidegate runs with its default settings: metrics,
-rate-limit headers and the log of refusals are on; nginx and Traefik run without access log. nginx's limiter is
-`bench/peers/token_bucket.lua`: one script call per request, pooled connections, the same headers. Envoy's local
-limiter shares no buckets and uses no store: it is listed for orientation. Before each measurement a volley is sent
+rate-limit headers and the log of refusals are on; "sidegate compiled" is the same code built by `make compiled`.
+nginx and Traefik run without access log. nginx's limiter is `bench/peers/token_bucket.lua`: one script call per
+request, pooled connections, the same headers. Envoy's local limiter shares no buckets and uses no store: it is listed
+for orientation. Before each measurement a volley is sent
 and its statuses are counted; a measurement with a response that the limit does not allow is left out and listed.
 Rounds visit the candidates in turn. Cells are medians of the rounds (lowest to highest); ratios are paired by round.
 """
@@ -62,11 +63,11 @@ def _peers_part() -> Iterator[str]:
 
 def goal_lines(samples: Sequence[Sample]) -> Iterator[str]:
     """The goals, as a table."""
-    yield "| Ratio to a peer's figure | peer | connections | goal | measured | reached |"
-    yield "| --- | --- | --- | --- | --- | --- |"
+    yield "| Ratio of | build | to that of | connections | goal | measured | reached |"
+    yield "| --- | --- | --- | --- | --- | --- | --- |"
     for goal, found in goals.judged(samples):
         reached = "yes" if found.middle <= goal.most else "no"
-        cells = (goal.words, goal.peer, goal.case.connections, f"≤ {goal.most}", cell(found), reached)
+        cells = (goal.words, goal.build, goal.peer, goal.case.connections, f"≤ {goal.most}", cell(found), reached)
         yield f"| {' | '.join(map(str, cells))} |"
     yield ""
 

@@ -172,6 +172,7 @@ class App:
         adjustable = [".".join(each.path) for each in ADJUSTABLE]
         fields: dict[str, object] = {
             "version": sidegate.__version__,
+            "build": sidegate.build(),
             "port": port,
             "upstream": str(settings.upstream.url),
             "store": str(settings.store.url),

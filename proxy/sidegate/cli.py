@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> CommandParser:
     parser = CommandParser(prog="sidegate", description=sidegate.__doc__)
-    parser.add_argument("--version", action="version", version=f"sidegate {sidegate.__version__}")
+    parser.add_argument("--version", action="version", version=f"sidegate {sidegate.__version__} ({sidegate.build()})")
     commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
     add_run(commands)
     add_init(commands)

@@ -58,7 +58,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.long
 def test_the_wheel_and_proxy_py_work_in_one_environment(installed: Path, tmp_path: Path) -> None:
     version = run(installed / "sidegate", "--version", cwd=tmp_path)
-    assert (version.returncode, version.stdout) == (0, "sidegate 0.1.0\n")
+    assert (version.returncode, version.stdout) == (0, "sidegate 0.1.0 (pure Python)\n")
     other = run(installed / "proxy", "--version", cwd=tmp_path)
     assert other.returncode == 0, other.stderr
     both = "import proxy, sidegate; print(proxy.entry_point.__name__, sidegate.__version__)"

@@ -102,12 +102,18 @@ class Wire(asyncio.Transport):
         return {"socket": self._socket, "peername": ("127.0.0.1", 4711)}.get(name, default)
 
 
+def _pass(_: object, told: Callable[[Verdict], None]) -> None:
+    told(PASSES)
+
+
 class Edge:
     """One client connection before one application that answers whole requests with `answers`, in order, and then with
-    `default`. A piece that is empty ends the connection.
+    `default`. A piece that is empty ends the connection. `decide` stands for the limiter.
     """
 
-    def __init__(self, answers: Sequence[Sequence[bytes]] = (), default: bytes = OK) -> None:
+    def __init__(
+        self, answers: Sequence[Sequence[bytes]] = (), default: bytes = OK, decide: Callable[..., Any] = _pass
+    ) -> None:
         self._default = default
         self._loop = asyncio.get_running_loop()
         self._answers = list(answers)
@@ -121,7 +127,7 @@ class Edge:
         self._pool = Pool(SETTINGS.upstream, response_names(), self._spawn)
         runtime = Runtime(
             live=live_rules(SETTINGS, policies),
-            decide=lambda applied, told: told(PASSES),
+            decide=decide,
             observe=self.records.append,
             pool=self._pool,
             spawn=self._spawn,

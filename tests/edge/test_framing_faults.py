@@ -279,6 +279,22 @@ RAISING = [
 ]
 
 
+async def test_an_exception_of_the_limiter_is_answered_500_logged_and_recorded_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def decide(*_: object) -> None:
+        raise Boom
+
+    edge = Edge(decide=decide)
+    await edge.feed([GET, GET])
+    assert statuses_in(edge.client.written, ["GET"]) == [500]
+    assert [(record.status, record.error) for record in edge.records] == [(500, "internal")]
+    assert len([each for each in caplog.records if each.exc_info]) == 1
+    assert edge.requests == []
+    await edge.close()
+
+
+@pytest.mark.patches
 @pytest.mark.parametrize(("where", "method"), RAISING, ids=lambda value: getattr(value, "__name__", value))
 async def test_an_exception_is_answered_500_logged_and_recorded_once(
     where: type, method: str, caplog: pytest.LogCaptureFixture
@@ -293,6 +309,7 @@ async def test_an_exception_is_answered_500_logged_and_recorded_once(
     await edge.close()
 
 
+@pytest.mark.patches
 async def test_an_exception_within_a_body_is_answered_and_recorded_once(caplog: pytest.LogCaptureFixture) -> None:
     edge = Edge()
     head = b"POST / HTTP/1.1\r\n" + HOST + b"Content-Length: 10\r\n\r\n"
@@ -304,6 +321,7 @@ async def test_an_exception_within_a_body_is_answered_and_recorded_once(caplog: 
     await edge.close()
 
 
+@pytest.mark.patches
 async def test_an_exception_within_the_body_of_an_answer_aborts_it_and_is_recorded_once() -> None:
     edge = Edge([[b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n", b"hello"]])
     with patch.object(ResponseReader, "read_body", side_effect=Boom):

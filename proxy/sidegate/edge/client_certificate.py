@@ -29,5 +29,5 @@ def certificate_name(certificate: Mapping[str, Any] | None) -> str:
         for kind, value in names:
             if kind == wanted:
                 return str(value).lower() if kind == "DNS" else str(value)
-    attributes = [attribute for part in certificate.get("subject", ()) for attribute in part]
+    attributes: list[tuple[str, str]] = [attribute for part in certificate.get("subject", ()) for attribute in part]
     return ",".join(f"{_SHORT.get(name, name)}={value.translate(_ESCAPED)}" for name, value in reversed(attributes))

@@ -1,12 +1,14 @@
 """Why the application gives no answer, and which answer that becomes."""
 
+from typing import ClassVar
+
 from sidegate.edge.failures import Failure
 
 
 class UpstreamError(Exception):
     """The application failed the request."""
 
-    failure = Failure.UPSTREAM_BROKEN
+    failure: ClassVar[Failure] = Failure.UPSTREAM_BROKEN
 
 
 class ConnectFailed(UpstreamError):

@@ -175,8 +175,8 @@ class Metrics(Collector):
                 yield family
         config = {"hash": self._config_hash()}
         yield InfoMetricFamily("sidegate_config", "Hash of the active configuration's policies.", config)
-        build = {"version": sidegate.__version__, "python": platform.python_version()}
-        yield InfoMetricFamily("sidegate_build", "Version of the sidecar and of Python.", build)
+        build = {"version": sidegate.__version__, "build": sidegate.build(), "python": platform.python_version()}
+        yield InfoMetricFamily("sidegate_build", "Version and build of the sidecar, version of Python.", build)
 
     def _counters(self) -> Iterator[Metric]:
         requests = CounterMetricFamily(

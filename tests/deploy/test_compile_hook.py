@@ -1,0 +1,56 @@
+"""The build hook that compiles the wheel: when it does nothing, what it refuses, and its list of modules.
+
+What it builds is tested by `make check-compiled`.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from hatch_build import PURE, compiled_modules
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def build(folder: Path, **environment: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", folder],
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+
+@pytest.mark.slow
+def test_a_wheel_is_pure_python_by_default(tmp_path: Path) -> None:
+    assert build(tmp_path, SIDEGATE_COMPILE="0").returncode == 0
+    assert [each.name for each in tmp_path.iterdir()] == ["sidegate-0.1.0-py3-none-any.whl"]
+
+
+@pytest.mark.slow
+def test_a_build_without_a_c_compiler_fails_with_its_name(tmp_path: Path) -> None:
+    done = build(tmp_path, SIDEGATE_COMPILE="1", CC="/nowhere/cc -O2")
+    assert done.returncode != 0
+    assert "SIDEGATE_COMPILE=1 needs a C compiler: /nowhere/cc is not installed" in done.stderr
+
+
+@pytest.mark.slow
+def test_an_unknown_value_of_the_variable_is_an_error(tmp_path: Path) -> None:
+    done = build(tmp_path, SIDEGATE_COMPILE="yes")
+    assert done.returncode != 0
+    assert "SIDEGATE_COMPILE is 'yes'; 1 compiles, 0 does not" in done.stderr
+
+
+def test_the_path_of_a_request_is_compiled_and_every_exception_is_a_module_of_it() -> None:
+    compiled = compiled_modules(ROOT / "proxy")
+    for module in ("decision/bucket", "edge/client", "store/limiter", "store/redis/batch", "telemetry/metrics"):
+        assert f"sidegate/{module}.py" in compiled
+    for name in [*compiled, *(f"sidegate/{each}" for each in PURE)]:
+        assert (ROOT / "proxy" / name).is_file()
+    assert not {f"sidegate/{each}" for each in PURE} & set(compiled)
