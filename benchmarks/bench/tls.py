@@ -57,8 +57,9 @@ class Served:
             outcome = wrk.run(
                 f"{'https' if way == 'TLS' else 'http'}://127.0.0.1:{port}/wide", CONNECTIONS, seconds, core
             )
-            if outcome.failed or outcome.broken:
-                raise SystemExit(f"bench: {self.name}, {way}: {outcome.failed} failed, {outcome.broken} broken")
+            if outcome.failed or outcome.broken or not outcome.requests:
+                counts = f"{outcome.requests} requests, {outcome.failed} failed, {outcome.broken} broken"
+                raise SystemExit(f"bench: {self.name}, {way}: {counts}")
             self.found[way].append((cpu_us(pid) - before) / outcome.requests)
         pid, port = self.ways["TLS"]
         before = cpu_us(pid)

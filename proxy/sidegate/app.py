@@ -125,7 +125,7 @@ class App:
         try:
             leads = self._place is None or self._place.is_leader
             watching = [self._overview.watch()] if leads else []
-            watching += self._tls.watches(self._settings)
+            watching += self._tls.watches(self._settings, self._server.use_tls)
             for each in (*self._store.tasks(), self._tick(), self._reloader.watch(), *watching):
                 _ = self._tasks.spawn(each)
             loop.add_signal_handler(signal.SIGHUP, lambda: self._tasks.spawn(self._reloader.reload()))

@@ -308,6 +308,49 @@ def test_the_name_in_a_certificate_limits_and_matches(
     assert spent(store_server, "each", 2) == {"alice.example": 2, "batch.example": 1}
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_requests_within_tls_end_before_the_sidecar_does(
+    workers: int, store_server: StoreServer, recorder: Recorder, authority: Authority
+) -> None:
+    recorder.always(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nda", 1.0, b"ta")
+    tls = {"tls": authority.issue("a"), "workers": workers}
+    context = authority.client()
+    with Sidecar(configuration(store_server.url, recorder.url, listen=tls)) as sidecar:
+        clients = [tls_client(sidecar.port, context) for _ in range(8)]
+        for client in clients:
+            client.send(b"GET /x HTTP/1.1\r\nHost: a\r\n\r\n")
+        recorder.wait_for(8)
+        sidecar.ask_to_stop()
+        for client in clients:
+            reply = client.reply()
+            assert (reply.status, reply.body, reply.complete) == (200, b"data", True)
+            client.__exit__(None, None, None)
+
+
+def test_a_removed_authority_of_clients_is_refused_also_in_a_resumed_session(
+    store_server: StoreServer, recorder: Recorder, authority: Authority, tmp_path: Path
+) -> None:
+    people, others = Authority(tmp_path, "people"), Authority(tmp_path, "others")
+    trusted = tmp_path / "trusted.pem"
+    trusted.write_bytes(people.file.read_bytes() + others.file.read_bytes())
+    former, present = (authority.client(each.issue(name)) for each, name in ((people, "alice"), (others, "bob")))
+    former.maximum_version = ssl.TLSVersion.TLSv1_2  # its handshake fails as a whole
+    with Sidecar(serving(store_server, recorder, {**authority.issue("a"), "client_ca_file": str(trusted)})) as sidecar:
+        with tls_client(sidecar.port, former) as client, tls_client(sidecar.port, present) as other:
+            assert (client.get().status, other.get().status) == (200, 200)
+            assert isinstance(client._socket, ssl.SSLSocket)
+            session = client._socket.session
+            new = tmp_path / "new.pem"
+            new.write_bytes(others.file.read_bytes())
+            new.replace(trusted)
+            sidecar.wait_for_event("certificate_renewed")
+            assert client.get().status == 200, "an open connection stays"
+        with socket.create_connection(("127.0.0.1", sidecar.port), 30) as plain, pytest.raises(OSError):
+            former.wrap_socket(plain, server_hostname="localhost", session=session)
+        with tls_client(sidecar.port, present) as client:
+            assert client.get().status == 200
+
+
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
 def test_a_resumed_session_keeps_the_name_of_its_certificate(
     version: ssl.TLSVersion, store_server: StoreServer, recorder: Recorder, authority: Authority, tmp_path: Path

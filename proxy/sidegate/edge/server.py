@@ -49,6 +49,10 @@ class Server:
         name = self._listeners[0].sockets[0].getsockname()
         return int(name[1]) if isinstance(name, tuple) else 0
 
+    def use_tls(self, context: ssl.SSLContext) -> None:
+        """Shake hands with new clients by this context."""
+        self._tls = context
+
     def _new_protocol(self) -> asyncio.Protocol:
         if self._tls is None and not self.settings.proxy_protocol:
             return ClientConnection(self.runtime, self, self._loop)

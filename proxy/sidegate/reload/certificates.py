@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import ssl
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -42,11 +42,22 @@ class TlsContexts(NamedTuple):
             client_context(peers) if any(peers) else None,
         )
 
-    def watches(self, settings: Settings) -> list[Coroutine[Any, Any, None]]:
-        """Coroutines that renew the contexts when files change; each runs until cancelled."""
+    def watches(self, settings: Settings, use: Callable[[ssl.SSLContext], None]) -> list[Coroutine[Any, Any, None]]:
+        """Coroutines that renew the contexts when files change; each runs until cancelled.
+
+        `use` replaces the context of new client connections by one that has forgotten former authorities and sessions.
+        """
+
+        def replace() -> None:
+            if (context := server_context(settings.listen.tls)) is not None:
+                use(context)
+
         files = (settings.listen.tls.files, settings.admin.tls.files, _upstream_files(settings), _peer_files(settings))
-        pairs = zip(self, files, strict=True)
-        return [CertificateWatch(context, each).watch() for context, each in pairs if context is not None and any(each)]
+        return [
+            CertificateWatch(context, each, replace if context is self.clients else None).watch()
+            for context, each in zip(self, files, strict=True)
+            if context is not None and any(each)
+        ]
 
 
 def _upstream_files(settings: Settings) -> TlsFiles:
@@ -67,9 +78,10 @@ class CertificateWatch:
     and reported once it has stayed so for a second.
     """
 
-    def __init__(self, context: ssl.SSLContext, files: TlsFiles) -> None:
+    def __init__(self, context: ssl.SSLContext, files: TlsFiles, then: Callable[[], None] | None = None) -> None:
         self._context = context
         self._files = files
+        self._then = then  # may raise OSError as `renew` does
         self._changes = FileChanges(self._signatures(), STILL_S)
 
     async def watch(self) -> None:
@@ -83,6 +95,8 @@ class CertificateWatch:
             since_s = since_s or now_s
             try:
                 renew(self._context, self._files)
+                if self._then is not None:
+                    self._then()
             except OSError as error:
                 if now_s - since_s >= REPORTED_AFTER_S and reported != found:
                     reported = found
