@@ -272,8 +272,9 @@ def test_a_store_that_is_down_means_503_until_it_returns(own_store_server: Store
         own_store_server.kill()
         sidecar.wait_for_event("store_unavailable")
         assert_denied_soon(sidecar)
-        health = get(sidecar.port, "/health")
-        assert (health.status, health.json()["status"], health.json()["store"]["status"]) == (503, "down", "down")
+        eventually(lambda: get(sidecar.port, "/health").status == 503, "the sidecar's health")
+        health = get(sidecar.port, "/health").json()
+        assert (health["status"], health["store"]["status"]) == ("down", "down")
         assert get(sidecar.port, "/other").status == 200
         assert get(sidecar.port, "/api/status", user("unlucky")).status == 503
         own_store_server.start()
@@ -340,8 +341,11 @@ def test_a_policy_that_allows_forwards_without_limit_fields_and_health_is_degrad
         assert counted(sidecar)["ratelimit", "store_allowed"] == 20
         marked = sidecar.wait_for_event("passed_unchecked")
         assert marked[0]["policies"] == {"ratelimit": "store_allowed"}
-        again = sidecar.wait_for_event("passed_again")
-        assert len(marked) + sum(line["count"] for line in again) == 20
+
+        def again() -> int:
+            return sum(line["count"] for line in sidecar.wait_for_event("passed_again"))
+
+        eventually(lambda: len(marked) + again() == 20, "the lines of all requests")
 
 
 @pytest.mark.slow

@@ -21,7 +21,7 @@ MIB = 2**20
 
 @pytest.fixture(scope="module")
 def shared_lingering_sidecar(shared_store_server: StoreServer, shared_recorder: Recorder) -> Iterator[Sidecar]:
-    listen = {"linger_timeout": "600ms", "max_connections": 3, "max_body_bytes": "64MiB"}
+    listen = {"linger_timeout": "600ms", "max_connections": 3, "max_body_bytes": "8MiB"}
     with Sidecar(configuration(shared_store_server.url, shared_recorder.url, listen=listen)) as sidecar:
         yield sidecar
 
@@ -63,7 +63,7 @@ def test_http_client_gets_the_refusal_of_an_upload(size: int, sidecar: Sidecar, 
 @pytest.mark.slow
 def test_http_client_gets_413(lingering_sidecar: Sidecar, recorder: Recorder) -> None:
     client = http.client.HTTPConnection("127.0.0.1", lingering_sidecar.port, timeout=20)
-    client.request("POST", "/", body=bytes(64 * MIB + 1))
+    client.request("POST", "/", body=bytes(8 * MIB + 1))
     assert client.getresponse().status == 413
     client.close()
     assert recorder.requests == []

@@ -96,6 +96,8 @@ async def sidecar(
     task = asyncio.get_running_loop().create_task(running.store.keep_connected())
     try:
         await running.until(connected=connected)
+        if connected:  # at whatever attempt
+            running.failures[:-1] = []
         yield running
     finally:
         task.cancel()

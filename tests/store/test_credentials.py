@@ -96,8 +96,12 @@ async def test_a_peer_without_a_valid_certificate_is_refused(
         tls_before(store_server, ca.issue_cert(name), ca) as url,
         sidecar(url, connected=False, **files) as proxy,
     ):
-        verdict = await proxy.ask(asking("k"))
-        assert (verdict.answer, verdict.reason) == (Answer.UNAVAILABLE, "connect")
+        async with asyncio.timeout(PATIENCE_S):
+            # A handshake that a busy machine does not end in time is tried again.
+            while (verdict := await proxy.ask(asking("k"))).reason != "connect":
+                assert verdict.answer is Answer.UNAVAILABLE
+                await asyncio.sleep(0.01)
+        assert verdict.answer is Answer.UNAVAILABLE
         assert store_server.calls("evalsha") == 0
 
 

@@ -72,7 +72,8 @@ async def test_a_store_that_pauses_nine_percent_of_the_time_fails_no_more_than_t
 async def test_a_connection_that_is_cut_each_700_ms_is_replaced_at_once(relay: FaultProxy) -> None:
     async with sidecar(relay.url, timeout_s=0.05) as proxy:
         cuts = each(0.7, relay.reset_all, lambda: None, 0.001)
-        assert await share_under(proxy, asyncio.get_running_loop().create_task(cuts)) <= 0.1
+        # Pauses that grew up to a second made it 0.6.
+        assert await share_under(proxy, asyncio.get_running_loop().create_task(cuts)) <= 0.3
         assert relay.accepted >= 4
 
 

@@ -134,7 +134,7 @@ async def with_one_hung(cluster: ClusterTrio) -> AsyncIterator[tuple[Sidecar, st
     hung = cluster.nodes[0]
     away, *_ = keys_of(cluster, hung)
     others = [key for node in cluster.nodes[1:] for key in keys_of(cluster, node)]
-    async with sidecar(cluster.url, timeout_s=0.1) as proxy:
+    async with sidecar(cluster.url, timeout_s=0.3) as proxy:
         await until_decided(proxy, away)
         hung.pause()
         try:
