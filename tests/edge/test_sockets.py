@@ -160,6 +160,15 @@ def test_trailing_dots_and_schemes_in_any_case_are_valid(text: str) -> None:
     parse(text, "c.yaml", {})
 
 
+def test_localhost_with_a_trailing_dot_is_found(store_server: StoreServer, recorder: Recorder) -> None:
+    store, upstream = (url.replace("127.0.0.1", "LOCALHOST.") for url in (store_server.url, recorder.url))
+    config = configuration(store, upstream, listen={"host": "localhost."}, admin={"host": "localhost."})
+    with Sidecar(config) as sidecar:
+        assert get(sidecar.port).status == 200
+        assert get(sidecar.admin_port, "/livez").status == 200
+    assert spent(store_server)
+
+
 @pytest.mark.parametrize(
     ("text", "fault"),
     [

@@ -71,9 +71,12 @@ def network(text: str) -> Network:
 
 
 def host(text: str) -> str:
-    """A host in the form for sockets: IPv6 without brackets."""
+    """A host in the form for sockets: IPv6 without brackets.
+
+    `localhost.` loses its dot: with it, glibc does not find the name in /etc/hosts.
+    """
     if not text.startswith("["):
-        return text
+        return "localhost" if text.lower() == "localhost." else text
     try:
         return str(IPv6Address(text[1:-1]))
     except ValueError:
@@ -98,7 +101,7 @@ def is_loopback(host: str) -> bool:
     try:
         return ip_address(host).is_loopback
     except ValueError:
-        return host.rstrip(".").lower() == "localhost"
+        return host.lower() == "localhost"
 
 
 def overlap(host: str, other: str) -> bool:

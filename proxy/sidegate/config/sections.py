@@ -4,7 +4,7 @@ sections of their names.
 
 from typing import Annotated, Self
 
-from pydantic import Field, SecretStr, ValidationInfo, field_validator, model_validator
+from pydantic import AfterValidator, Field, SecretStr, ValidationInfo, field_validator, model_validator
 
 from sidegate.config import addresses
 from sidegate.config.addresses import Endpoint
@@ -40,6 +40,7 @@ LONGEST_SOCKET_PATH_BYTES = 107
 Host = Annotated[
     str,
     Text(r"[A-Za-z0-9][A-Za-z0-9._-]*|[0-9A-Fa-f:.]+", "a host to listen on; expected e.g. 0.0.0.0, 127.0.0.1, ::1"),
+    AfterValidator(addresses.host),
 ]
 BuiltinRoute = Annotated[str, Text(r"/[A-Za-z0-9._~/-]*", "a path of the sidecar's own; expected e.g. /health")]
 # The ending keeps out every field that has a meaning in HTTP or to the sidecar.
