@@ -276,10 +276,10 @@ def test_an_outage_of_the_store_is_shown_with_its_effect_until_it_is_over(
             for path in ("/ours/a", "/lax/a", "/strict/a"):
                 for _ in range(6):
                     get(sidecar.port, path, "X-User-ID: alice")
-            return "local refused" in page.text("#store-reason") and page.text("#store-word") != "up"
+            return "decided by this sidecar's share" in page.text("#store-reason") and page.text("#store-word") != "up"
 
         eventually(spend_again, "the outcomes of the outage by name")
-        for name in ("local allowed", "local refused", "store allowed", "store denied"):
+        for name in ("answered 503", "decided by this sidecar's share", "forwarded unchecked"):
             page.wait_text("store-reason", name)
         for part in ("on_failure: deny answer 503", "this proxy's share", "let every request pass"):
             assert part in page.text("#problem-text")

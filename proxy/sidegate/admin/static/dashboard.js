@@ -235,11 +235,12 @@ function drawFigures() {
 }
 
 const GOOD = ["up", "ok"];
+const WITHOUT_STORE = { denied: "answered 503", local: "decided by this sidecar's share", allowed: "forwarded unchecked" };
 
 function drawParts() {
   const { application, store, config } = state.overview;
   part("application", application.state, application.reason, application.since);
-  const without = Object.entries(store.without_store_per_s).map(([outcome, rate]) => `${number(rate)}/s ${words(outcome)}`);
+  const without = Object.entries(store.without_store_per_s).map(([effect, rate]) => `${number(rate)}/s ${WITHOUT_STORE[effect]}`);
   part("store", store.state === "open" ? "breaker open" : store.state, [store.reason, ...without].filter(Boolean).map(words).join("; "), store.since);
   const stale = config.status !== "ok";
   part("config", state.draining ? "draining" : stale ? "edit refused" : "ok", stale ? config.faults[0] : "", stale ? config.since : config.loaded);
