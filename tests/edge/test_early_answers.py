@@ -96,7 +96,7 @@ def drip(client: RawClient, until: Callable[[], bool]) -> None:
 def test_lingering_ends_after_its_time_though_the_client_goes_on(lingering_sidecar: Sidecar) -> None:
     refuse(lingering_sidecar, "goes-on")
     with RawClient(lingering_sidecar.port) as client:
-        client.send(request("/tight/x", "X-User-ID: goes-on", "Content-Length: 50000000", method="POST"))
+        client.send(request("/tight/x", "X-User-ID: goes-on", "Content-Length: 5000000", method="POST"))
         assert client.reply().status == 429
         since_s = time.monotonic()
         drip(client, lambda: connections(lingering_sidecar) == 0)
@@ -108,7 +108,7 @@ def test_lingering_connections_make_room_for_new_ones(lingering_sidecar: Sidecar
     with contextlib.ExitStack() as stack:
         for _ in range(3):
             client = stack.enter_context(RawClient(lingering_sidecar.port))
-            client.send(request("/tight/x", "X-User-ID: lingers", "Content-Length: 50000000", method="POST"))
+            client.send(request("/tight/x", "X-User-ID: lingers", "Content-Length: 5000000", method="POST"))
             assert client.reply().status == 429
         assert get(lingering_sidecar.port, "/free").status == 200
 
@@ -116,7 +116,7 @@ def test_lingering_connections_make_room_for_new_ones(lingering_sidecar: Sidecar
 def test_a_client_that_leaves_ends_the_lingering(lingering_sidecar: Sidecar) -> None:
     refuse(lingering_sidecar, "leaves")
     with RawClient(lingering_sidecar.port) as client:
-        client.send(request("/tight/x", "X-User-ID: leaves", "Content-Length: 50000000", method="POST"))
+        client.send(request("/tight/x", "X-User-ID: leaves", "Content-Length: 5000000", method="POST"))
         assert client.reply().status == 429
     eventually(lambda: connections(lingering_sidecar) == 0, "the end of the connection")
 
