@@ -16,7 +16,6 @@ from tests.chaos.shares import CASES, shares
 from tests.chaos.storms import Outcome, abandoned, departed, exactly_the_burst, shown_evicting, started_without
 
 TIMEOUT_S = 0.05
-RATE_PER_S = 500.0
 # What is promised on a machine that has nothing else to do; what the control shows is added.
 BOUNDS = Bounds(until_open_s=TIMEOUT_S + 0.05, quiet_p99_s=0.010, recovery_s=2.0, unavailable=2.0, greed=10.0)
 HEAD = f"{'':5} {'scenario':38} {'200':>6} {'429':>6} {'503':>6} {'other':>5} {'slowest':>9} {'p99 open':>9} {'back':>7}  {'admitted/allowed':27} {'control':>13}  verdict"
@@ -35,22 +34,22 @@ def line(report: Report) -> str:
     )
 
 
-async def scenarios(names: list[str], span_s: float) -> bool:
+async def scenarios(names: list[str], span_s: float, rate_per_s: float) -> bool:
     """Run the scenarios that need nothing but the lab."""
     right = True
     with lab(f"{TIMEOUT_S * 1000:g}ms") as made:
         made.span_s, made.timeout_s = span_s, TIMEOUT_S
         for scenario in SCENARIOS:
             if not names or scenario.name in names:
-                report = await run(scenario, made, RATE_PER_S, calm_s=2.0, after_s=2.5, bounds=BOUNDS)
+                report = await run(scenario, made, rate_per_s, calm_s=2.0, after_s=2.5, bounds=BOUNDS)
                 print(line(report), flush=True)
                 right = right and not report.faults
     return right
 
 
-async def main(names: list[str], span_s: float, users: int, flood_s: float) -> int:
+async def main(names: list[str], span_s: float, rate_per_s: float, users: int, flood_s: float) -> int:
     print(
-        f"three sidecars, {RATE_PER_S:g} requests/s, store.timeout {TIMEOUT_S * 1000:g} ms, faults of {span_s:g} s;",
+        f"three sidecars, {rate_per_s:g} requests/s, store.timeout {TIMEOUT_S * 1000:g} ms, faults of {span_s:g} s;",
         "policies: four tenths of the traffic calm (deny), a fifth tight (deny), a tenth local, a fifth one greedy user "
         "(local), a tenth allow; 503 under deny for at most twice the share of time that the store is away",
         "admitted/allowed: tight, then local: the key nearest its bound; then the greedy user over all rounds",
@@ -60,7 +59,7 @@ async def main(names: list[str], span_s: float, users: int, flood_s: float) -> i
         sep="\n",
         flush=True,
     )
-    right = await scenarios(names, span_s)
+    right = await scenarios(names, span_s, rate_per_s)
     checks: dict[str, Callable[[], Awaitable[Outcome]]] = {
         "FA01": started_without,
         "FA13": shown_evicting,
@@ -88,7 +87,8 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="make chaos", description=__doc__)
     parser.add_argument("names", nargs="*", help="scenarios by name (default: all)")
     parser.add_argument("--span", type=float, default=6.0, help="how long each fault lasts, in seconds")
+    parser.add_argument("--rate", type=float, default=500.0, help="requests a second of the scenarios")
     parser.add_argument("--users", type=int, default=200_000, help="identities of KEYS")
     parser.add_argument("--flood", type=float, default=3600.0, help="the longest that they may take, in seconds")
     options = parser.parse_args()
-    sys.exit(asyncio.run(main(options.names, options.span, options.users, options.flood)))
+    sys.exit(asyncio.run(main(options.names, options.span, options.rate, options.users, options.flood)))
