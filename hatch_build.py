@@ -26,11 +26,13 @@ COMPILED = (
     *(f"telemetry/{name}.py" for name in ("escaping", "metrics", "observer")),
     *(f"telemetry/{name}.py" for name in ("outcomes", "recent_refusals", "request_log", "top_refused")),
 )
-# Modules of these folders that stay Python, with the reason.
+# Modules and folders of these that stay Python, with the reason.
 PURE = {
+    "edge/arrival.py": "mypyc has no multiple assignment in a class body; it reads the first bytes of connections",
     "edge/file_limit.py": "runs at the start",
     "edge/listening.py": "runs at the start",
     "edge/server.py": "accepts connections; `sockets` is a list in uvloop, a tuple in the types of asyncio",
+    "store/cluster": "a compiled reservation over several slots hangs; see docs/adr/0009",
     "store/factory.py": "runs at the start",
     "store/housekeeping.py": "runs in the background",
     "store/probe.py": "runs in the background",
@@ -90,4 +92,4 @@ def compiled_modules(folder: Path) -> list[str]:
     package = folder / "sidegate"
     files = [path for entry in COMPILED for path in sorted((package / entry).rglob("*.py")) or [package / entry]]
     names = {path.relative_to(package).as_posix() for path in files if path.name != "__init__.py"}
-    return [f"sidegate/{name}" for name in sorted(names - PURE.keys())]
+    return [f"sidegate/{name}" for name in sorted(names) if name not in PURE and name.rpartition("/")[0] not in PURE]
