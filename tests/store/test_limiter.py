@@ -692,7 +692,7 @@ async def test_three_sidecars_admit_what_the_bucket_holds_and_no_more(
     assert len(admitted) == keys
     assert max(admitted.values()) <= limit.initial + grown(ended_us - begun_us)
     for number in range(keys):
-        # All is queried for in the end, so nothing is lost but what rounding costs, less than a microsecond a charge.
+        # The clients take every token in the end; only rounding loses some, less than a microsecond for each charge.
         rounding_us = admitted[number]
         demanded_us = (stopped_s - first_seen_s[number]) * 1e6
         assert admitted[number] >= limit.initial + grown(demanded_us - rounding_us)
