@@ -77,7 +77,7 @@ class Sidecar:
     def _note(self, failure: StoreUnavailable | None) -> None:
         self.failures.append(failure)
         if failure is None:
-            self.limiter.guard.connected()
+            self.limiter.connected()
         self._changed.set()
 
 

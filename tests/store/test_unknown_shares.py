@@ -49,6 +49,20 @@ def test_an_edit_to_local_before_any_contact_with_the_store_is_warned_of(recorde
         assert len(sidecar.events("local_share_unknown")) == 1, "the policy was local before"
 
 
+def test_a_debt_is_charged_once_the_store_is_back_though_no_request_follows(recorder: Recorder) -> None:
+    port = free_port()
+    store = {"on_failure": "local", "replicas": 1}
+    config = configuration(f"redis://127.0.0.1:{port}", recorder.url, policies=[TIGHT], store=store)
+    with Sidecar(config) as sidecar:
+        # One failure opens no breaker, whose closing would be a reason to pay.
+        assert get(sidecar.port, "/tight", "X-User-ID: u").status == 200
+        server = StoreServer("--port", str(port))
+        try:
+            eventually(lambda: server.client.hexists("example:tight:u", "tokens"), "the charge")
+        finally:
+            server.stop()
+
+
 def test_each_start_in_an_outage_adds_one_shares_burst_and_the_last_one_is_charged(recorder: Recorder) -> None:
     port = free_port()
     policy = {**TIGHT, "limit": "1/h", "burst": 12}

@@ -181,6 +181,13 @@ class Limiter:
         admission = self.admissions.open(applied, known) if answer is _PASS else None
         return Verdict(answer, DecisionSource.STORE, applied, known, "", admission)
 
+    def connected(self) -> None:
+        """Record a new connection to the store: what it is owed does not wait for the next request."""
+        self.guard.connected()
+        if self._breaker.closed:  # else once a probe is answered
+            self._settlement.resume()
+            self.admissions.resume()
+
     def _breaker_closed(self) -> None:
         self._note_return()
         self._settlement.resume()

@@ -138,7 +138,7 @@ class StoreRoom:
     def _connection_changed(self, failure: StoreUnavailable | None) -> None:
         if failure is None:
             logger.info("store_connected")
-            self.limiter.guard.connected()
+            self.limiter.connected()
             self.limiter.admissions.renew()  # a store that was restarted has lost all places
             self._housekeeping.connected()
         else:
