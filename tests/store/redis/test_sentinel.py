@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+import redis.asyncio.sentinel
 from sidegate.config import StoreSettings
 from sidegate.decision.verdict import Answer
 from sidegate.store.protocol import StoreUnavailable
@@ -232,3 +233,23 @@ async def test_sentinels_have_a_password_of_their_own(start_store: StartStore) -
             assert (await proxy.ask(asking("k"))).reason == "no_master"
     finally:
         sentinel.stop()
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_a_cancellation_that_redis_py_swallows_ends_the_question_for_the_master(
+    monkeypatch: pytest.MonkeyPatch, fails: bool
+) -> None:
+    async def discover(*_: object) -> tuple[str, int]:
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(PATIENCE_S)
+        if fails:
+            raise ConnectionError
+        return "127.0.0.1", 6379
+
+    monkeypatch.setattr(redis.asyncio.sentinel.Sentinel, "discover_master", discover)
+    settings = StoreSettings.model_validate({"url": f"redis+sentinel://127.0.0.1:{free_port()}/{SERVICE}"})
+    asking_sentinels = asyncio.get_running_loop().create_task(Connector(settings, 1).master())
+    await asyncio.sleep(0)
+    asking_sentinels.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asking_sentinels

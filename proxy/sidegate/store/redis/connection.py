@@ -56,6 +56,12 @@ async def open_connection(pool: ConnectionPool, timeout_s: float, *, any_role: b
         return await _open(pool, timeout_s, any_role=True)
 
 
+def heed_cancellation() -> None:
+    """Raise CancelledError if the present task is to end: redis-py's handshake may have swallowed that."""
+    if (task := asyncio.current_task()) is not None and task.cancelling():
+        raise asyncio.CancelledError
+
+
 class _RoleUnknown(Exception):
     """The connection was closed upon ROLE, as some proxies do for commands that they do not know."""
 
@@ -70,10 +76,10 @@ async def _open(pool: ConnectionPool, timeout_s: float, *, any_role: bool) -> "M
             await link.read_response()
             if not any_role:
                 await _require_master(link)
-        if (task := asyncio.current_task()) is not None and task.cancelling():
-            raise asyncio.CancelledError  # redis-py's handshake swallows a cancellation
+        heed_cancellation()
     except BaseException as error:  # redis-py raises more than its own exceptions while a server comes and goes
         await link.disconnect(nowait=True)
+        heed_cancellation()
         if isinstance(error, StoreUnavailable | _RoleUnknown):
             raise
         if isinstance(error, TimeoutError):

@@ -12,7 +12,7 @@ from redis.backoff import NoBackoff
 from sidegate.config import CREDENTIALS, StoreSettings
 from sidegate.config.store_url import Address, StoreKind
 from sidegate.store.protocol import StoreUnavailable
-from sidegate.store.redis.connection import MultiplexedConnection, open_connection
+from sidegate.store.redis.connection import MultiplexedConnection, heed_cancellation, open_connection
 from sidegate.store.redis.switches import hear_switches
 
 # The wait for one Sentinel before the next one is queried.
@@ -63,7 +63,9 @@ class Connector:
         try:
             host, port = await self._sentinels.discover_master(service)
         except Exception as error:  # redis-py raises more than its own exceptions
+            heed_cancellation()
             raise StoreUnavailable("no_master", f"no Sentinel names a master of {service}: {error}") from error
+        heed_cancellation()
         return Address(host, port)
 
     async def hear_switches(self, on_switch: Callable[[], None]) -> None:
