@@ -68,8 +68,12 @@ class ScriptCall:
         self._timer: asyncio.TimerHandle | None = None
 
     def send(self) -> None:
-        """Send the call to the node, in its turn."""
-        self.node.queue.send(self)
+        """Send the call to the node, in its turn; to a node that has just become known, once it is connected."""
+        if self.node.tried.is_set():
+            self.node.queue.send(self)
+        else:
+            self._expire_in_time()
+            self.node.once_tried(lambda: None if self.done else self.node.queue.send(self))
 
     def begin(self) -> None:
         """Send the call now."""
@@ -82,7 +86,7 @@ class ScriptCall:
         self._expire_in_time()
         self.node, self.asking = node, asking
         self.hops += 1
-        node.once_tried(lambda: None if self.done else self.send())
+        self.send()
 
     def send_again_in(self, pause_s: float) -> None:
         """Send the call to the same node again after a pause."""
