@@ -134,7 +134,8 @@ async def with_one_hung(cluster: ClusterTrio) -> AsyncIterator[tuple[Sidecar, st
     hung = cluster.nodes[0]
     away, *_ = keys_of(cluster, hung)
     others = [key for node in cluster.nodes[1:] for key in keys_of(cluster, node)]
-    async with sidecar(cluster.url, timeout_s=1.0) as proxy:  # healthy nodes answer within it on a busy machine, too
+    # Three calls of the hung node fail before its breaker opens: in all less than the Cluster takes to call it dead.
+    async with sidecar(cluster.url, timeout_s=0.3) as proxy:
         await until_decided(proxy, away)
         hung.pause()
         try:
@@ -198,7 +199,8 @@ async def test_a_bucket_that_refused_before_and_hangs_does_not_keep_the_others_f
     hung = cluster.nodes[0]
     away, *_ = keys_of(cluster, hung)
     user, *_ = keys_of(cluster, cluster.nodes[1])
-    async with sidecar(cluster.url, timeout_s=1.0) as proxy:  # healthy nodes answer within it on a busy machine, too
+    # Three calls of the hung node fail before its breaker opens: in all less than the Cluster takes to call it dead.
+    async with sidecar(cluster.url, timeout_s=0.3) as proxy:
         everyone = asking(away, hourly(1), on_store_failure=ALLOW)
         entry = asking(user, hourly(10))
         assert [(await proxy.ask(entry, everyone)).answer for _ in range(2)] == [Answer.PASS, Answer.REFUSE]
