@@ -7,6 +7,7 @@ from sidegate.decision.bucket import Charge, ChargeKind
 from sidegate.decision.policy import OnStoreFailure, PolicyMatch
 from sidegate.decision.verdict import Answer, DecisionSource, Outcome, Verdict
 from sidegate.store.cluster.slots import slot_of
+from sidegate.store.limiter import MOST_UNDECIDED
 from sidegate.telemetry.outcomes import policy_outcomes
 
 from tests.chaos.fault_proxy import FaultProxy
@@ -147,3 +148,10 @@ async def test_to_look_at_buckets_beside_an_unreadable_one_shows_them(poisoned: 
         for _ in range(2):
             verdict = await proxy.look(user, everyone)
             assert [level and level.tokens for level in verdict.levels] == [4, None]
+
+
+async def test_requests_that_wait_for_their_second_call_count_as_undecided(store_server: StoreServer) -> None:
+    async with sidecar(store_server.url) as proxy:
+        proxy.limiter._unreadable.undecided = MOST_UNDECIDED
+        verdict = await proxy.ask(asking("k"))
+        assert (verdict.answer, verdict.reason) == (Answer.UNAVAILABLE, "overloaded")

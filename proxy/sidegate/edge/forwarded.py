@@ -46,18 +46,13 @@ def continued(special: dict[str, list[bytes]], peer: bytes, host: bytes, scheme:
     nodes = _nodes(special["x-forwarded-for"]) if "x-forwarded-for" in special else []
     nodes.append(node(peer))
     if valid_hosts[host]:
-        nodes[0] += b';host="' + host + b'"'
+        nodes[0] = b'%b;host="%b"' % (nodes[0], host)
     if scheme.isalpha():
-        nodes[0] += b";proto=" + scheme
+        nodes[0] = b"%b;proto=%b" % (nodes[0], scheme)
     return b", ".join(nodes)
 
 
 def _nodes(values: Sequence[bytes]) -> list[bytes]:
-    joined = values[0] if len(values) == 1 else b",".join(values)
-    if b"," not in joined:
-        return [_bounded_node(joined)]
-    return [_bounded_node(entry.strip(b" \t")) for entry in joined.rsplit(b",", MOST_NODES)[-MOST_NODES:]]
-
-
-def _bounded_node(entry: bytes) -> bytes:
-    return node(entry) if len(entry) <= LONGEST_NODE_BYTES else b"for=unknown"
+    entries = (values[0] if len(values) == 1 else b",".join(values)).rsplit(b",", MOST_NODES)[-MOST_NODES:]
+    stripped = [entry.strip(b" \t") for entry in entries]
+    return [node(entry) if len(entry) <= LONGEST_NODE_BYTES else b"for=unknown" for entry in stripped]

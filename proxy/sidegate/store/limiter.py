@@ -118,7 +118,7 @@ class Limiter:
             then(Verdict(Answer.PASS, DecisionSource.OVERRIDE, applied, (None,) * len(applied)))
         elif not self._breaker.closed:
             then(self._failure_mode.decide(applied, "breaker_open"))
-        elif self._undecided >= MOST_UNDECIDED:
+        elif self._undecided + self._unreadable.undecided >= MOST_UNDECIDED:
             then(self._failure_mode.decide(applied, "overloaded"))
         elif len(charges) > 1 and self._of_nodes is not None and (failure := self._known_away(applied)) is not None:
             then(self._failure_mode.decide(applied, failure.reason))  # and no other bucket is charged

@@ -145,8 +145,8 @@ def _limit_text(limit: Limit) -> str:
 
 
 def _levels(numbers: list[int], position: int, end: int) -> tuple[Level | None, ...]:
-    if end == position + 2 and (age_us := numbers[position + 1]) >= 0:  # `_level`, for the one bucket of most requests
-        return (leveled((numbers[position], age_us, True, 0)),)
+    if end == position + 2:
+        return (_level(numbers[position], numbers[position + 1]),)
     return tuple([_level(numbers[at], numbers[at + 1]) for at in range(position, end, 2)])
 
 
