@@ -136,6 +136,9 @@ class Arrival(asyncio.Protocol):
             logger.debug("a TLS handshake failed: %s", error)
             self.break_off()
             return
+        except BaseException:  # the event loop's, or the sidecar's end: the connection is not to be counted for good
+            self.break_off()
+            raise
         # Without another await: what the client sent behind the handshake is received next.
         if transport is None or transport.is_closing():
             self._leave()
