@@ -54,8 +54,7 @@ class RequestLog:
         if wanted == "all":
             self._write(record)
         elif wanted == "refused" and (
-            record.error
-            or (verdict is not None and (verdict.answer is not _PASS or (verdict.reason and verdict.passed_unchecked)))
+            record.error or (verdict is not None and (verdict.answer is not _PASS or verdict.passed_unchecked))
         ):
             self._fold(record, refused)
 
