@@ -35,13 +35,6 @@ def browser() -> Iterator[Any]:
         browser.close()
 
 
-@pytest.fixture(scope="module")
-def recorder() -> Iterator[Recorder]:
-    recorder = Recorder()
-    yield recorder
-    recorder.stop()
-
-
 @pytest.fixture
 def config(store_server: StoreServer, recorder: Recorder) -> Config:
     config = configuration(store_server.url, recorder.url, policies=POLICIES)

@@ -1,6 +1,6 @@
 """Runs `sidegate doctor` with a configuration for one store and a real application."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,13 +13,6 @@ from tests.servers import free_port
 from tests.sidecar import configuration
 
 Doctor = Callable[..., Done]
-
-
-@pytest.fixture(scope="module")
-def recorder() -> Iterator[Recorder]:
-    recorder = Recorder()
-    yield recorder
-    recorder.stop()
 
 
 @pytest.fixture

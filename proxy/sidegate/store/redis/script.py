@@ -158,7 +158,7 @@ class ScriptCall:
             self.finish(StoreUnavailable(word.lower(), text))
 
     def _expire(self) -> None:
-        self.finish(StoreUnavailable("timeout", "no reply in time after a redirection"))
+        self.finish(StoreUnavailable("timeout", "no reply in time, with the connection to a new node or redirections"))
 
     def _report(self, failure: str) -> None:
         if self._observe is not None:
