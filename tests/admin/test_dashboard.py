@@ -20,6 +20,7 @@ pytestmark = [
     pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed (apt-get install chromium)"),
 ]
 
+URLS = ("http", "redis")
 TOKEN = "the token of this test"
 POLICIES: list[dict[str, object]] = [
     {"name": "users", "match": {"path": ["/api/**"]}, "key": "header:X-User-ID", "limit": "1/day", "burst": 3},
@@ -136,7 +137,7 @@ def test_without_requests_all_parts_are_up_and_no_share_is_shown(browser: Any, c
         page = DashboardPage(browser, sidecar.admin_port)
         page.wait_text("application-word", "up")
         assert (page.text("#store-word"), page.text("#config-word"), page.text("#rate")) == ("up", "ok", "0")
-        assert page.page.is_hidden("#problem")
+        assert page.page.is_hidden("#problems")
         assert page.text("#responses").count("\N{EN DASH}") == 4
         assert "version" in page.text("#about")
         page.context.close()
@@ -148,11 +149,11 @@ def test_an_edit_with_errors_is_shown_with_its_fault_and_the_way_to_the_runbook(
         page = DashboardPage(browser, sidecar.admin_port)
         page.wait_live()
         sidecar.config_file.write_text("policies: 1")
-        page.wait_text("problem-text", "edit of the configuration was refused")
+        page.wait_text("problems", "edit of the configuration was refused")
         page.wait_text("config-word", "edit refused")
         assert "policies" in page.text("#config-reason")
         assert "policies" in page.text("#config-faults")
-        link = page.page.get_attribute("#problem-runbook", "href")
+        link = page.page.get_attribute("#problems a", "href")
         page.page.goto(f"http://127.0.0.1:{sidecar.admin_port}{link}")
         assert page.page.locator(f"[id='{link.partition('#')[2]}']").count() == 1
         assert page.faults == []
@@ -170,7 +171,7 @@ def test_an_application_that_is_down_is_red_with_its_reason_and_one_that_fails_a
         page.wait_live()
         spend(sidecar, "alice", 3)
         page.wait_text("application-word", "failing")
-        page.wait_text("problem-text", "3 answered 5xx")
+        page.wait_text("problems", "3 answered 5xx")
         recorder.stop()
 
         def is_down() -> bool:
@@ -178,10 +179,24 @@ def test_an_application_that_is_down_is_red_with_its_reason_and_one_that_fails_a
             return page.text("#application-word") == "down"
 
         eventually(is_down, "the application's tile")
-        page.wait_text("problem-text", "accepts no connections")
+        page.wait_text("problems", "accepts no connections")
         assert "refused" in page.text("#application-reason").lower()
         assert "bad" in page.page.get_attribute("#application-word", "class")
         page.wait_text("marks", "Application down")
+        page.context.close()
+
+
+def test_with_application_and_store_down_both_are_named_each_with_its_runbook(browser: Any, config: Config) -> None:
+    config["upstream"]["url"], config["store"]["url"] = (f"{scheme}://127.0.0.1:{free_port()}" for scheme in URLS)
+    with Sidecar(config) as sidecar:
+        page = DashboardPage(browser, sidecar.admin_port, path=f"?peers=http://127.0.0.1:{sidecar.admin_port}")
+        page.wait("document.querySelectorAll('#problems li').length === 2")
+        first, second = page.page.locator("#problems li").all_inner_texts()
+        assert "The application accepts no connections" in first
+        assert "The store is not connected" in second
+        links = page.page.eval_on_selector_all("#problems a", "all => all.map(each => each.getAttribute('href'))")
+        assert links == ["/runbook#the-application-is-down", "/runbook#redis-is-down"]
+        page.wait("document.querySelectorAll('#fleet tr').length === 4")  # both, and what is wrong with the peer
         page.context.close()
 
 
@@ -196,14 +211,14 @@ def test_a_slow_application_is_shown_with_its_time_until_it_is_fast_again(browse
         page.wait_live()
         spend(sidecar, "alice", 2)
         page.wait_text("application-word", "slow")
-        page.wait_text("problem-text", "The application is slow: half of its answers take")
+        page.wait_text("problems", "The application is slow: half of its answers take")
         assert "half of its answers take 1." in page.text("#application-reason")
-        assert page.page.get_attribute("#problem-runbook", "href") == "/runbook#the-application-fails-or-is-slow"
+        assert page.page.get_attribute("#problems a", "href") == "/runbook#the-application-fails-or-is-slow"
         recorder.always(answer)
         for number in range(8):
             spend(sidecar, f"user-{number}", 1)
         page.wait_text("application-word", "up")
-        page.wait("document.getElementById('problem').hidden")
+        page.wait("document.getElementById('problems').hidden")
         page.context.close()
     recorder.stop()
 
@@ -275,17 +290,17 @@ def test_an_outage_of_the_store_is_shown_with_its_effect_until_it_is_over(
         for name in ("answered 503", "decided by this sidecar's share", "forwarded unchecked"):
             page.wait_text("store-reason", name)
         for part in ("on_failure: deny answer 503", "this proxy's share", "let every request pass"):
-            assert part in page.text("#problem-text")
-        assert page.page.get_attribute("#problem-runbook", "href") == "/runbook#redis-is-down"
+            assert part in page.text("#problems")
+        assert page.page.get_attribute("#problems a", "href") == "/runbook#redis-is-down"
         assert page.page.evaluate("document.querySelectorAll('#workers tr').length") == 2
         for number, each in enumerate(pages):
-            each.wait("!document.getElementById('problem').hidden")
+            each.wait("!document.getElementById('problems').hidden")
             each.page.screenshot(path=str(tmp_path / f"outage-{number}.png"), full_page=True)
             assert each.page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
 
         own_store_server.start()
         page.wait("document.getElementById('store-word').textContent === 'up'")
-        page.wait("document.getElementById('problem').hidden")
+        page.wait("document.getElementById('problems').hidden")
         page.wait_text("marks", "Store up")
         for each in pages:
             assert each.faults == []

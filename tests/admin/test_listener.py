@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 import pytest
 import yaml
-from sidegate.admin import overview
+from sidegate.admin import problems
 from sidegate.admin.runbook import runbook_html
 
 from tests.admin.admin_client import ask, bucket_path
@@ -387,7 +387,7 @@ def test_the_overview_has_the_documented_members_and_null_without_requests(
         overview = ask(sidecar, "/overview")[2]
         assert set(overview) == {
             *("requests_per_s", "refused_share", "responses", "latency_ms", "in_flight"),
-            *("application", "store", "config", "problem"),
+            *("application", "store", "config", "problem", "problems"),
         }
         assert (overview["requests_per_s"], overview["refused_share"], overview["problem"]) == (0, None, None)
         assert set(overview["responses"].values()) == {None}
@@ -446,8 +446,8 @@ def test_labelled_counters_are_exported_from_zero(store_server: StoreServer, rec
 
 
 def test_every_runbook_that_the_overview_names_is_a_section_of_the_page() -> None:
-    source = Path(overview.__file__).read_text("utf-8")
-    named = set(re.findall(r'"([a-z]+(?:-[a-z]+)+)"\)', source))
+    source = Path(problems.__file__).read_text("utf-8")
+    named = set(re.findall(r'"([a-z]+(?:-[a-z]+)+)"', source))
     assert len(named) >= 6
     assert named <= set(re.findall(r'id="([^"]+)"', runbook_html()))
 

@@ -1,4 +1,4 @@
-"""The overview: figures of requests, condition of each part, and the most urgent problem as a sentence.
+"""The overview: figures of requests, condition of each part, and all problems as sentences.
 
 Dashboard, `sidegate top` and `sidegate status` show this document.
 """
@@ -10,27 +10,17 @@ from typing import Any, cast
 
 import sidegate
 from sidegate.admin.conditions import ConditionHistory, application_condition, store_condition
-from sidegate.admin.response_types import ConfigState, OverviewDocument, ProblemDocument
+from sidegate.admin.problems import ProblemHistory, problems
+from sidegate.admin.response_types import OverviewDocument
 from sidegate.admin.workers_view import WorkersView
-from sidegate.decision.policy import OnStoreFailure, PolicySet
+from sidegate.decision.policy import PolicySet
 from sidegate.decision.verdict import DecisionSource
 from sidegate.telemetry.totals import Totals, quantiles_ms
 
 DEFAULT_WINDOW_S = 10
 MOST_MARKS = 100
-# Workers report once a second, and the parent passes reports on within another.
-SILENT_S = 5
 # Without requests, the application is checked by a connection this often; while it is down, every second.
 IDLE_CHECK_EVERY_S = 5
-_UNKNOWN_SHARES = (
-    "The proxies were never counted: set store.replicas before an edit to `local`, which would divide each limit by "
-    "this sidecar's workers alone."
-)
-_EFFECTS = {
-    OnStoreFailure.DENY: "policies with on_failure: deny answer 503",
-    OnStoreFailure.LOCAL: "policies with on_failure: local enforce this proxy's share",
-    OnStoreFailure.ALLOW: "policies with on_failure: allow let every request pass",
-}
 
 
 class Overview:
@@ -49,6 +39,7 @@ class Overview:
         self.started = now_text()
         self._application = ConditionHistory(self.started)
         self._store = ConditionHistory(self.started)
+        self._problems = ProblemHistory()
         self._config: Mapping[str, Any] = {}
         self._pids: dict[int, object] = {}
         self.marks: deque[dict[str, str]] = deque(maxlen=MOST_MARKS)
@@ -102,7 +93,8 @@ class Overview:
                 },
             },
             "config": state["config"],
-            "problem": self._problem(state, window),
+            "problem": next(iter(self._problems.documents), None),
+            "problems": self._problems.documents,
         }
 
     def live_state(self) -> dict[str, object]:
@@ -125,6 +117,8 @@ class Overview:
         if self._store.update(store_condition(state["store"]), text):
             condition = self._store.condition
             self._mark("store", _change("Store", condition.state, condition.reason), text)
+        modes = {each.on_store_failure for each in self._policies().policies if not each.exempt and not each.shadow}
+        self._problems.update(problems(self._application, self._store, state, window, modes), text)
         self._mark_changes(state, text)
 
     def _mark_changes(self, state: Mapping[str, Any], now: str) -> None:
@@ -143,54 +137,12 @@ class Overview:
     def _mark(self, kind: str, text: str, time: str | None = None) -> None:
         self.marks.append({"time": time or now_text(), "kind": kind, "text": text})
 
-    def _problem(self, state: Mapping[str, Any], window: Totals) -> ProblemDocument | None:
-        """The most urgent problem; None if there is none."""
-        application, reason = self._application.condition
-        match application:
-            case "down":
-                text = f"The application accepts no connections ({reason}). Requests are answered 502 or 504. "
-                text += "Start the application or correct upstream.url."
-                return _problem(text, self._application.since, "the-application-is-down")
-            case "failing":
-                text = f"The application fails: {reason}. Look at the application's own log."
-                return _problem(text, self._application.since, "the-application-fails-or-is-slow")
-        if self._store.condition.state != "up":
-            return _problem(self._store_text(state["store"]), self._store.since, "redis-is-down")
-        if application == "slow":
-            text = f"The application is slow: {reason}. Look at its load and at upstream.max_connections."
-            return _problem(text, self._application.since, "the-application-fails-or-is-slow")
-        config: ConfigState = state["config"]
-        if config["status"] == "stale":
-            fault = next(iter(config.get("faults", ())), "")
-            text = f"The last edit of the configuration was refused ({fault}); the one before it stays active. "
-            return _problem(text + "Correct the file.", config.get("since", ""), "an-edit-was-refused")
-        for worker in state.get("workers", ()):
-            if worker["heard_s"] is None or worker["heard_s"] > SILENT_S:
-                text = f"Worker {worker['worker']} does not report. Its requests may hang; the log has worker_died."
-                return _problem(text, now_text(), "a-worker-does-not-report")
-        if unhandled := window.errors["internal"]:
-            text = f"{unhandled} requests failed with an internal error of the sidecar. The log has the trace."
-            return _problem(text, now_text(), "internal-errors")
-        return None
-
-    def _store_text(self, store: Mapping[str, Any]) -> str:
-        state, reason = self._store.condition
-        modes = {policy.on_store_failure for policy in self._policies().policies if not policy.exempt}
-        effects = "; ".join(text for mode, text in _EFFECTS.items() if mode in modes) or "no policy needs it"
-        what = "The store is not connected" if state == "down" else "The store does not answer in time or with errors"
-        text = f"{what} ({reason}): {effects}. Start or repair the store; sidecars reconnect by themselves."
-        return text if store["proxies"] else f"{text} {_UNKNOWN_SHARES}"
-
 
 def _without_store(window: Totals) -> dict[str, int]:
     """Requests that were decided without the store: answered 503, by this proxy's share, forwarded unchecked."""
     denied = window.errors["store_unavailable"]
     allowed = max(0, window.decided[DecisionSource.STORE_FAILURE] - denied)
     return {"denied": denied, "local": window.decided[DecisionSource.LOCAL], "allowed": allowed}
-
-
-def _problem(text: str, since: str, section: str) -> ProblemDocument:
-    return {"text": text, "since": since, "runbook": f"/runbook#{section}"}
 
 
 def _change(part: str, state: str, reason: str) -> str:

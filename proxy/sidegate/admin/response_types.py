@@ -273,7 +273,7 @@ class OverviewDocument(TypedDict):
     """Figures of the window, over all workers. Shares are of requests, 0 to 1, None without requests.
 
     `refused_share` are requests that a policy answered 429; `responses["429"]` also counts those of the application.
-    What is missing to 1 in `responses` are 1xx and 3xx.
+    What is missing to 1 in `responses` are 1xx and 3xx. `problem` is the most urgent one of `problems`.
     """
 
     requests_per_s: float
@@ -285,6 +285,7 @@ class OverviewDocument(TypedDict):
     store: StoreCondition
     config: ConfigState
     problem: ProblemDocument | None
+    problems: Sequence[ProblemDocument]
 
 
 class FleetEntry(TypedDict):

@@ -43,6 +43,7 @@ def replies(policies: int = 2) -> tuple[list[SidecarReply], list[SidecarReply]]:
         "store": {"state": "up", "reason": None, "since": "2026-01-01T00:00:00Z"},
         "config": {"hash": "0123456789ab", "status": "ok", "loaded": "2026-01-01T00:00:00Z"},
         "problem": None,
+        "problems": [],
     }
     refused = [{"policy": LONG, "key": "k" * 300, "bucket": "b", "count": 7, "error": 2}]
     second = {"policies": {name: {"allowed": 5, "refused": 1} for name in names}}

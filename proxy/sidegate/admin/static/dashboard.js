@@ -197,7 +197,7 @@ function quantile(slot, q) {
 const range = () => Number(document.querySelector("input[name=range]:checked").value);
 
 function draw() {
-  drawProblem();
+  drawProblems();
   drawFigures();
   drawParts();
   drawCharts();
@@ -207,18 +207,27 @@ function draw() {
   drawConfig();
 }
 
-function drawProblem() {
-  const { problem } = state.overview;
-  at("problem").hidden = !problem;
-  if (!problem) return;
-  setText("problem-text", problem.text);
-  setText("problem-since", since(problem.since));
-  at("problem-runbook").href = problem.runbook;
+function drawProblems() {
+  const { problems } = state.overview;
+  at("problems").hidden = !problems.length;
+  while (at("problems").childElementCount > problems.length) at("problems").lastElementChild.remove();
+  problems.forEach(({ text, since: time, runbook }, index) => {
+    if (!at("problems").children[index]) at("problems").append(problemItem());
+    const [sentence, begin, link] = at("problems").children[index].querySelectorAll("strong, time, a");
+    setText(sentence, text);
+    setText(begin, since(time));
+    link.href = runbook;
+  });
+}
+
+function problemItem() {
+  const link = make("a", { target: "_blank", rel: "noopener" }, "Runbook");
+  return make("li", {}, make("p", {}, make("strong")), make("p", {}, "Since ", make("time", { ariaLive: "off" }), ". ", link));
 }
 
 // Only where it changes, so that a live region is read once.
-function setText(id, text) {
-  if (at(id).textContent !== text) at(id).textContent = text;
+function setText(element, text) {
+  if (element.textContent !== text) element.textContent = text;
 }
 
 function drawFigures() {
@@ -248,9 +257,9 @@ function drawParts() {
 
 function part(id, word, reason, time) {
   const good = GOOD.includes(word);
-  setText(`${id}-word`, word);
+  setText(at(`${id}-word`), word);
   at(`${id}-word`).className = `word ${good ? "good" : word === "slow" ? "warn" : "bad"}`;
-  setText(`${id}-reason`, `${reason ? `${reason}; ` : ""}since ${since(time)}`);
+  setText(at(`${id}-reason`), `${reason ? `${reason}; ` : ""}since ${since(time)}`);
 }
 
 function drawCharts() {
@@ -377,7 +386,7 @@ async function followFleet() {
       const { sidecars } = await call(`/fleet?${new URLSearchParams({ peers })}`);
       if (sidecars.length < 2) return; // no peers are configured
       at("fleet-panel").hidden = false;
-      at("fleet").replaceChildren(...sidecars.map(fleetRow));
+      at("fleet").replaceChildren(...sidecars.flatMap(fleetRows));
     } catch (error) {
       if (error instanceof Rejected) {
         at("fleet-panel").hidden = !peers;
@@ -389,17 +398,19 @@ async function followFleet() {
   }
 }
 
-function fleetRow({ sidecar, url, overview, fault }) {
+function fleetRows({ sidecar, url, overview, fault }) {
   const name = url ? make("a", { href: `${url}/` }, sidecar) : `${sidecar} (this one)`;
-  if (!overview) return make("tr", {}, cell(name), make("td", { colSpan: 10, className: "bad" }, fault));
-  const { application, store, config } = overview;
-  return make(
+  if (!overview) return [make("tr", {}, cell(name), make("td", { colSpan: 10, className: "bad" }, fault))];
+  const { application, store, config, problems } = overview;
+  const figures = make(
     "tr", {}, cell(name), cell(number(overview.requests_per_s), "number"),
     ...CLASSES.map((each) => cell(percent(overview.responses[each]), "number")),
     cell(milliseconds(overview.latency_ms.total.p99), "number"), cell(number(overview.in_flight), "number"),
     cell(application.state, application.state === "up" ? "good" : "bad"), cell(store.state, store.state === "up" ? "good" : "bad"),
     cell(make("code", { className: config.status === "ok" ? "" : "bad" }, `${config.hash}${config.status === "ok" ? "" : " (edit refused)"}`)),
   );
+  const shown = url ? problems : []; // those of this sidecar stand at the top of the page
+  return [figures, ...shown.map(({ text }) => make("tr", {}, make("td", { colSpan: 11, className: "bad" }, text)))];
 }
 
 // -- buckets ---------------------------------------------------------------------------------------------------------

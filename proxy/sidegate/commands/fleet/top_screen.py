@@ -74,14 +74,14 @@ def sidecar_table(overviews: Overviews, room: Room | None) -> Table:
 
 
 def problem_texts(reply: SidecarReply, overview: Mapping[str, Any] | None) -> list[Text]:
-    """The sidecar's problem as a sentence with its time and its runbook; a fault of the answer."""
+    """The sidecar's problems as sentences with time and runbook; a fault of the answer."""
     if overview is None:
         return [Text(printable(f"{reply.name}: {reply.fault}"), "red")]
-    problem = overview["problem"]
-    if problem is None:
-        return []
-    text = f"{reply.name}: {problem['text']} Since {_local(problem['since'])}. Runbook: {reply.url}{problem['runbook']}"
-    return [Text(printable(text), "red")]
+    return [Text(printable(f"{reply.name}: {_problem_text(reply.url, each)}"), "red") for each in overview["problems"]]
+
+
+def _problem_text(url: str, problem: Mapping[str, Any]) -> str:
+    return f"{problem['text']} Since {_local(problem['since'])}. Runbook: {url}{problem['runbook']}"
 
 
 Row = tuple[str | Text, ...]
