@@ -12,6 +12,7 @@ from sidegate.admin.events import EventStream
 from sidegate.admin.explain_page import Explainer
 from sidegate.admin.fleet_view import FleetView
 from sidegate.admin.overview import Overview
+from sidegate.admin.overview_types import FleetDocument, OverviewDocument
 from sidegate.admin.refusal_types import RefusalsDocument
 from sidegate.admin.request_models import (
     ExplainRequest,
@@ -29,10 +30,8 @@ from sidegate.admin.response_types import (
     BucketsDocument,
     ConfigDocument,
     ExplainDocument,
-    FleetDocument,
     HealthDocument,
     LivenessPage,
-    OverviewDocument,
     PoliciesDocument,
     PolicyDocument,
     ResetDocument,

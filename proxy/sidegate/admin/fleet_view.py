@@ -8,7 +8,7 @@ import aiohttp
 import orjson
 
 from sidegate.admin.overview import Overview
-from sidegate.admin.response_types import FleetDocument, FleetEntry
+from sidegate.admin.overview_types import FleetDocument, FleetEntry
 from sidegate.config import AdminSettings
 
 # A peer that does not answer must not delay the page.

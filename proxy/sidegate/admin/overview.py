@@ -10,8 +10,8 @@ from typing import Any, cast
 
 import sidegate
 from sidegate.admin.conditions import ConditionHistory, application_condition, store_condition
+from sidegate.admin.overview_types import OverviewDocument
 from sidegate.admin.problems import ProblemHistory, problems
-from sidegate.admin.response_types import OverviewDocument
 from sidegate.admin.workers_view import WorkersView
 from sidegate.decision.policy import PolicySet
 from sidegate.decision.verdict import DecisionSource

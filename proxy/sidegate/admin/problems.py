@@ -7,7 +7,8 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from sidegate.admin.conditions import Condition, ConditionHistory
-from sidegate.admin.response_types import ConfigState, ProblemDocument
+from sidegate.admin.overview_types import ProblemDocument
+from sidegate.admin.response_types import ConfigState
 from sidegate.decision.policy import OnStoreFailure
 from sidegate.telemetry.totals import Totals
 
