@@ -87,6 +87,9 @@ def test_requests_under_way_in_all_sidecars_together_stay_within_the_limit(
         recorder.release()
         replies = [first.reply(), second.reply()]
     assert sorted(reply.value("RateLimit") for reply in replies) == ['"busy";r=0', '"busy";r=1']
+    entries = [each for sidecar in sidecars for each in admin_page(sidecar, "/top")[2]["refused"]]
+    found = [(each["policy"], each["key"], each["bucket"]) for each in entries]
+    assert ("busy", "alice", f"{PREFIX}busy/in_flight:alice") in found
     eventually(lambda: places(store_server, "alice") == 0, "no places in use")
     assert not store_server.client.exists(f"{PREFIX}busy/in_flight:alice")
 

@@ -45,7 +45,7 @@ def test_the_application_is_judged_by_its_requests(
     ("up", "breakers", "state", "reason"),
     [
         (True, [("closed", None)], "up", ""),
-        (False, [("closed", None)], "down", "connect"),
+        (False, [("closed", None)], "down", "connect: Connection refused"),
         (True, [("open", "timeout")], "open", "breaker of n0 open: timeout"),
         (True, [("closed", None), ("probing", "oom")], "open", "breaker of n1 probing: oom"),
     ],
@@ -55,6 +55,7 @@ def test_the_store_is_judged_by_connection_and_breakers(
 ) -> None:
     entries = [{"node": f"n{n}", "state": each, "reason": why} for n, (each, why) in enumerate(breakers)]
     store: dict[str, Any] = {"up": up, "reason": None if up else "connect", "breakers": entries}
+    store["fault"] = None if up else "Connection refused"
     assert store_condition(store) == (state, reason)
 
 

@@ -1,6 +1,8 @@
 """The dashboard in a real Chromium: figures and states in each situation, charts, buckets, explanation, reconnection."""
 
+import os
 import shutil
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -241,14 +243,34 @@ def test_the_page_reconnects_after_a_restart_of_the_sidecar_and_shows_the_gap(br
         page = DashboardPage(browser, first.admin_port)
         page.wait_live()
     page.wait("document.getElementById('connection').dataset.state === 'lost'")
+    page.wait_text("problems", "no connection to the sidecar, and all that it shows is from before")
+    assert page.page.get_attribute("#main", "class") == "outdated"
     with Sidecar(config) as second:
         page.wait_live()
+        page.wait("document.getElementById('problems').hidden")
+        assert page.page.get_attribute("#main", "class") == ""
         spend(second, "bob", 4)
         page.wait_text("policy-rows", "25 %")  # 1 of 4
         page.wait("document.querySelectorAll('#requests-chart rect.gap').length > 0")
         page.wait_text("marks", "Sidecar started")
         # The browser itself reports the failed attempts; the page reports nothing.
         assert all("net::ERR_" in fault for fault in page.faults), page.faults
+        page.context.close()
+
+
+@pytest.mark.long
+def test_a_sidecar_that_hangs_is_shown_as_lost_until_it_runs_again(browser: Any, config: Config) -> None:
+    with Sidecar(config) as sidecar:
+        page = DashboardPage(browser, sidecar.admin_port)
+        page.wait_live()
+        os.kill(sidecar.process.pid, signal.SIGSTOP)
+        try:
+            page.wait_text("problems", "no connection to the sidecar")
+        finally:
+            os.kill(sidecar.process.pid, signal.SIGCONT)
+        page.wait_live()
+        page.wait("document.getElementById('problems').hidden")
+        assert page.faults == []
         page.context.close()
 
 

@@ -13,7 +13,7 @@ START, LATER, LATEST = (f"2026-01-01T00:00:{second}Z" for second in ("00", "10",
 UP = Condition("up")
 DOWN = Condition("down", "127.0.0.1:9000: Connection refused")
 SLOW = Condition("slow", "half of its answers take 1.2 s or longer")
-NO_STORE = Condition("down", "connect")
+NO_STORE = Condition("down", "connect: Connection refused")
 STALE = {"status": "stale", "since": LATER, "faults": ("policies: expected a list",)}
 
 
@@ -25,7 +25,7 @@ def history(condition: Condition) -> ConditionHistory:
 
 def state(config: Any = None, silent_workers: tuple[int, ...] = (), proxies: int = 1) -> dict[str, Any]:
     return {
-        "store": {"proxies": proxies},
+        "store": {"proxies": proxies, "advice": "start it, or correct store.url"},
         "config": config or {"status": "ok"},
         "workers": [{"worker": number, "heard_s": 1.0} for number in (1, 2) if number not in silent_workers]
         + [{"worker": number, "heard_s": None} for number in silent_workers],
@@ -75,6 +75,8 @@ def test_problems_of_all_parts_are_named_the_most_urgent_first(
 def test_an_outage_of_the_store_names_its_effect(modes: set[OnStoreFailure], words: str) -> None:
     (found,) = problems(history(UP), history(NO_STORE), state(proxies=0), Totals(), modes)
     assert words in found.text
+    assert "Connection refused" in found.text
+    assert "To do: start it" in found.text
     assert "set store.replicas" in found.text, "the proxies were never counted"
 
 

@@ -67,7 +67,7 @@ def application_condition(window: Totals, connect_fault: str | None, waiting: in
 def store_condition(store: Mapping[str, Any]) -> Condition:
     """The store's condition, from its state (store.store_state)."""
     if not store["up"]:
-        return Condition("down", store["reason"] or "not connected yet")
+        return Condition("down", ": ".join(filter(None, (store["reason"], store["fault"]))))
     waiting = breaker_texts(store["breakers"])
     return Condition("open", "; ".join(waiting)) if waiting else Condition("up")
 

@@ -65,7 +65,7 @@ def problems(
     if not is_slow:
         yield from _of_application(application)
     if store.condition.state != "up":
-        text = _store_text(store.condition, state["store"]["proxies"], modes)
+        text = _store_text(store.condition, state["store"], modes)
         yield PresentProblem("redis-is-down", text, store.since)
     if is_slow:
         yield from _of_application(application)
@@ -99,8 +99,10 @@ def _of_application(application: ConditionHistory) -> Iterator[PresentProblem]:
     yield PresentProblem(section, text, application.since)
 
 
-def _store_text(store: Condition, proxies: object, modes: Collection[OnStoreFailure]) -> str:
+def _store_text(condition: Condition, store: Mapping[str, Any], modes: Collection[OnStoreFailure]) -> str:
     effects = "; ".join(text for mode, text in _EFFECTS.items() if mode in modes) or "no policy needs it"
-    what = "The store is not connected" if store.state == "down" else "The store does not answer in time or with errors"
-    text = f"{what} ({store.reason}): {effects}. Start or repair the store; sidecars reconnect by themselves."
-    return text if proxies else f"{text} {_UNKNOWN_SHARES}"
+    is_down = condition.state == "down"
+    what = "The store is not connected" if is_down else "The store does not answer in time or with errors"
+    text = f"{what} ({condition.reason}). Effect: {effects}. To do: {store['advice'] or 'see its log'}; sidecars "
+    text += "reconnect by themselves."
+    return text if store["proxies"] else f"{text} {_UNKNOWN_SHARES}"

@@ -14,6 +14,7 @@ from sidegate.decision.verdict import Verdict
 from sidegate.store.awaiting import answer_of
 from sidegate.store.deny_cache import DenyCache
 from sidegate.store.factory import open_store
+from sidegate.store.failure_advice import failure_advice
 from sidegate.store.housekeeping import Housekeeping
 from sidegate.store.limiter import Limiter
 from sidegate.store.protocol import StoreUnavailable
@@ -21,6 +22,8 @@ from sidegate.store.redis.inspect import Buckets
 from sidegate.store.replicas import Replicas
 
 _LOCAL = OnStoreFailure.LOCAL
+# A Sentinel's failure names every one that was tried.
+LONGEST_FAULT_CHARS = 200
 _UNKNOWN_SHARES = (
     "the store was never reached, so the proxies were not counted: each limit is divided by the workers of this "
     "sidecar alone, and all sidecars together admit more; set store.replicas"
@@ -99,8 +102,8 @@ class StoreRoom:
         await self.buckets.close()
 
     def describe(self) -> dict[str, object]:
-        """`up` (connected), `reason` of the last connection failure, one entry per breaker, and `proxies`: how many
-        share each limit under `local`, 0 if unknown.
+        """`up` (connected), `reason` and `fault` (in words) of the connection's failure, `advice` (what to do), one
+        entry per breaker, and `proxies`: how many share each limit under `local`, 0 if unknown.
 
         `node` is None where one breaker stands before the whole store.
         """
@@ -110,8 +113,16 @@ class StoreRoom:
             for node, each in self.limiter.breakers.items()
         ]
         proxies = self._replicas.fixed or self._replicas.seen
-        reason = failure.reason if failure else None
-        return {"up": failure is None, "reason": reason, "breakers": breakers, "proxies": proxies}
+        reason, fault = (failure.reason, str(failure)[:LONGEST_FAULT_CHARS].rstrip(".")) if failure else (None, None)
+        failing = reason or next((each["reason"] for each in breakers if each["reason"]), None)
+        return {
+            "up": failure is None,
+            "reason": reason,
+            "fault": fault,
+            "breakers": breakers,
+            "advice": failure_advice(failing) if failing else None,
+            "proxies": proxies,
+        }
 
     def readings(self) -> Iterator[Reading]:
         """Gauges of the store, its breakers and this proxy's local state."""

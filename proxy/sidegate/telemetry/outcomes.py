@@ -40,3 +40,12 @@ def refused_buckets(record: Record, policies: PolicySet) -> list[tuple[str, str]
             bucket = charge.key if charge else policies.bucket_of(policy, record.facts) if known else ""
             found.append((policy.name, bucket))
     return found
+
+
+def refused_key(policy: str, bucket: str, policies: PolicySet) -> str:
+    """The key in a bucket's name from `refused_buckets`, also of a policy that has been removed since.
+
+    A bucket of a former `store.key_prefix` is returned whole.
+    """
+    start = f"{policies.key_prefix}{policy}"
+    return bucket[len(start) :].partition(":")[2] if bucket.startswith(start) else bucket

@@ -11,6 +11,7 @@ from typing import Any
 
 from sidegate.decision.policy import PolicySet
 from sidegate.decision.record import Record
+from sidegate.telemetry.outcomes import refused_key
 from sidegate.telemetry.request_log import shown_method, shown_path
 
 # Buckets of one second; all others share the entry OTHERS.
@@ -105,7 +106,7 @@ class RecentRefusals:
         return {
             "time": time,
             "policy": policy,
-            "key": bucket.removeprefix(f"{policies.key_prefix}{policy}:"),
+            "key": refused_key(policy, bucket, policies),
             "bucket": bucket,
             "count": grouped.count,
             "client": policies.identity.client_group(record.facts),

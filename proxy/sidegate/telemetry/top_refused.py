@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 
 from sidegate.decision.policy import PolicySet
+from sidegate.telemetry.outcomes import refused_key
 from sidegate.telemetry.space_saving import WINDOWS, KeySummary, RecentKeys, joined
 
 WINDOW_S = 60
@@ -35,11 +36,11 @@ class TopRefused:
 
     def page(self, count: int, others: Sequence[RefusedKeys] = ()) -> dict[str, object]:
         """The `count` keys refused most, in order; `others` are the counts of other workers, whose minutes differ."""
-        prefix = self._policies().key_prefix
+        policies = self._policies()
         refused = [
             {
                 "policy": entry.key[0],
-                "key": entry.key[1].removeprefix(f"{prefix}{entry.key[0]}:"),
+                "key": refused_key(*entry.key, policies),
                 "bucket": entry.key[1],
                 "count": entry.times,
                 "error": entry.error,

@@ -203,7 +203,14 @@ def test_totals_weight_shares_by_requests_and_take_the_slowest_latency() -> None
 def test_policies_of_sidecars_are_added_up_and_marked_if_removed_or_different() -> None:
     def policy(matched: int, *, limit: str = "1/day, burst 3", removed: bool = False) -> dict[str, Any]:
         recent = {"matched": matched, "refused": matched // 2, "shadow_refused": 0}
-        return {"name": "p", "shadow": False, "removed": removed, "limit_text": limit, "recent": recent}
+        return {
+            "name": "p",
+            "shadow": False,
+            "exempt": False,
+            "removed": removed,
+            "limit_text": limit,
+            "recent": recent,
+        }
 
     seconds = [{"policies": {"p": {"allowed": count}}} for count in (1, 2)]
     (found,) = policy_figures([{"policies": [policy(4)]}, {"policies": [policy(6)]}, {}], [{"seconds": seconds}, {}])

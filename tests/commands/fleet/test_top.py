@@ -1,5 +1,6 @@
 """`sidegate top` in a terminal: fits its size, follows changes of the size, restores the terminal at the end."""
 
+import json
 import os
 import pty
 import re
@@ -50,7 +51,14 @@ def replies(policies: int = 2) -> tuple[list[SidecarReply], list[SidecarReply]]:
     content = {"seconds": [second] * 60, "state": {"overview": overview, "refused": refused}}
     recent = {"matched": 360, "refused": 60, "shadow_refused": 0}
     listed = [
-        {"name": name, "shadow": False, "removed": False, "limit_text": "10/minute, burst 15", "recent": recent}
+        {
+            "name": name,
+            "shadow": False,
+            "exempt": False,
+            "removed": False,
+            "limit_text": "10/minute, burst 15",
+            "recent": recent,
+        }
         for name in names
     ]
     gone = SidecarReply("http://127.0.0.1:9082", 0, {}, "no answer: [Errno 111] Connection refused")
@@ -86,6 +94,28 @@ def test_many_policies_leave_room_for_keys() -> None:
     assert any("and 42 more" in line for line in lines)
     assert any("kkk" in line for line in lines)
     assert sum(line.startswith("policy-") for line in drawn(None, policies=50)) == 49, "a pipe gets all of them"
+
+
+def test_problems_that_sidecars_share_are_one_sentence_and_removed_policies_are_marked() -> None:
+    (first, _), documents = replies()
+    other = first._replace(url="http://127.0.0.1:9083", content=json.loads(json.dumps(first.content)))
+    for reply, second, place in ((first, 20, "9001"), (other, 10, "9003")):
+        state = reply.content["state"]
+        state["refused"][0]["policy"] = "gone"
+        common = {"since": f"2026-01-01T00:00:{second}Z", "runbook": "/runbook#x"}
+        state["overview"]["problems"] = [
+            {"text": f"The application accepts no connections ({place}).", **common},
+            {"text": "The store is not connected.", **common},
+        ]
+    console = Console(width=400)
+    with console.capture() as capture:
+        console.print(screen([first, other], documents, None))
+    lines = capture.get().splitlines()
+    (shared,) = [line.rstrip() for line in lines if "store is not connected" in line]
+    assert shared.startswith("127.0.0.1:9081, 127.0.0.1:9083: The store")
+    assert shared.endswith(":10. Runbook: http://127.0.0.1:9083/runbook#x"), "since the first of them"
+    assert len([line for line in lines if "accepts no connections" in line]) == 2
+    assert any("gone (removed)" in line for line in lines)
 
 
 def test_a_pipe_gets_everything_in_full() -> None:

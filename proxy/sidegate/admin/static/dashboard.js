@@ -6,18 +6,22 @@ const KEPT_S = 900;
 // Workers report once a second, and the parent passes reports on within another.
 const SILENT_S = 5;
 const FLEET_EVERY_MS = 5000;
+// An event comes each second. A sidecar that hangs closes no connection.
+const LOST_AFTER_MS = 4000;
 const REFUSALS = ["refused", "local_refused"];
 const CLASSES = ["2xx", "4xx", "429", "5xx"];
 // Upper bounds of the latency counts, in ms; telemetry/histogram has the same.
 const BOUNDS_MS = [0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10000, 30000];
 
 const at = (id) => document.getElementById(id);
-const words = (text) => text.replaceAll("_", " ");
 
 let seconds = [];
 let state = null;
 let policies = [];
 let shownHash = "";
+let lastEvent_ms = 0;
+let lostSince = null; // ISO 8601, while this page has no connection
+let events = new AbortController();
 
 // -- building pieces of the page; text is always set as text ---------------------------------------------------------
 
@@ -56,10 +60,12 @@ function duration(s) {
 
 const age = (time) => duration(Math.max(0, Date.now() / 1000 - Date.parse(time) / 1000));
 
-function since(time) {
+function moment(time) {
   const date = new Date(time), today = date.toDateString() === new Date().toDateString();
-  return `${today ? "" : `${date.toLocaleDateString("en-GB")} `}${clock(date / 1000)} (${age(time)})`;
+  return `${today ? "" : `${date.toLocaleDateString("en-GB")} `}${clock(date / 1000)}`;
 }
+
+const since = (time) => `${moment(time)} (${age(time)})`;
 
 function cell(content, kind = "") {
   return make("td", { className: kind }, content);
@@ -96,7 +102,9 @@ function askForToken() {
 async function follow() {
   for (let pause_ms = 500; ; pause_ms = Math.min(pause_ms * 2, 5000)) {
     try {
-      const response = await fetch("/events", { headers: authorization() });
+      events = new AbortController();
+      lastEvent_ms = Date.now();
+      const response = await fetch("/events", { headers: authorization(), signal: events.signal });
       if (response.status === 401) {
         connection("waiting", "token needed");
         askForToken();
@@ -132,6 +140,8 @@ function take(event) {
   const data = /^data: (.*)$/m.exec(event);
   if (!name || !data) return;
   const content = JSON.parse(data[1]);
+  lastEvent_ms = Date.now();
+  lostSince = null;
   connection("live", "live");
   if (name[1] === "history") {
     // A sidecar that restarted has no history: what this page has seen before stays, with a gap.
@@ -152,6 +162,15 @@ function connection(kind, words) {
   if (pill.dataset.state === kind && pill.textContent === words) return;
   pill.dataset.state = kind;
   pill.textContent = words;
+  if (kind === "lost") lostSince ||= new Date().toISOString();
+  at("main").classList.toggle("outdated", kind === "lost");
+  if (state) drawProblems();
+}
+
+function watchConnection() {
+  if (Date.now() - lastEvent_ms <= LOST_AFTER_MS) return;
+  if (at("connection").dataset.state === "live") connection("lost", "no data, trying again");
+  events.abort(); // `follow` tries again
 }
 
 // -- drawing ---------------------------------------------------------------------------------------------------------
@@ -208,7 +227,7 @@ function draw() {
 }
 
 function drawProblems() {
-  const { problems } = state.overview;
+  const problems = lostSince ? [noConnection(), ...state.overview.problems] : state.overview.problems;
   at("problems").hidden = !problems.length;
   while (at("problems").childElementCount > problems.length) at("problems").lastElementChild.remove();
   problems.forEach(({ text, since: time, runbook }, index) => {
@@ -216,8 +235,14 @@ function drawProblems() {
     const [sentence, begin, link] = at("problems").children[index].querySelectorAll("strong, time, a");
     setText(sentence, text);
     setText(begin, since(time));
-    link.href = runbook;
+    link.hidden = !runbook;
+    link.href = runbook || "";
   });
+}
+
+function noConnection() {
+  const text = "This page has no connection to the sidecar, and all that it shows is from before. See whether the sidecar runs; the page connects again by itself.";
+  return { text, since: lostSince, runbook: null };
 }
 
 function problemItem() {
@@ -250,7 +275,7 @@ function drawParts() {
   const { application, store, config } = state.overview;
   part("application", application.state, application.reason, application.since);
   const without = Object.entries(store.without_store_per_s).map(([effect, rate]) => `${number(rate)}/s ${WITHOUT_STORE[effect]}`);
-  part("store", store.state === "open" ? "breaker open" : store.state, [store.reason, ...without].filter(Boolean).map(words).join("; "), store.since);
+  part("store", store.state === "open" ? "breaker open" : store.state, [store.reason, ...without].filter(Boolean).join("; "), store.since);
   const stale = config.status !== "ok";
   part("config", state.draining ? "draining" : stale ? "edit refused" : "ok", stale ? config.faults[0] : "", stale ? config.since : config.loaded);
 }
@@ -269,7 +294,7 @@ function drawCharts() {
   at("marks-count").textContent = state.marks.length;
   if (at("marks").childElementCount !== state.marks.length || at("marks").dataset.last !== state.marks.at(-1)?.time) {
     at("marks").dataset.last = state.marks.at(-1)?.time || "";
-    at("marks").replaceChildren(...[...state.marks].reverse().map((mark) => make("li", {}, `${since(mark.time)}: ${mark.text}`)));
+    at("marks").replaceChildren(...[...state.marks].reverse().map((mark) => make("li", {}, `${moment(mark.time)}: ${mark.text}`)));
   }
 }
 
@@ -294,8 +319,8 @@ function drawPolicies() {
   const cells = rows.map(({ name, known, matched, refused, shadow }) => make(
     "tr", {}, cell(`${name}${known?.shadow ? " (shadow)" : ""}${known ? "" : " (removed)"}`),
     cell(known ? (known.limit_text || "exempt") + ("under_way" in known ? `, ${number(known.under_way)} here now` : "") : "–"),
-    cell(number(matched), "number"), cell(number(refused), "number"),
-    cell(percent(matched ? refused / matched : null), "number"), cell(number(shadow), "number")));
+    ...(known?.exempt ? Array(4).fill("–") : [number(matched), number(refused), percent(matched ? refused / matched : null), number(shadow)])
+      .map((each) => cell(each, "number"))));
   at("policy-rows").replaceChildren(...(cells.length ? cells : [make("tr", {}, make("td", { colSpan: 6 }, "None."))]));
   at("policies-range").textContent = `${range() / 60} min`;
 }
@@ -304,20 +329,21 @@ function drawRefused() {
   const body = at("most-refused");
   if (body.contains(document.activeElement)) return; // do not remove a button that has the focus
   const rows = state.refused.map((entry) => {
+    const known = !entry.policy || policies.some((each) => each.name === entry.policy);
     const show = make("button", { type: "button", className: "quiet" }, "Show");
     show.setAttribute("aria-label", `Show the bucket ${entry.bucket}`);
     show.addEventListener("click", () => showBucket(entry.policy, entry.key));
     const count = entry.error ? `${number(entry.count - entry.error)}–${number(entry.count)}` : number(entry.count);
-    return make("tr", {}, cell(make("code", {}, entry.key)), cell(entry.policy), cell(count, "number"), cell(show));
+    return make("tr", {}, cell(make("code", {}, entry.key)), cell(`${entry.policy}${known ? "" : " (removed)"}`), cell(count, "number"), cell(known ? show : ""));
   });
   body.replaceChildren(...(rows.length ? rows : [make("tr", {}, make("td", { colSpan: 4 }, "None."))]));
 }
 
 function storeWords(store) {
-  if (!store.up) return `down (${words(store.reason || "unknown")})`;
+  if (!store.up) return `down (${store.reason || "unknown"})`;
   const open = store.breakers.filter((each) => each.state !== "closed");
   if (!open.length) return "up";
-  return open.map((each) => `breaker ${each.node ? `of ${each.node} ` : ""}${each.state}: ${words(each.reason || "")}`).join("; ");
+  return open.map((each) => `breaker ${each.node ? `of ${each.node} ` : ""}${each.state}: ${each.reason || ""}`).join("; ");
 }
 
 function drawWorkers() {
@@ -410,7 +436,7 @@ function fleetRows({ sidecar, url, overview, fault }) {
     cell(make("code", { className: config.status === "ok" ? "" : "bad" }, `${config.hash}${config.status === "ok" ? "" : " (edit refused)"}`)),
   );
   const shown = url ? problems : []; // those of this sidecar stand at the top of the page
-  return [figures, ...shown.map(({ text }) => make("tr", {}, make("td", { colSpan: 11, className: "bad" }, text)))];
+  return [figures, ...shown.map(({ text }) => make("tr", {}, make("td", { colSpan: 11, className: "bad" }, make("p", { className: "beside" }, text))))];
 }
 
 // -- buckets ---------------------------------------------------------------------------------------------------------
@@ -571,5 +597,6 @@ onSubmit("token-form", () => {
   follow();
   followFleet();
 });
+setInterval(watchConnection, 1000);
 follow();
 followFleet();

@@ -18,6 +18,7 @@ from sidegate.config import StoreSettings
 from sidegate.store.awaiting import answer_of
 from sidegate.store.cluster.cluster_node import OF_THE_SLOT
 from sidegate.store.factory import open_store
+from sidegate.store.failure_advice import failure_advice
 from sidegate.store.housekeeping import EVICTION_ADVICE, KEPT_POLICIES, facts_of
 from sidegate.store.probe import probe_charge
 from sidegate.store.protocol import Command, Levels, Store, StoreUnavailable
@@ -30,17 +31,6 @@ KEYS_TRIED_PER_MASTER = 32
 # Below this, times of log lines of store and sidecar can be compared.
 CLOCK_S = 1.0
 
-_ADVICE = {
-    "connect": "start it, or correct store.url",
-    "timeout": "check the network, and what else uses the server: SLOWLOG GET",
-    "noauth": "set store.password (REDIS_PASSWORD)",
-    "wrongpass": "correct store.username and store.password (REDIS_PASSWORD)",
-    "wrong_role": "for a Sentinel write redis+sentinel://HOST:PORT/SERVICE",
-    "readonly": "name the master, or use redis+sentinel://",
-    "protocol": "correct store.url: another program answers there; TLS needs rediss://",
-    "no_master": "correct the service at the end of store.url, or the Sentinels' credentials",
-    "oom": "raise maxmemory, or set maxmemory-policy volatile-ttl",
-}
 # Commands beyond those of decisions, with what is missing without them.
 _RIGHTS = (
     (("ZADD", "{prefix}proxies", 0, "doctor"), "the count of proxies, by which `local` divides each limit"),
@@ -67,7 +57,7 @@ async def check_store(settings: StoreSettings) -> AsyncIterator[Diagnosis]:
         pass
     try:
         if (lost := store.failure) is not None:
-            yield failure("store", f"{settings.url}: {lost} ({lost.reason})", _ADVICE.get(lost.reason, "see its log"))
+            yield failure("store", f"{settings.url}: {lost} ({lost.reason})", failure_advice(lost.reason))
             return
         async for finding in _checks(store, settings):
             yield finding
@@ -80,7 +70,7 @@ async def _checks(store: Store, settings: StoreSettings) -> AsyncIterator[Diagno
     replies = await _each(store, "INFO")
     lost = {node: reply for node, reply in replies.items() if isinstance(reply, StoreUnavailable)}
     for node, reply in lost.items():
-        yield failure("store", f"{_at(node)}{reply} ({reply.reason})", _ADVICE.get(reply.reason, "see its log"))
+        yield failure("store", f"{_at(node)}{reply} ({reply.reason})", failure_advice(reply.reason))
     masters = {node: facts_of(reply) for node, reply in replies.items() if node not in lost}
     if not masters:
         return
@@ -131,7 +121,7 @@ async def _decisions(store: Store, masters: Mapping[str, Mapping[str, str]]) -> 
     for node, key in (await _keys_of(store, masters)).items():
         charged = await answer_of(partial(_charge, store, key))
         if isinstance(charged, StoreUnavailable):
-            advice = _ADVICE.get(charged.reason, "see Rights of a store user in docs/operations.md")
+            advice = failure_advice(charged.reason)
             failures.append(failure("decisions", f"{_at(node)}{charged} ({charged.reason})", advice))
     return failures or [ok("decisions", "the deciding script runs")]
 

@@ -26,7 +26,7 @@ def status(options: argparse.Namespace) -> int:
     overviews = [(each, each.content["state"]["overview"] if not each.fault else None) for each in replies]
     states: list[Mapping[str, Any]] = [each.content["state"] for each in replies if not each.fault]
     alike = len(_hashes(states)) <= 1
-    texts = [text for each in overviews for text in problem_texts(*each)]
+    texts = problem_texts(overviews)
     texts += [Text(printable(line), "red") for reply in replies for line in _worker_faults(reply)]
     if not alike:
         texts.append(Text("The sidecars have different configurations and do not decide alike (see hashes).", "red"))

@@ -1,6 +1,6 @@
 """What `sidegate top` and `sidegate status` show: figures of the sidecars, problems, policies, keys."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -25,6 +25,7 @@ from sidegate.commands.output import printable
 from sidegate.telemetry.percent import percent
 
 MOST_KEYS = 10
+_REMOVED = " (removed)"
 SPARKLINE_CHARS = 30
 # A longer name of a sidecar is shortened in a narrow terminal; `127.0.0.1:65535` and the like are not.
 LONGEST_NAME_CHARS = 15
@@ -36,8 +37,9 @@ def screen(timelines: Sequence[SidecarReply], policies: Sequence[SidecarReply], 
     overviews = [(each, each.content["state"]["overview"] if not each.fault else None) for each in timelines]
     contents = [each.content for each in timelines]
     parts: list[RenderableType] = [sidecar_table(overviews, room)]
-    parts += [problem for each in overviews for problem in problem_texts(*each)]
-    parts += ["", _policies([each.content for each in policies], contents, room), "", _keys(contents, room)]
+    parts += problem_texts(overviews)
+    figures = policy_figures([each.content for each in policies], contents)
+    parts += ["", _policies(figures, room), "", _keys(contents, figures, room)]
     if room is not None:
         parts += ["", Text(f"{datetime.now().astimezone():%H:%M:%S}  q quits", "dim")]
     return Group(*parts)
@@ -73,15 +75,23 @@ def sidecar_table(overviews: Overviews, room: Room | None) -> Table:
     )
 
 
-def problem_texts(reply: SidecarReply, overview: Mapping[str, Any] | None) -> list[Text]:
-    """The sidecar's problems as sentences with time and runbook; a fault of the answer."""
-    if overview is None:
-        return [Text(printable(f"{reply.name}: {reply.fault}"), "red")]
-    return [Text(printable(f"{reply.name}: {_problem_text(reply.url, each)}"), "red") for each in overview["problems"]]
+def problem_texts(overviews: Overviews) -> list[Text]:
+    """The sidecars' problems as sentences with time and runbook, and faults of answers.
 
-
-def _problem_text(url: str, problem: Mapping[str, Any]) -> str:
-    return f"{problem['text']} Since {_local(problem['since'])}. Runbook: {url}{problem['runbook']}"
+    What several sidecars have in common, such as an outage of the store, is one sentence.
+    """
+    shared: dict[str, list[tuple[SidecarReply, Mapping[str, Any]]]] = {}
+    texts = []
+    for reply, overview in overviews:
+        if overview is None:
+            texts.append(f"{reply.name}: {reply.fault}")
+        for each in overview["problems"] if overview else ():
+            shared.setdefault(each["text"], []).append((reply, each))
+    for text, having in shared.items():
+        first, problem = min(having, key=lambda each: datetime.fromisoformat(each[1]["since"]))
+        names, runbook = ", ".join(reply.name for reply, _ in having), f"{first.url}{problem['runbook']}"
+        texts.append(f"{names}: {text} Since {_local(problem['since'])}. Runbook: {runbook}")
+    return [Text(printable(text), "red") for text in texts]
 
 
 Row = tuple[str | Text, ...]
@@ -114,36 +124,44 @@ def _total_row(totals: FleetTotals) -> Row:
     return ("total", *figures, "", "", str(totals.in_flight), "", "", "")
 
 
-def _policies(
-    documents: Sequence[Mapping[str, Any]], timelines: Sequence[Mapping[str, Any]], room: Room | None
-) -> Table:
-    found = policy_figures(documents, timelines)
+def _policies(found: Sequence[PolicyFigures], room: Room | None) -> Table:
     most = max(3, room.rows // 3) if room else len(found)
     more = [f"and {len(found) - most} more"] if len(found) > most else []
     shown = found[:most]
-    names = [f"{each.name}{' (shadow)' if each.shadow else ''}{' (removed)' if each.removed else ''}" for each in shown]
+    names = [f"{each.name}{' (shadow)' if each.shadow else ''}{_REMOVED if each.removed else ''}" for each in shown]
     return fitted_table(
         room,
         FittedColumn(f"policy, {POLICIES_S} s", [*names, *more] or ["none"], cut=True),
         FittedColumn("limit", [_limit(each) for each in shown], spare=1),
-        FittedColumn("matched", [str(each.matched) for each in shown], right=True),
-        FittedColumn("refused", [str(each.refused) for each in shown], right=True),
+        FittedColumn("matched", [_counted(each, each.matched) for each in shown], right=True),
+        FittedColumn("refused", [_counted(each, each.refused) for each in shown], right=True),
         FittedColumn("share", [_share(each.refused_share) for each in shown], right=True),
-        FittedColumn("shadow refused", [str(each.shadow_refused) for each in shown], right=True, spare=2),
+        FittedColumn("shadow refused", [_counted(each, each.shadow_refused) for each in shown], right=True, spare=2),
         FittedColumn("matched by time", [sparkline(each.per_second, SPARKLINE_CHARS) for each in shown], spare=3),
     )
 
 
-def _keys(timelines: Sequence[Mapping[str, Any]], room: Room | None) -> Table:
+def _keys(timelines: Sequence[Mapping[str, Any]], figures: Sequence[PolicyFigures], room: Room | None) -> Table:
+    present = {each.name for each in figures if not each.removed}
     entries = refused_keys(timelines)[:MOST_KEYS]
     return fitted_table(
         room,
         FittedColumn(
             "keys refused most, last 5 min", [printable(each["key"]) for each in entries] or ["none"], cut=True
         ),
-        FittedColumn("policy", [each["policy"] for each in entries], cut=True),
+        FittedColumn("policy", [_marked(each["policy"], present) for each in entries], cut=True),
         FittedColumn("refused", [_count(each) for each in entries], right=True),
     )
+
+
+def _marked(policy: str, present: Collection[str]) -> str:
+    """A policy with a mark if no sidecar that answered has it any more."""
+    return policy if policy in present or not present else f"{policy}{_REMOVED}"
+
+
+def _counted(figures: PolicyFigures, count: int) -> str:
+    """Requests that a policy exempts are not counted by policy."""
+    return "-" if figures.exempt else str(count)
 
 
 def _count(entry: Mapping[str, Any]) -> str:

@@ -33,6 +33,7 @@ class PolicyFigures:
     refused: int = 0
     shadow_refused: int = 0
     shadow: bool = False
+    exempt: bool = False
     under_way: int | None = None  # where the policy counts requests under way
     removed: bool = True
     per_second: list[int] = field(default_factory=lambda: [0] * POLICIES_S)
@@ -77,6 +78,7 @@ def policy_figures(
             figures.shadow_refused += each["recent"]["shadow_refused"]
             figures.shadow |= each["shadow"]
             figures.removed &= each["removed"]
+            figures.exempt |= each["exempt"]
             if not each["removed"]:
                 limit = each.get("limit_text", "exempt")
                 if "under_way" in each:
