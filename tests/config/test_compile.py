@@ -24,6 +24,25 @@ def test_an_override_is_found_in_whichever_case_or_form_its_key_is_written(
     assert not compile_policies(parse(written, "c.yaml", {})).applying(facts)
 
 
+@pytest.mark.parametrize(
+    ("key", "named", "field", "value"),
+    [
+        ("header:Authorization", "Bearer abc", "Authorization", "bearer  abc"),
+        ("header:Authorization | client_ip", "Bearer abc", "Authorization", "Bearer abc"),
+        ("header:Authorization", "Basic YWxpY2U6eA==", "Authorization", "basic YWxpY2U6eA=="),
+        ("cookie:s", "a+b", "Cookie", "s=a+b"),
+        ("cookie:s", "a%20b", "Cookie", "s=a%20b"),
+        ("cookie:s", "a b", "Cookie", "s=a+b"),
+        ("query:user", "a+b c", "X-Other", "-"),
+        ("client_ip", "::ffff:192.0.2.1", "X-Other", "-"),
+    ],
+)
+def test_an_override_is_found_by_the_value_as_requests_write_it(key: str, named: str, field: str, value: str) -> None:
+    written = f"policies: [{{name: p, key: '{key}', limit: 1/s, overrides: [{{key: '{named}', exempt: true}}]}}]"
+    facts = RequestFacts("GET", "/?user=a%2Bb+c", CIMultiDict({field: value}), "192.0.2.1")
+    assert not compile_policies(parse(written, "c.yaml", {})).applying(facts)
+
+
 @pytest.mark.parametrize("target", ["/api/data", "/api/DATA"])
 def test_where_case_counts_an_override_of_another_case_is_another_key(target: str) -> None:
     written = (

@@ -171,6 +171,16 @@ def test_broken_yaml_gets_its_usual_cause(text: str, place: str, hint: str) -> N
         ("method", "post", "'post' is not a method as requests carry it; expected 'POST'"),
         ("host", "API.test", "'API.test' is not a host as keys have it; expected 'api.test'"),
         ("client_ip", "alice", "'alice' is not a client's address; expected e.g. 192.0.2.7 or 2001:db8::/64"),
+        (
+            "header:Authorization",
+            "Basic x",
+            "requests with 'Basic x' are answered 400: the Basic credentials are not canonical base64, but decide a limit",
+        ),
+        (
+            "cookie:sid",
+            "caf\xe9",
+            "requests with 'caf\xe9' are answered 400: the cookie sid is written in a form that not all applications read alike",
+        ),
     ],
 )
 def test_an_override_for_a_key_that_no_request_shows_is_a_fault(key: str, value: str, message: str) -> None:

@@ -1,12 +1,13 @@
 """Compiles the policies of a configuration into the PolicySet that decides."""
 
 import re
-from ipaddress import ip_network
+from ipaddress import IPv4Network, ip_network
+from itertools import product
 
 from sidegate.config import globs
 from sidegate.config.clauses import FieldCondition
 from sidegate.config.model import Settings
-from sidegate.config.overrides import OverrideSettings, limit_with_bookings, limit_with_debts
+from sidegate.config.overrides import OverrideSettings, key_value, limit_with_bookings, limit_with_debts
 from sidegate.config.policies import MatchSettings, PolicySettings
 from sidegate.config.settle_settings import SettleSettings
 from sidegate.config.units import Quota
@@ -70,29 +71,43 @@ def _settle(written: SettleSettings) -> SettleRule:
 def _overrides(written: PolicySettings, prefix: int) -> dict[tuple[str, ...], Override]:
     overrides: dict[tuple[str, ...], Override] = {}
     parts = written.key.parts if written.key else ()
+    folded = written.match.ignore_case
     for each in written.overrides:
         override = _override(each, written)
         for values in each.key:
             overrides[values] = override
-            folded = written.match.ignore_case
-            seen = tuple(_as_shown(*pair, prefix, folded) for pair in zip(values, parts, strict=True))
-            overrides.setdefault(seen, override)
+            forms = [
+                dict.fromkeys(_as_shown(value, source, prefix, folded) for source in alternatives)
+                for value, alternatives in zip(values, parts, strict=True)
+            ]
+            for seen in product(*forms):
+                overrides.setdefault(seen, override)
     return overrides
 
 
-def _as_shown(value: str, alternatives: tuple[KeySource, ...], prefix: int, folded: bool) -> str:
-    """The value as requests show it: an IPv6 address as its network; a path in lower case where its match ignores case
-    (`folded`).
+def _as_shown(value: str, source: KeySource, prefix: int, folded: bool) -> str:
+    """The value as a source reads it from requests: an IPv6 address as its network, a path in lower case where its
+    match ignores case (`folded`), credentials, cookies and parameters in the one form of all their spellings.
     """
-    if folded and all(source.kind is SourceKind.PATH for source in alternatives):
-        return value.lower()
-    if ":" not in value or all(source.kind is not SourceKind.CLIENT_IP for source in alternatives):
-        return value
+    match source.kind:
+        case SourceKind.PATH:
+            return value.lower() if folded else value
+        case SourceKind.CLIENT_IP:
+            return _client(value, prefix)
+        case _:
+            return key_value(source, value) or value
+
+
+def _client(value: str, prefix: int) -> str:
     try:
         found = ip_network(value, strict=False)
     except ValueError:
         return value
-    if found.version == 4 or found.prefixlen < prefix:
+    if isinstance(found, IPv4Network):
+        return value
+    if (mapped := found.network_address.ipv4_mapped) is not None:
+        return str(mapped)
+    if found.prefixlen < prefix:
         return str(found)
     return str(found.supernet(new_prefix=prefix) if prefix < 128 else found.network_address)
 

@@ -11,7 +11,9 @@ from sidegate.config.section import Section
 from sidegate.config.units import Quota
 from sidegate.config.values import Flag, RateExpression, WholeNumber
 from sidegate.decision.bucket import MAX_BURST, MOST_DEBT_BURSTS, Rate
-from sidegate.decision.identity import Key, SourceKind
+from sidegate.decision.identity import Key, KeySource, SourceKind
+from sidegate.decision.key_values import CREDENTIAL_FIELDS, cookie_value, credentials, query_value
+from sidegate.decision.request import BadRequest
 
 Burst = Annotated[int, WholeNumber(1, MAX_BURST)]
 Initial = Annotated[int, WholeNumber(0, MAX_BURST)]
@@ -101,15 +103,19 @@ def _unseen(values: tuple[str, ...], key: Key | None) -> str:
         expected = "one value" if len(key.parts) == 1 else f"lists of {len(key.parts)} values, e.g. [[a, b]]"
         return f"{quote(', '.join(values))} does not fit the key of this policy; expected {expected}"
     for value, alternatives in zip(values, key.parts, strict=True):
-        problems = [_unseen_by(source.kind, value) for source in alternatives]
+        problems = [_unseen_by(source, value) for source in alternatives]
         if all(problems):
             return problems[0]
     return ""
 
 
-def _unseen_by(kind: SourceKind, value: str) -> str:
+def _unseen_by(source: KeySource, value: str) -> str:
     """Why a source never shows a value; empty where it may."""
-    match kind:
+    try:
+        _ = key_value(source, value)
+    except BadRequest as error:
+        return f"requests with {quote(value)} are answered 400: {error}"
+    match source.kind:
         case SourceKind.CLIENT_IP if not _names_client(value):
             return f"{quote(value)} is not a client's address; expected e.g. 192.0.2.7 or 2001:db8::/64"
         case SourceKind.METHOD if value.upper() == "HEAD":
@@ -120,6 +126,22 @@ def _unseen_by(kind: SourceKind, value: str) -> str:
             return f"{quote(value)} is not a host as keys have it; expected {quote(value.lower().rstrip('.'))}"
         case _:
             return ""
+
+
+def key_value(source: KeySource, written: str) -> str | None:
+    """A value of a source as requests write it, in the form that keys have; None where it is empty. Raises BadRequest.
+
+    Paths and addresses are returned unchanged.
+    """
+    match source.kind:
+        case SourceKind.COOKIE:
+            return cookie_value(source.name, written)
+        case SourceKind.QUERY:
+            return query_value(written.replace("%", "%25").replace("+", "%2B"))
+        case SourceKind.HEADER if source.name.lower() in CREDENTIAL_FIELDS:
+            return credentials(written) if written.strip() else None
+        case _:
+            return written
 
 
 def _names_client(value: str) -> bool:

@@ -12,13 +12,25 @@ from functools import lru_cache
 
 from sidegate.decision.request import BadRequest, RequestFacts, authority_of, decode, paths_of, query_part
 
-# Credentials whose scheme has no case, and whose spaces do not count (RFC 9110 §11.4).
+# Fields of credentials (RFC 9110 §11.4).
 CREDENTIAL_FIELDS = frozenset({"authorization", "proxy-authorization"})
 
-_CREDENTIALS = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+)(?:[ \t]+(.*))?", re.DOTALL)
-# Character classes of what some servers strip around the name of a parameter or cookie.
-_BLANKS = r"[\s+]"
+# Parameters as Digest and OAuth 1.0 have them; no comma stands behind a space, where some applications end the first.
+_PARAMETER = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+=(?:\"[^\"]*\"|[^\s\",;=]+)"
+_PARAMETERS = re.compile(rf"{_PARAMETER}(?:,[ \t]*{_PARAMETER})+")
+# Rails takes the first parameter of these schemes as the token.
+_TOKEN_SCHEMES = frozenset({"bearer", "token"})
+_NEXT_PARAMETER = re.compile(r"[,;\t]\s*")
+# Sanic takes what follows the first of these words, anywhere in the value.
+_BEGIN_TOKENS = ("Bearer", "Token")
+# Patterns of what some applications strip around the name of a parameter or cookie: Rack brackets, Koa a second
+# question mark, Sanic prefixes.
+_BEFORE_PARAMETER = r"(?:[\s+\[\]?]++|%20|%0[9A-Da-d]|%5[BbDd])"
+_BEHIND_PARAMETER = r"(?:\]|%5[Dd])"
 _STRIPPED_FROM_COOKIE_NAMES = r'[\x00-\x20"\x7f-\U0010ffff]'
+_COOKIE_PREFIX = re.compile(r"(?i:__(?:Host|Secure)-)")
+# Tornado strips a parameter's value, and reads these characters as spaces.
+_READ_AS_SPACE = re.compile(r"[\x00-\x08\x0e-\x1f]")
 _PHP_CUT = re.compile(r"[\[\x00].*", re.DOTALL)
 # Bounds the work for one key: parameters of a query, or cookies. Django, PHP and Express stop at 1,000 too.
 MOST_PIECES = 1000
@@ -29,8 +41,16 @@ ValueReader = Callable[[RequestFacts], str | None]
 def header_reader(name: str) -> ValueReader:
     """Reads a field that occurs once. Raises BadRequest where it occurs more often."""
     if name.lower() in CREDENTIAL_FIELDS:
-        return lambda facts: _credentials(single_field(facts, name))
+        return _credentials_reader(name)
     return lambda facts: single_field(facts, name)
+
+
+def _credentials_reader(name: str) -> ValueReader:
+    def read(facts: RequestFacts) -> str | None:
+        value = single_field(facts, name)
+        return credentials(value) if value else None
+
+    return read
 
 
 def single_field(facts: RequestFacts, name: str) -> str | None:
@@ -84,10 +104,10 @@ def query_reader(name: str) -> ValueReader:
     """Reads a query parameter that occurs once under its own name.
 
     Raises BadRequest where it occurs more often, or in a form that only some applications read as this name: behind
-    spaces or a semicolon, with brackets, or with characters that PHP maps to `_`; and for more than MOST_PIECES
-    parameters.
+    spaces or a semicolon, with brackets (`user[]`, `[user`, `user]`), or with characters that PHP maps to `_`; and for
+    more than MOST_PIECES parameters.
     """
-    pieces = _pieces_named(name, separators="&;", before=_BLANKS)
+    pieces = _pieces_named(name, separator="[&;]", ends="&;", before=_BEFORE_PARAMETER, behind=_BEHIND_PARAMETER)
 
     def read(facts: RequestFacts) -> str | None:
         query = query_part(facts.target)
@@ -104,20 +124,36 @@ def query_reader(name: str) -> ValueReader:
             if value is not None:
                 raise BadRequest(f"the query parameter {name} occurs more than once, but decides a limit")
             value = found
-        return decode(value.replace("+", " ")) or None if value else None
+        return query_value(value) if value else None
 
     return read
+
+
+def query_value(written: str) -> str | None:
+    """The value of a parameter, decoded, in the form that all its spellings share; None where nothing is left.
+
+    White space at its ends does not count, and a control character is a space, as in Tornado.
+    """
+    return _READ_AS_SPACE.sub(" ", decode(written.replace("+", " "))).strip() or None
 
 
 def cookie_reader(name: str) -> ValueReader:
     """Reads a cookie that occurs once under its own name, unquoted and percent-decoded.
 
     `+` and a space are one character, since PHP reads them alike. Raises BadRequest where the cookie occurs more often,
-    or behind a comma, or holds a backslash, an inner quote, or a character outside printable ASCII: frameworks read
-    those in several ways; and for more than MOST_PIECES cookies.
+    or behind a comma or another cookie's value and a space, or with the prefix `__Host-` or `__Secure-`, or holds a
+    backslash, an inner quote, or a character outside printable ASCII: frameworks read those in several ways; and for
+    more than MOST_PIECES cookies.
     """
+    prefix = "" if _COOKIE_PREFIX.match(name) else f"{_COOKIE_PREFIX.pattern}?"
     pieces = _pieces_named(
-        name, separators=";,", before=_STRIPPED_FROM_COOKIE_NAMES, behind=_STRIPPED_FROM_COOKIE_NAMES
+        # Python's http.cookies and aiohttp end a cookie at a space too.
+        name,
+        separator=r"[;,]|(?<![;,\s])\s",
+        ends=";",
+        before=f"(?:{_STRIPPED_FROM_COOKIE_NAMES}++|%20|%0[9A-Da-d])",
+        prefix=prefix,
+        behind=_STRIPPED_FROM_COOKIE_NAMES,
     )
 
     def read(facts: RequestFacts) -> str | None:
@@ -127,29 +163,32 @@ def cookie_reader(name: str) -> ValueReader:
         value = None
         for piece in pieces.finditer(";" + ";".join(lines)):
             separator, text, found = piece.groups("")
+            if separator.isspace() and piece[3] is None:
+                continue
             # Servers that follow RFC 2109 end a cookie at a comma too.
-            if separator == "," or text.strip(" \t") != name:
+            if separator != ";" or text.strip(" \t") != name:
                 raise BadRequest(f"the cookie {name} is written in a form that not all applications read alike")
             if value is not None:
                 raise BadRequest(f"the cookie {name} occurs more than once, but decides a limit")
             value = found
-        return _cookie_value(name, value.strip(" \t")) if value is not None else None
+        return cookie_value(name, value.strip(" \t")) if value is not None else None
 
     return read
 
 
-def _pieces_named(name: str, *, separators: str, before: str, behind: str = "") -> re.Pattern[str]:
+def _pieces_named(
+    name: str, *, separator: str, ends: str, before: str, behind: str, prefix: str = ""
+) -> re.Pattern[str]:
     """A pattern that finds the pieces whose name some application reads as `name`, whatever else the text holds.
 
     Its groups are the separator before the piece, the piece's name as written, and its value. One pass over the text
-    finds all of them, so that the work does not depend on the number of other pieces. `before` and `behind` are
-    character classes of what some applications strip around a name.
+    finds all of them, so that the work does not depend on the number of other pieces. `separator` is a pattern, and
+    `ends` the characters that end a value for every application; `before`, `prefix` and `behind` are patterns of what
+    some applications strip around a name.
     """
-    start = f"(?:{before}++|%20|%0[9A-Da-d])*+"
     spelled = "".join(map(_spellings, _as_php(name) or name))
-    end = (f"{behind}*+" if behind else "") + rf"(?=[={separators}\[\x00]|%5[Bb]|%00|\Z)"
-    ends_value = separators.replace(",", "")
-    return re.compile(rf"([{separators}])(?={start}{spelled}{end})(?=([^={ends_value}]*)(?:=([^{ends_value}]*))?)")
+    end = rf"{behind}*+(?=[={ends},\[\x00]|%5[Bb]|%00|\Z)"
+    return re.compile(rf"({separator})(?={before}*+{prefix}{spelled}{end})(?=([^={ends}]*)(?:=([^{ends}]*))?)")
 
 
 def _spellings(char: str) -> str:
@@ -170,7 +209,8 @@ def _either_case(escape: str) -> str:
     return "".join(f"[{sign}{sign.lower()}]" if sign.isalpha() else sign for sign in escape)
 
 
-def _cookie_value(name: str, value: str) -> str | None:
+def cookie_value(name: str, value: str) -> str | None:
+    """The value of a cookie in the form that all its spellings share; None where it is empty. Raises BadRequest."""
     if len(value) > 1 and value[0] == value[-1] == '"':
         value = value[1:-1]
     # What some frameworks decode, cut off or strip, and others do not.
@@ -180,15 +220,38 @@ def _cookie_value(name: str, value: str) -> str | None:
 
 
 @lru_cache(1024)
-def _credentials(value: str | None) -> str | None:
-    """Credentials with their scheme in lower case and one space behind it; Basic ones must be canonical base64."""
-    match = value and _CREDENTIALS.fullmatch(value)
-    if not match:
-        return value
-    scheme, rest = match[1].lower(), match[2] or ""
-    if scheme == "basic" and not _is_canonical_base64(rest):
-        raise BadRequest("the Basic credentials are not canonical base64, but decide a limit")
-    return f"{scheme} {rest}" if rest else scheme
+def credentials(value: str) -> str:
+    """Credentials in the form that all their spellings share: a token without its scheme, which many applications do
+    not look at; Basic credentials and lists of parameters with their scheme in lower case.
+
+    Raises BadRequest where applications read several tokens in them, for Basic ones that are not canonical base64, and
+    for characters outside ASCII, of which some applications strip the spaces.
+    """
+    if not value.isascii():
+        raise BadRequest("the credentials hold a character outside ASCII, but decide a limit")
+    first, *others = value.split(None, 1)
+    scheme, rest = (first, others[0]) if others else ("", first)
+    lowered = scheme.lower()
+    if lowered == "basic":
+        if not _is_canonical_base64(rest):
+            raise BadRequest("the Basic credentials are not canonical base64, but decide a limit")
+        return f"basic {rest}"
+    if lowered not in _TOKEN_SCHEMES and _PARAMETERS.fullmatch(rest):
+        token = f"{lowered} {rest}"
+    else:
+        token = _token_of(rest) if lowered in _TOKEN_SCHEMES else rest
+        if not token or len(token.split()) > 1:
+            raise BadRequest("the credentials are not one token behind their scheme, but decide a limit")
+    begin = next((word for word in _BEGIN_TOKENS if word in value), scheme)
+    if begin != scheme and _token_of(value.partition(begin)[2]) != token:
+        raise BadRequest(f"the credentials hold the word {begin}, where some applications begin to read the token")
+    return token
+
+
+def _token_of(rest: str) -> str:
+    """The token in what follows the scheme: `abc`, `token="abc"`, `token=abc, other=1`."""
+    pieces = [piece for piece in _NEXT_PARAMETER.split(rest.strip()) if piece]
+    return pieces[0].removeprefix("token=").strip('"') if pieces else ""
 
 
 def _is_canonical_base64(text: str) -> bool:

@@ -47,6 +47,8 @@ _ESCAPE = re.compile(r"%[0-9A-Fa-f]{2}")
 _PARENT_SEGMENT = re.compile(r"/\.\.(?:[/;]|$)")
 _SLASHES = re.compile(r"/{2,}")
 _PARAMETERS = re.compile(r";[^/]*")
+# Bytes that were not valid UTF-8, as surrogate escapes.
+_NOT_UTF8 = re.compile("[\udc80-\udcff]")
 # Stands for an encoded slash that is read as itself (private use).
 _KEPT_SLASH = "\ue02f"
 _ESCAPED_KEPT_SLASH = "%EE%80%AF"
@@ -56,10 +58,10 @@ def paths_of(target: str) -> tuple[str, ...]:
     """All readings of a request target's path by common applications, without duplicates.
 
     Every reading is percent-decoded once, with slashes merged and without a trailing one. The readings differ in `%2F`
-    (a slash, or itself), in `;parameters` of segments (removed, or kept) and in segments `.` (removed, or kept). The
-    first one decodes and removes most: keys are read from it. Raises BadRequest where applications disagree: a segment
-    `..` in any spelling, an escape within an escape, a control character, a backslash, a broken escape; and for more
-    than MOST_SEGMENTS segments.
+    (a slash, or itself), in bytes that are not UTF-8 (removed, or kept), in `;parameters` of segments (removed, or
+    kept) and in segments `.` (removed, or kept). The first one decodes and removes most: keys are read from it. Raises
+    BadRequest where applications disagree: a segment `..` in any spelling, an escape within an escape, a control
+    character, a backslash, a broken escape; and for more than MOST_SEGMENTS segments.
     """
     path = path_part(target)
     return _cached_paths(path) if len(path) <= CACHED_TARGET_CHARS else _paths(path)
@@ -131,11 +133,14 @@ def _paths(path: str) -> tuple[str, ...]:
     decoded = _decode_valid(path) if "%" in path else path
     if decoded is None:
         raise BadRequest("the path holds a broken percent-escape")
-    if ambiguity := _ambiguity(decoded):
-        raise BadRequest(f"the path can be read in more than one way: it holds {ambiguity}")
     readings = [decoded]
     if kept != path:
         readings.append(decode(kept))
+    if not decoded.isprintable() and _NOT_UTF8.search(decoded):  # Bottle drops these bytes
+        readings = [_NOT_UTF8.sub("", each) for each in readings] + readings
+    for reading in readings:
+        if ambiguity := _ambiguity(reading):
+            raise BadRequest(f"the path can be read in more than one way: it holds {ambiguity}")
     if ";" in decoded:
         readings = [_PARAMETERS.sub("", each) for each in readings] + readings
     readings = [_SLASHES.sub("/", each) if "//" in each else each for each in readings]
