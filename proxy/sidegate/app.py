@@ -103,10 +103,10 @@ class App:
         self._tls = TlsContexts.of(settings)
         names = response_names(settings.listen.request_id_header)
         pool = Pool(settings.upstream, names, self._tasks.spawn, self._tls.upstream)
-        probe = ApplicationProbe(settings.upstream, self._tls.upstream)
+        probe = ApplicationProbe(settings.upstream, lambda: self._tls.upstream)
         health = HealthCheck(probe, self._store.ping, self._policies, lambda: self._server.draining, self._config_state)
         self._edge = self._runtime(live_rules(settings, policies), pool, buffers, health)
-        self._server = Server(self._edge, self._tls.clients)
+        self._server = Server(self._edge, lambda: self._tls.clients)
         metrics.add(pool_readings(pool))
         for owner in (buffers, self._edge, probe, log.writer, self._store, self._server, self._reloader):
             metrics.add(owner.readings())
@@ -115,7 +115,7 @@ class App:
             metrics, self._observer.top_refused, self._observer.recent_refusals, self._state, *numbers
         )
         self._overview = Overview(self._view, health.application_fault, self._policies)
-        self._admin = AdminListener(settings.admin, self._admin_pages(health), self._tls.admin)
+        self._admin = AdminListener(settings.admin, self._admin_pages(health), lambda: self._tls.admin)
 
     async def run(self) -> None:
         """Serve until SIGTERM or SIGINT, then drain. Raises OSError if a port is not available."""
@@ -125,7 +125,7 @@ class App:
         try:
             leads = self._place is None or self._place.is_leader
             watching = [self._overview.watch()] if leads else []
-            watching += self._tls.watches(self._settings, self._server.use_tls)
+            watching += self._tls.watches(self._settings, self._admin.renew_tls, self._edge.pool.use_tls)
             for each in (*self._store.tasks(), self._tick(), self._reloader.watch(), *watching):
                 _ = self._tasks.spawn(each)
             loop.add_signal_handler(signal.SIGHUP, lambda: self._tasks.spawn(self._reloader.reload()))
@@ -201,7 +201,7 @@ class App:
             policies=self._policies_page,
             view=self._view,
             overview=self._overview,
-            fleet=FleetView(self._overview, admin, self._tls.peers),
+            fleet=FleetView(self._overview, admin, lambda: self._tls.peers),
             explainer=Explainer(
                 lambda: self._reloader.settings.model_copy(update={"listen": listen}), self._policies, self._store.look
             ),

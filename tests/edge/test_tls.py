@@ -3,6 +3,7 @@
 import contextlib
 import http.client
 import json
+import re
 import shutil
 import socket
 import ssl
@@ -256,6 +257,9 @@ def test_a_renewed_authority_of_the_application_is_used(
             (renewed,) = sidecar.wait_for_event("certificate_renewed")
             assert renewed["file"] == str(trusted)
             assert get(sidecar.port).status == 200
+            trusted.write_bytes(Authority(tmp_path, "later").file.read_bytes())
+            sidecar.wait_for_event("certificate_renewed", 2)
+            assert get(sidecar.port).status == 502, "the former authority counts no more"
 
 
 def test_files_that_do_not_fit_together_change_nothing(
@@ -287,6 +291,44 @@ def test_clients_need_a_certificate_where_an_authority_is_named(
             with pytest.raises(OSError):
                 refused(sidecar.port, authority.client(own))
     assert len(recorder.requests) == 1
+
+
+def test_failed_handshakes_are_counted_by_reason(
+    store_server: StoreServer, recorder: Recorder, authority: Authority, tmp_path: Path
+) -> None:
+    people, strangers = Authority(tmp_path, "people"), Authority(tmp_path, "strangers")
+    tls = {**authority.issue("a"), "client_ca_file": str(people.file), "min_version": "1.3"}
+    config = serving(store_server, recorder, tls)
+    config["listen"]["header_timeout"] = "1s"
+    old = authority.client(people.issue("old", "old"))
+    old.maximum_version = ssl.TLSVersion.TLSv1_2
+    mistrusting = strangers.client(people.issue("alice", "alice"))
+    with Sidecar(config) as sidecar:
+
+        def connected() -> socket.socket:
+            return socket.create_connection(("127.0.0.1", sidecar.port), 30)
+
+        for context in (authority.client(), authority.client(strangers.issue("eve", "eve")), old, mistrusting):
+            with pytest.raises(OSError):
+                refused(sidecar.port, context)
+        with connected() as plain:
+            plain.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+            with contextlib.suppress(OSError):
+                plain.recv(1024)
+        connected().close()
+        with connected() as silent:
+            assert silent.recv(1024) == b""
+        with tls_client(sidecar.port, authority.client(people.issue("bob", "bob"))) as client:
+            assert client.get().status == 200
+
+        def counts() -> dict[str, int]:
+            text = get(sidecar.admin_port, "/metrics").body.decode()
+            found = re.findall(r'sidegate_tls_handshake_failures_total{reason="(\w+)"} (\d+)', text)
+            return {reason: int(count) for reason, count in found}
+
+        one_each = ("no_certificate", "untrusted_certificate", "no_common_version", "refused_by_client", "not_tls")
+        expected = {**dict.fromkeys((*one_each, "closed_by_client", "timeout"), 1), "other": 0}
+        eventually(lambda: counts() == expected, "the counts", lambda: str(counts()))
 
 
 def test_the_name_in_a_certificate_limits_and_matches(
@@ -430,6 +472,44 @@ def test_the_admin_listener_has_its_own_tls(
         assert connection.getresponse().status == 200
         connection.close()
         assert get(sidecar.port).status == 200
+
+
+def test_a_removed_authority_of_operators_is_refused_and_open_connections_stay(
+    store_server: StoreServer, recorder: Recorder, authority: Authority, tmp_path: Path
+) -> None:
+    people, others = Authority(tmp_path, "people"), Authority(tmp_path, "others")
+    trusted = tmp_path / "trusted.pem"
+    trusted.write_bytes(people.file.read_bytes() + others.file.read_bytes())
+    former, present = (authority.client(each.issue(name)) for each, name in ((people, "alice"), (others, "bob")))
+    former.maximum_version = ssl.TLSVersion.TLSv1_2  # its handshake fails as a whole
+    config = configuration(store_server.url, recorder.url)
+    config["admin"]["tls"] = {**authority.issue("admin"), "client_ca_file": str(trusted)}
+
+    def status(connection: http.client.HTTPSConnection) -> int:
+        connection.request("GET", "/livez")
+        reply = connection.getresponse()
+        reply.read()
+        return reply.status
+
+    def connect(context: ssl.SSLContext) -> http.client.HTTPSConnection:
+        return http.client.HTTPSConnection("localhost", config["admin"]["port"], context=context, timeout=30)
+
+    with Sidecar(config) as sidecar:
+        kept = connect(former)
+        other = connect(present)
+        assert (status(kept), status(other)) == (200, 200)
+        other.close()
+        assert isinstance(kept.sock, ssl.SSLSocket)
+        session = kept.sock.session
+        trusted.write_bytes(others.file.read_bytes())
+        sidecar.wait_for_event("certificate_renewed")
+        assert status(kept) == 200, "an open connection stays"
+        with socket.create_connection(("127.0.0.1", sidecar.admin_port), 30) as plain, pytest.raises(OSError):
+            former.wrap_socket(plain, server_hostname="localhost", session=session)
+        other = connect(present)
+        assert status(other) == 200
+        for each in (kept, other):
+            each.close()
 
 
 def test_fleet_commands_and_peers_use_tls(

@@ -8,10 +8,10 @@ import asyncio
 import contextlib
 import logging
 import re
-import ssl
 from collections.abc import Iterator
 
 from sidegate.config import UpstreamSettings
+from sidegate.config.tls_settings import CurrentTls, no_tls
 from sidegate.decision.reading import Reading
 
 # Without a path, an application is not checked more often than this, however often the pages are read.
@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 class ApplicationProbe:
     """Probes the application when asked, and not again within `upstream.health.interval`."""
 
-    def __init__(self, upstream: UpstreamSettings, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(self, upstream: UpstreamSettings, tls: CurrentTls = no_tls) -> None:
         self._upstream = upstream
         self._tls = tls
         self._health = upstream.health
@@ -76,9 +76,10 @@ class ApplicationProbe:
         if url.socket:
             reader, writer = await asyncio.open_unix_connection(url.socket, limit=LONGEST_LINE_BYTES)
         else:
-            name = url.host.rstrip(".") if self._tls else None
+            tls = self._tls()
+            name = url.host.rstrip(".") if tls else None
             reader, writer = await asyncio.open_connection(
-                url.host, url.port, limit=LONGEST_LINE_BYTES, ssl=self._tls, server_hostname=name
+                url.host, url.port, limit=LONGEST_LINE_BYTES, ssl=tls, server_hostname=name
             )
         try:
             return await self._answer_fault(reader, writer) if self._health.path else None

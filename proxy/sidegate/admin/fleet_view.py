@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import ssl
 
 import aiohttp
 import orjson
@@ -10,6 +9,7 @@ import orjson
 from sidegate.admin.overview import Overview
 from sidegate.admin.overview_types import FleetDocument, FleetEntry
 from sidegate.config import AdminSettings
+from sidegate.config.tls_settings import CurrentTls
 
 # A peer that does not answer must not delay the page.
 TIMEOUT_S = 2.0
@@ -19,7 +19,7 @@ LARGEST_ANSWER_BYTES = 256 * 1024
 class FleetView:
     """Requests `/overview` of each peer. The token is sent to those of `admin.peers` only."""
 
-    def __init__(self, overview: Overview, admin: AdminSettings, tls: ssl.SSLContext | None) -> None:
+    def __init__(self, overview: Overview, admin: AdminSettings, tls: CurrentTls) -> None:
         self._overview = overview
         self._name = f"{admin.host}:{admin.port}"
         self._peers = tuple(peer.rstrip("/") for peer in admin.peers)
@@ -39,7 +39,7 @@ class FleetView:
             "fault": None,
         }
         token = "" if urls else self._token
-        connector = aiohttp.TCPConnector(ssl=self._tls or True)
+        connector = aiohttp.TCPConnector(ssl=self._tls() or True)
         timeout = aiohttp.ClientTimeout(total=TIMEOUT_S)
         async with aiohttp.ClientSession(timeout=timeout, connector=connector) as session:
             peers = await asyncio.gather(*(_entry(session, url, window, token) for url in urls or self._peers))

@@ -3,9 +3,12 @@
 Its endpoints are listed in admin/endpoints, its access rules in admin/access.
 """
 
-import ssl
+import asyncio
+import os
+import socket
 from collections.abc import Awaitable, Callable, Iterator
 from importlib.resources import files
+from typing import Any
 
 from aiohttp import hdrs, web
 
@@ -16,6 +19,7 @@ from sidegate.admin.request_models import validated
 from sidegate.admin.responses import Problem, json_answer
 from sidegate.admin.runbook import runbook_html
 from sidegate.config import AdminSettings
+from sidegate.config.tls_settings import CurrentTls, no_tls
 
 LARGEST_BODY_BYTES = 64 * 1024
 TEXT_FORMAT = "text/plain; version=0.0.4; charset=utf-8"
@@ -33,11 +37,12 @@ RequestHandler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 class AdminListener:
     """Serves the pages."""
 
-    def __init__(self, settings: AdminSettings, pages: AdminPages, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(self, settings: AdminSettings, pages: AdminPages, tls: CurrentTls = no_tls) -> None:
         self._settings = settings
         self._pages = pages
         self._tls = tls
         self._runner: web.AppRunner | None = None
+        self._servers: list[asyncio.Server] = []
 
     async def listen(self) -> None:
         """Accept connections. Raises OSError if the address is not available."""
@@ -46,13 +51,28 @@ class AdminListener:
         application.add_routes(self._routes())
         self._runner = web.AppRunner(application, access_log=None, handle_signals=False, shutdown_timeout=1.0)
         await self._runner.setup()
-        await web.TCPSite(self._runner, self._settings.host, self._settings.port, ssl_context=self._tls).start()
+        self._servers = [await self._serve(host=self._settings.host, port=self._settings.port)]
+
+    async def renew_tls(self) -> None:
+        """Use the present TLS context for new connections. Open ones stay, and none is refused meanwhile."""
+        former = self._servers
+        # A copy is the same socket to the kernel, with the same queue of connections.
+        copies = [socket.socket(fileno=os.dup(each.fileno())) for server in former for each in server.sockets]
+        self._servers = [await self._serve(sock=each) for each in copies]
+        for server in former:
+            server.close()
 
     async def close(self) -> None:
         """Stop, after the requests under way are answered."""
         self._pages.events.end()
+        for server in self._servers:
+            server.close()
         if self._runner is not None:
             await self._runner.cleanup()
+
+    async def _serve(self, **where: Any) -> asyncio.Server:
+        connections: Any = self._runner.server if self._runner else None
+        return await asyncio.get_running_loop().create_server(connections, ssl=self._tls(), **where)
 
     def _routes(self) -> Iterator[web.RouteDef]:
         yield web.get("/", _file("dashboard.html", "text/html"))

@@ -1,10 +1,7 @@
 """TLS in the configuration: the sidecar's own certificates, and the authorities that it trusts."""
 
-import os
 import ssl
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable
 from typing import Annotated, NamedTuple, Self
 
 from pydantic import Field, model_validator
@@ -16,6 +13,14 @@ from sidegate.config.values import Choice, FileName
 # Only HTTP/1.1 is spoken, and ALPN says so (RFC 7301).
 _ALPN = ["http/1.1"]
 _VERSIONS = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
+
+
+# The context for new connections, which is replaced when its files change; None where TLS is off.
+CurrentTls = Callable[[], ssl.SSLContext | None]
+
+
+def no_tls() -> None:
+    """TLS is off."""
 
 
 class TlsFiles(NamedTuple):
@@ -85,36 +90,8 @@ def client_context(files: TlsFiles) -> ssl.SSLContext:
     return context
 
 
-def renew(context: ssl.SSLContext, files: TlsFiles) -> None:
-    """Let new connections use what the files hold now. Raises OSError, and changes nothing then.
-
-    Both files of a pair are read once: one that is replaced meanwhile cannot be mixed with the other.
-    """
-    if files.ca_file is not None:
-        _load_authorities(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), files.ca_file)
-    if files.cert_file is not None and files.key_file is not None:
-        with _in_memory(files.cert_file) as cert_file, _in_memory(files.key_file) as key_file:
-            shown = f"{files.cert_file}, {files.key_file}"
-            _load(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), cert_file, key_file, shown)
-            _load(context, cert_file, key_file, shown)
-    if files.ca_file is not None:
-        _load_authorities(context, files.ca_file)
-
-
-@contextmanager
-def _in_memory(name: str) -> Iterator[str]:
-    """A name under which the present content of a file can be read again, whatever happens to the file."""
-    descriptor = os.memfd_create("sidegate-tls")
-    try:
-        os.write(descriptor, Path(name).read_bytes())
-        yield f"/proc/self/fd/{descriptor}"
-    finally:
-        os.close(descriptor)
-
-
-def _load(context: ssl.SSLContext, cert_file: str, key_file: str, shown: str = "") -> None:
-    """Load a pair; an error names it as `shown`."""
-    shown = shown or f"{cert_file}, {key_file}"
+def _load(context: ssl.SSLContext, cert_file: str, key_file: str) -> None:
+    shown = f"{cert_file}, {key_file}"
     try:
         # An empty password: OpenSSL would read one from the terminal.
         context.load_cert_chain(cert_file, key_file, password=lambda: b"")

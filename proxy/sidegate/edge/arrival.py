@@ -116,6 +116,7 @@ class Arrival(asyncio.Protocol):
 
     async def _shake_hands(self, tls: ssl.SSLContext, source: str) -> None:
         if self.transport.is_closing():
+            self._handshake_failed(ConnectionResetError())
             return
         self.transport.pause_reading()  # again: within `connection_made` uvloop does not
         if not self._listener.draining:
@@ -133,8 +134,7 @@ class Arrival(asyncio.Protocol):
                 self.transport, self, tls, server_side=True, ssl_handshake_timeout=within_s
             )
         except OSError as error:
-            logger.debug("a TLS handshake failed: %s", error)
-            self.break_off()
+            self._handshake_failed(error)
             return
         except BaseException:  # the event loop's, or the sidecar's end: the connection is not to be counted for good
             self.break_off()
@@ -144,6 +144,11 @@ class Arrival(asyncio.Protocol):
             self._leave()
         else:
             _ = self._hand_over(transport, source)
+
+    def _handshake_failed(self, error: OSError) -> None:
+        reason = self._runtime.failed_handshakes.note(error)
+        logger.debug("a TLS handshake failed (%s): %s", reason, error)
+        self.break_off()
 
     def _feed(self) -> None:
         """Give TLS what came behind the header."""

@@ -34,4 +34,5 @@ async def dial(
             raise Busy("no file descriptor is left for a connection to the application") from error
         failed = ConnectRefused if error.errno in _REFUSED else ConnectFailed
         raise failed(f"{url.place}: {error.strerror or error}") from error
+    connection.tls = tls
     return connection

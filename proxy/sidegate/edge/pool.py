@@ -71,8 +71,8 @@ class Pool:
     def acquire(self, waiter: ConnectionWaiter, *, fresh: bool = False) -> UpstreamConnection | None:
         """An idle connection; None where there is none, and then `waiter` waits for one.
 
-        An idle one that has something to read, or has ended, is closed instead of used. `fresh`: not one that has been
-        idle. Raises QueueFull where too many wait already.
+        An idle one that has something to read, or has ended, is closed instead. `fresh`: not one that has been idle.
+        Raises QueueFull where too many wait already.
         """
         idle = self._idle
         while idle and not fresh:
@@ -93,7 +93,7 @@ class Pool:
 
         It is closed where it may not be used again.
         """
-        if self._closed or not connection.reusable:
+        if self._closed or not connection.reusable or connection.tls is not self._tls:
             connection.abort()
             return None
         connection.idle(self._settings.idle_timeout_s)
@@ -102,10 +102,18 @@ class Pool:
             return None
         return self._grant(connection)
 
+    def use_tls(self, context: ssl.SSLContext) -> None:
+        """Connect by this context from now on. Connections of the former one answer no further request."""
+        self._tls = context
+        self._end_idle()
+
     def close(self) -> None:
         """End all idle connections; those in use end when they are released."""
         self._closed = True
         self._line.close()
+        self._end_idle()
+
+    def _end_idle(self) -> None:
         while self._idle:
             self._idle.pop().abort()
 

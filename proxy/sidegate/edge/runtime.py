@@ -12,6 +12,7 @@ from sidegate.decision.request import RequestFacts
 from sidegate.decision.verdict import Decide
 from sidegate.edge.abandoned import AbandonedRequests
 from sidegate.edge.buffers import BufferBudget
+from sidegate.edge.failed_handshakes import FailedHandshakes
 from sidegate.edge.field_names import FieldNames, request_names
 from sidegate.edge.pool import Pool, Spawn
 from sidegate.edge.rate_limit_fields import RateLimitFields
@@ -100,6 +101,7 @@ class Runtime:
     buffers: BufferBudget
     scheme: bytes = b"http"  # of requests on this listener
     waiting: WaitingRoom = field(default_factory=WaitingRoom)
+    failed_handshakes: FailedHandshakes = field(default_factory=FailedHandshakes)
     request_ids: RequestIds | None = None  # None: request ids are sent on like any other field
 
     # How the paths of its own pages begin: a quick look before a path is worked out.
@@ -111,9 +113,10 @@ class Runtime:
         self.abandoned = AbandonedRequests(self.pool)
 
     def readings(self) -> Iterator[Reading]:
-        """Gauges of requests that wait for tokens, and of those without a client."""
+        """Metrics of requests that wait for tokens, of those without a client, and of handshakes."""
         yield from self.waiting.readings()
         yield from self.abandoned.readings()
+        yield from self.failed_handshakes.readings()
 
     def close(self) -> None:
         """End the connections to the application, once no client is left."""

@@ -5,9 +5,9 @@ import contextlib
 import logging
 import os
 import socket
-import ssl
 from collections.abc import Iterator
 
+from sidegate.config.tls_settings import CurrentTls, no_tls
 from sidegate.decision.reading import Reading
 from sidegate.edge.arrival import Arrival
 from sidegate.edge.client import ClientConnection, ClientState
@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 class Server:
     """All client connections of one listener. Fulfils `runtime.Listener`."""
 
-    def __init__(self, runtime: Runtime, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(self, runtime: Runtime, tls: CurrentTls = no_tls) -> None:
         self.settings = runtime.started
         self.runtime = runtime
         self._tls = tls
@@ -49,14 +49,11 @@ class Server:
         name = self._listeners[0].sockets[0].getsockname()
         return int(name[1]) if isinstance(name, tuple) else 0
 
-    def use_tls(self, context: ssl.SSLContext) -> None:
-        """Shake hands with new clients by this context."""
-        self._tls = context
-
     def _new_protocol(self) -> asyncio.Protocol:
-        if self._tls is None and not self.settings.proxy_protocol:
+        tls = self._tls()
+        if tls is None and not self.settings.proxy_protocol:
             return ClientConnection(self.runtime, self, self._loop)
-        return Arrival(self.runtime, self, self._tls, self._loop)
+        return Arrival(self.runtime, self, tls, self._loop)
 
     async def drain(self) -> int:
         """Accept nothing new, let the requests under way finish, then end. Returns how many had to be cut off."""

@@ -14,6 +14,7 @@ the kernel holds of it is read before the connection is given up.
 import asyncio
 import logging
 import select
+import ssl
 from collections.abc import Callable
 from enum import Enum
 from typing import Any, Protocol
@@ -79,9 +80,13 @@ _ENDED = ResponseState.ENDED
 
 
 class UpstreamConnection(asyncio.Protocol):
-    """See the module's text. `reused`: it has answered before. `upload`: the request's body that is being sent."""
+    """See the module's text. `reused`: it has answered before. `upload`: the request's body that is being sent.
+
+    `tls`: the context by which it was made.
+    """
 
     transport: asyncio.Transport
+    tls: ssl.SSLContext | None = None
     reused = False
     upload: PausableUpload | None = None
     _user: ResponseHandler | None = None

@@ -3,16 +3,18 @@
 import asyncio
 import logging
 import ssl
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from sidegate.config import Settings
-from sidegate.config.tls_settings import TlsFiles, client_context, renew, server_context
+from sidegate.config.tls_settings import TlsFiles, client_context, server_context
 from sidegate.reload.file_changes import LOOK_EVERY_S, FileChanges, Signatures, signatures
 
 logger = logging.getLogger(__name__)
 
+_Watch = Coroutine[Any, Any, None]
 
 # A certificate that is written in place may lack those of its intermediate authorities for a moment. Shorter than
 # file_changes.STILL_S: a renewed certificate is to be in force within a second.
@@ -21,9 +23,14 @@ STILL_S = 0.4
 REPORTED_AFTER_S = 1.0
 
 
-class TlsContexts(NamedTuple):
+@dataclass(slots=True)
+class TlsContexts:
     """The TLS contexts of the listeners for clients and for operators, and of connections to the application and to
-    the admin listeners of other sidecars. None where TLS is off."""
+    the admin listeners of other sidecars. None where TLS is off.
+
+    A context is replaced, not changed, when its files change: so new connections know neither authorities that were
+    removed nor sessions that these have vouched for.
+    """
 
     clients: ssl.SSLContext | None
     admin: ssl.SSLContext | None
@@ -33,31 +40,45 @@ class TlsContexts(NamedTuple):
     @classmethod
     def of(cls, settings: Settings) -> "TlsContexts":
         """Read the files. Raises OSError with the file that cannot be used."""
-        listen, admin, upstream = settings.listen, settings.admin, settings.upstream
         own, peers = _upstream_files(settings), _peer_files(settings)
         return cls(
-            server_context(listen.tls),
-            server_context(admin.tls),
-            client_context(own) if upstream.url.tls else None,
+            server_context(settings.listen.tls),
+            server_context(settings.admin.tls),
+            client_context(own) if settings.upstream.url.tls else None,
             client_context(peers) if any(peers) else None,
         )
 
-    def watches(self, settings: Settings, use: Callable[[ssl.SSLContext], None]) -> list[Coroutine[Any, Any, None]]:
-        """Coroutines that renew the contexts when files change; each runs until cancelled.
+    def watches(
+        self,
+        settings: Settings,
+        admin_renewed: Callable[[], Awaitable[None]],
+        upstream_renewed: Callable[[ssl.SSLContext], None],
+    ) -> list[_Watch]:
+        """Coroutines that replace the contexts when files change; each runs until cancelled."""
+        listen, admin = settings.listen.tls, settings.admin.tls
+        own, peers = _upstream_files(settings), _peer_files(settings)
 
-        `use` replaces the context of new client connections by one that has forgotten former authorities and sessions.
-        """
+        async def clients_changed() -> None:
+            self.clients = server_context(listen)
 
-        def replace() -> None:
-            if (context := server_context(settings.listen.tls)) is not None:
-                use(context)
+        async def admin_changed() -> None:
+            self.admin = server_context(admin)
+            await admin_renewed()
 
-        files = (settings.listen.tls.files, settings.admin.tls.files, _upstream_files(settings), _peer_files(settings))
-        return [
-            CertificateWatch(context, each, replace if context is self.clients else None).watch()
-            for context, each in zip(self, files, strict=True)
-            if context is not None and any(each)
-        ]
+        async def upstream_changed() -> None:
+            self.upstream = client_context(own)
+            upstream_renewed(self.upstream)
+
+        async def peers_changed() -> None:
+            self.peers = client_context(peers)
+
+        watched = (
+            (self.clients, listen.files, clients_changed),
+            (self.admin, admin.files, admin_changed),
+            (self.upstream, own, upstream_changed),
+            (self.peers, peers, peers_changed),
+        )
+        return [CertificateWatch(files, act).watch() for context, files, act in watched if context and any(files)]
 
 
 def _upstream_files(settings: Settings) -> TlsFiles:
@@ -72,16 +93,15 @@ def _peer_files(settings: Settings) -> TlsFiles:
 
 
 class CertificateWatch:
-    """Renews a context when its files change.
+    """Calls `renew` when files change; it raises OSError where they cannot be used, and changes nothing then.
 
     Both files of a pair are seldom replaced at the same moment: what does not fit together is tried again at each poll,
     and reported once it has stayed so for a second.
     """
 
-    def __init__(self, context: ssl.SSLContext, files: TlsFiles, then: Callable[[], None] | None = None) -> None:
-        self._context = context
+    def __init__(self, files: TlsFiles, renew: Callable[[], Awaitable[None]]) -> None:
         self._files = files
-        self._then = then  # may raise OSError as `renew` does
+        self._renew = renew
         self._changes = FileChanges(self._signatures(), STILL_S)
 
     async def watch(self) -> None:
@@ -94,9 +114,7 @@ class CertificateWatch:
                 continue
             since_s = since_s or now_s
             try:
-                renew(self._context, self._files)
-                if self._then is not None:
-                    self._then()
+                await self._renew()
             except OSError as error:
                 if now_s - since_s >= REPORTED_AFTER_S and reported != found:
                     reported = found
