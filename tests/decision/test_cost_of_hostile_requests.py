@@ -44,17 +44,69 @@ class Hostile(NamedTuple):
 HOSTILE = [
     *(
         Hostile("query:user", repeated, before="/?")
-        for repeated in ("%&", "&", ";", "%20", "+", "%75", "user%20", "%20user=", "user[", "a&" * 900 + "%75" * 9_000)
+        for repeated in (
+            "%&",
+            "&",
+            ";",
+            "%20",
+            "+",
+            "%75",
+            "user%20",
+            "%20user=",
+            "user[",
+            "[",
+            "]",
+            "?",
+            "user]",
+            "a&" * 900 + "%75" * 9_000,
+        )
     ),
-    *(Hostile("query:user", repeated, before="/?user=") for repeated in ("%", "%41", "%zz", "+", "\udcff")),
+    *(
+        Hostile("query:user", repeated, before="/?user=")
+        for repeated in ("%", "%41", "%zz", "+", "\udcff", "%00", "%20")
+    ),
     *(
         Hostile("path", repeated, before="/")
-        for repeated in ("%2f", "%2F%2f", "/", ";", "./", "%2e/", "/;", "..", "%", "%41", "%c3%a9", "\udcff", ";.", "é")
+        for repeated in (
+            "%2f",
+            "%2F%2f",
+            "/",
+            ";",
+            "./",
+            "%2e/",
+            "/;",
+            "..",
+            "%",
+            "%41",
+            "%c3%a9",
+            "\udcff",
+            "%ff",
+            "%ff%2f",
+            ";.",
+            "é",
+        )
     ),
     *(Hostile("path", repeated * 990 + "%41" * 9_000, before="/") for repeated in ("./", ";", "/", "a%2f", "/;a")),
     *(
         Hostile("cookie:sid", repeated, name="Cookie")
-        for repeated in ("%;", "a=b;", '"', "\xa0", " ", ";", ",", "%20", "sid", '"sid', "%73id ;", ",sid=1")
+        for repeated in (
+            "%;",
+            "a=b;",
+            '"',
+            "\xa0",
+            " ",
+            ";",
+            ",",
+            "%20",
+            "sid",
+            '"sid',
+            "%73id ;",
+            ",sid=1",
+            " sid",
+            "a sid",
+            " sid=1",
+            "__Host-",
+        )
     ),
     *(
         Hostile("cookie:sid", repeated, before="a", after="a=1", name="Cookie")
@@ -68,7 +120,15 @@ HOSTILE = [
         Hostile("client_ip", repeated, name="X-Forwarded-For")
         for repeated in ("127.0.0.1,", ",", " ", "[::1]:1,", "1", "127.0.0.1", "[")
     ),
-    *(Hostile("header:Authorization", repeated, name="Authorization") for repeated in ("a", " ", "a ", "basic ", "=")),
+    *(
+        Hostile("header:Authorization", repeated, name="Authorization")
+        for repeated in ("a", " ", "a ", "basic ", "=", "Bearer", "Token ", ",", ";", 'a="b",', '"')
+    ),
+    *(
+        Hostile("header:Authorization", repeated, before=before, name="Authorization")
+        for before in ("Bearer ", "Token token=", "Digest a=b,", "Digest ")
+        for repeated in ("a", ",", ";", '"', "a=", "a=b,", 'a="b", ', "Token", "a ", "x=")
+    ),
     *(Hostile("header:X-User-ID", repeated, name="X-User-ID") for repeated in ("a", " ", "é", "\udcff", "a ")),
     *(Hostile("host", repeated, name="Host") for repeated in (".", ":", "[", "@", "a.")),
     Hostile("host", "a@", before="http://", after="/"),

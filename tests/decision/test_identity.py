@@ -455,7 +455,7 @@ def test_a_key_is_read_from_a_cookie(cookies: list[str], value: str) -> None:
         "a=b,sid=abc",
         "a=b sid=abc",
         "a\tsid = abc",
-        "a=b\xa0sid=abc",
+        "a=b; ,sid=abc",
         "__Host-sid=abc",
         "__secure-sid=abc",
         "sid=abc,sid=def",

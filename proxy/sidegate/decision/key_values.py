@@ -20,7 +20,7 @@ _PARAMETER = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+=(?:\"[^\"]*\"|[^\s\",;=]+)"
 _PARAMETERS = re.compile(rf"{_PARAMETER}(?:,[ \t]*{_PARAMETER})+")
 # Rails takes the first parameter of these schemes as the token.
 _TOKEN_SCHEMES = frozenset({"bearer", "token"})
-_NEXT_PARAMETER = re.compile(r"[,;\t]\s*")
+_NEXT_PARAMETER = re.compile(r"[,;\t]")
 # Sanic takes what follows the first of these words, anywhere in the value.
 _BEGIN_TOKENS = ("Bearer", "Token")
 # Patterns of what some applications strip around the name of a parameter or cookie: Rack brackets, Koa a second
@@ -147,9 +147,8 @@ def cookie_reader(name: str) -> ValueReader:
     """
     prefix = "" if _COOKIE_PREFIX.match(name) else f"{_COOKIE_PREFIX.pattern}?"
     pieces = _pieces_named(
-        # Python's http.cookies and aiohttp end a cookie at a space too.
         name,
-        separator=r"[;,]|(?<![;,\s])\s",
+        separator=r"[;, \t](?<![;, \t].)[;, \t]*+",  # http.cookies and aiohttp end a cookie at a space too
         ends=";",
         before=f"(?:{_STRIPPED_FROM_COOKIE_NAMES}++|%20|%0[9A-Da-d])",
         prefix=prefix,
@@ -158,15 +157,15 @@ def cookie_reader(name: str) -> ValueReader:
 
     def read(facts: RequestFacts) -> str | None:
         lines = facts.fields.getall("Cookie", ())
-        if sum(line.count(";") for line in lines) >= MOST_PIECES:
+        if any(sum(line.count(each) for line in lines) >= MOST_PIECES for each in ";, \t"):
             raise BadRequest(f"the request has more than {MOST_PIECES} cookies, and one of them decides a limit")
         value = None
         for piece in pieces.finditer(";" + ";".join(lines)):
             separator, text, found = piece.groups("")
-            if separator.isspace() and piece[3] is None:
+            if piece[3] is None and ";" not in separator and "," not in separator:
                 continue
             # Servers that follow RFC 2109 end a cookie at a comma too.
-            if separator != ";" or text.strip(" \t") != name:
+            if ";" not in separator or "," in separator or text.strip(" \t") != name:
                 raise BadRequest(f"the cookie {name} is written in a form that not all applications read alike")
             if value is not None:
                 raise BadRequest(f"the cookie {name} occurs more than once, but decides a limit")
@@ -188,7 +187,8 @@ def _pieces_named(
     """
     spelled = "".join(map(_spellings, _as_php(name) or name))
     end = rf"{behind}*+(?=[={ends},\[\x00]|%5[Bb]|%00|\Z)"
-    return re.compile(rf"({separator})(?={before}*+{prefix}{spelled}{end})(?=([^={ends}]*)(?:=([^{ends}]*))?)")
+    named = rf"(?={before}*+{prefix}{spelled}{end})"
+    return re.compile(rf"({separator}){named}(?=([^={ends}]*)(?:=([^{ends}]*))?)", re.DOTALL)
 
 
 def _spellings(char: str) -> str:
@@ -240,7 +240,7 @@ def credentials(value: str) -> str:
         token = f"{lowered} {rest}"
     else:
         token = _token_of(rest) if lowered in _TOKEN_SCHEMES else rest
-        if not token or len(token.split()) > 1:
+        if not token or len(token.split(None, 1)) > 1:
             raise BadRequest("the credentials are not one token behind their scheme, but decide a limit")
     begin = next((word for word in _BEGIN_TOKENS if word in value), scheme)
     if begin != scheme and _token_of(value.partition(begin)[2]) != token:
@@ -250,8 +250,7 @@ def credentials(value: str) -> str:
 
 def _token_of(rest: str) -> str:
     """The token in what follows the scheme: `abc`, `token="abc"`, `token=abc, other=1`."""
-    pieces = [piece for piece in _NEXT_PARAMETER.split(rest.strip()) if piece]
-    return pieces[0].removeprefix("token=").strip('"') if pieces else ""
+    return _NEXT_PARAMETER.split(rest.lstrip(", ;\t"), 1)[0].removeprefix("token=").strip('"')
 
 
 def _is_canonical_base64(text: str) -> bool:
