@@ -9,8 +9,9 @@ from sidegate.commands.excerpt import excerpt
 from sidegate.config import ConfigFault
 from sidegate.config.schema import json_schema
 
-VALID = "policies: [{name: a, key: client_ip, limit: 1/s}]\n"
-WARNED = "policies: [{name: a, key: client_ip, limit: 1/s, initial: 9}]\n"
+LOCAL = "listen: {host: 127.0.0.1}\n"
+VALID = f"policies: [{{name: a, key: client_ip, limit: 1/s}}]\n{LOCAL}"
+WARNED = f"policies: [{{name: a, key: client_ip, limit: 1/s, initial: 9}}]\n{LOCAL}"
 INVALID = "policies: [{name: a, key: client_ip, limit: 1/min}]\nlog: {level: loud}\n"
 
 

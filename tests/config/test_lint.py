@@ -196,6 +196,25 @@ def test_a_configuration_that_loses_the_scheme_of_requests_is_warned_of(
     assert warnings_of(text, tmp_path) == ([f"c.yaml:2:30: {LOST}"] if lost else [])
 
 
+@pytest.mark.parametrize(
+    ("listen", "lost"),
+    [
+        ("{}", True),
+        ("{host: ['127.0.0.1', '10.0.0.1']}", True),
+        ("{host: ['127.0.0.1', '::1']}", False),
+        ("{socket: /run/app/sidegate.sock}", False),
+        ("{tls: {cert_file: a.crt, key_file: a.key}}", False),
+    ],
+)
+def test_without_proxies_in_the_file_those_of_other_machines_lose_the_scheme(
+    listen: str, lost: bool, tmp_path: Path
+) -> None:
+    text = f"listen: {listen}\npolicies: [{{name: a, key: client_ip, limit: 1/s}}]"
+    found = [each for each in warnings_of(text, tmp_path) if "trusted_proxies: not set" in each]
+    assert len(found) == lost
+    assert all("write [127.0.0.0/8] if there is none" in each for each in found)
+
+
 def test_an_address_limit_on_other_requests_does_not_stop_forged_identities(tmp_path: Path) -> None:
     elsewhere = "{name: b, key: client_ip, limit: 9/s, match: {path: /login}}"
     text = f"{NO_PROXY}policies: [{{name: a, key: 'header:X-User-ID', limit: 1/s}}, {elsewhere}]"

@@ -6,6 +6,7 @@ import re
 from sidegate.commands.starter_answers import StarterAnswers
 from sidegate.config.store_url import split_credentials
 
+_CLAIMED = re.compile("(header|cookie):")
 _PLAIN = re.compile(r"[A-Za-z0-9/][A-Za-z0-9_:/|.* -]*")
 
 
@@ -14,8 +15,11 @@ def starter_config(answers: StarterAnswers) -> str:
     store = split_credentials(answers.redis)
     username = f"  username: {_quoted(store.username)}\n" if store.username else ""
     proxies = [each.strip() for each in answers.proxies.split(",") if each.strip()]
-    trusted = f"trusted_proxies: [{', '.join(map(_quoted, proxies))}]"
-    client_ip = f"client_ip:\n  {trusted}" if proxies else "# client_ip:\n#   trusted_proxies: [10.0.0.0/8]"
+    trusted = f"trusted_proxies: [{', '.join(map(_quoted, proxies or ['127.0.0.0/8']))}]"
+    client_ip = f"client_ip:\n  {trusted}"
+    if not proxies and _CLAIMED.search(answers.key):
+        # A proxy has to set or check the identity: `check` warns until one is named.
+        client_ip = "# client_ip:\n#   trusted_proxies: [10.0.0.0/8]"
     return f"""\
 # Configuration of Sidegate. A valid edit takes effect within two seconds; `sidegate check` checks one before.
 # ${{NAME:-default}} reads the environment. `sidegate schema` prints every setting with its default.
@@ -33,7 +37,8 @@ store:
   key_prefix: "sidegate:"   # the beginning of all bucket names
   on_failure: {_quoted(answers.on_failure)}   # without the store: deny (503), local (a share of the limit) or allow
 
-# Proxies in front whose X-Forwarded-For is trusted. Without them all clients of a load balancer have its address.
+# Proxies in front whose X-Forwarded-For and -Proto are trusted. Name the network of a load balancer or an ingress here:
+# without it all its clients have its address, and the application sees http for https.
 {client_ip}
 
 policies:

@@ -69,9 +69,17 @@ def advice(settings: Settings) -> Iterator[Advice]:
 
 
 def _lost_scheme(settings: Settings) -> Iterator[Advice]:
-    listen = settings.listen
+    listen, client_ip = settings.listen, settings.client_ip
     is_local = listen.socket is not None or all(map(is_loopback, listen.host))
-    if not settings.client_ip.trusted_proxies and not is_local and listen.tls.cert_file is None:
+    if is_local or listen.tls.cert_file is not None:
+        return
+    if "trusted_proxies" not in client_ip.model_fields_set:
+        message = (
+            "not set, so X-Forwarded-Proto of proxies on other machines is replaced, and the application sees http; "
+            "name the network of the proxy that ends TLS, or write [127.0.0.0/8] if there is none"
+        )
+        yield ("client_ip", "trusted_proxies"), message
+    elif not client_ip.trusted_proxies:
         message = (
             "no proxy is trusted, so X-Forwarded-Proto is replaced and the application sees http for every request; if "
             "a proxy in front ends TLS, name its network here"

@@ -41,7 +41,7 @@ def test_the_report_for_people_names_what_to_do(tmp_path: Path) -> None:
     assert any(line.startswith("fail  store ") and "(connect)" in line for line in lines), done.out
     assert any(line.startswith("fail  application ") and line.endswith("Connection refused") for line in lines)
     assert any(line.strip() == "→ start it, or correct upstream.url (now from: flag --upstream)" for line in lines)
-    assert lines[-1] == "2 failures, 1 warning"  # the warning: no policy limits anything
+    assert lines[-1] == "2 failures, 2 warnings"  # no policy limits anything, no proxy is named
 
 
 def test_an_invalid_configuration_is_the_only_finding(tmp_path: Path) -> None:
