@@ -92,6 +92,7 @@ class Sidecar:
         self._folder = tempfile.TemporaryDirectory(prefix="sidecar-")
         self.config_file = Path(self._folder.name) / "config.yaml"
         self.config_file.write_text(yaml.safe_dump(config, sort_keys=False), "utf-8")
+        self._stderr = ""
         self._stderr_file = Path(self._folder.name) / "stderr"
         self.process = ForkedCommand(
             *("run", "--config", str(self.config_file), *arguments),
