@@ -88,6 +88,13 @@ def test_each_row_of_a_table_is_one_line_on_every_width_with_whole_numbers(colum
     assert any(line.startswith("total") for line in lines)
 
 
+def test_without_a_bound_of_rows_every_policy_is_listed_within_the_width() -> None:
+    lines = drawn(Room(80), policies=50)
+    assert all(len(line) <= 80 for line in lines)
+    assert sum(line.startswith("policy-") for line in lines) == 49
+    assert not any("q quits" in line for line in lines)
+
+
 def test_many_policies_leave_room_for_keys() -> None:
     lines = drawn(Room(80, 24), policies=50)
     assert len(lines) <= 24
@@ -128,13 +135,13 @@ def test_a_pipe_gets_everything_in_full() -> None:
 class Terminal:
     """`sidegate top` in a pseudo terminal of a given size, and its output."""
 
-    def __init__(self, sidecar: Sidecar, rows: int, columns: int) -> None:
+    def __init__(self, sidecar: Sidecar, rows: int, columns: int, *flags: str) -> None:
         self.ours, self._theirs = pty.openpty()
         self.resize(rows, columns)
         self.modes = termios.tcgetattr(self._theirs)
         self.written = b""
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "sidegate", "top", "--admin", f"http://127.0.0.1:{sidecar.admin_port}"],
+            [sys.executable, "-m", "sidegate", "top", "--admin", f"http://127.0.0.1:{sidecar.admin_port}", *flags],
             stdin=self._theirs, stdout=self._theirs, stderr=subprocess.STDOUT, cwd=ROOT,
             # These two would describe another terminal.
             env={name: os.environ[name] for name in os.environ.keys() - {"COLUMNS", "LINES"}} | {"TERM": "xterm-256color"},
@@ -207,6 +214,18 @@ def test_top_follows_a_change_of_the_terminals_size(terminal: Terminal) -> None:
     terminal.resize(20, 50)
     terminal.process.send_signal(signal.SIGWINCH)  # as the terminal does
     terminal.wait_for(_shows_all(50), "a screen of 50 columns")
+
+
+@pytest.mark.slow
+def test_one_screen_on_a_narrow_terminal_is_as_wide_as_that(sidecar: Sidecar) -> None:
+    terminal = Terminal(sidecar, 24, 80, "--once")
+    try:
+        lines = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", terminal.ended().decode()).splitlines()
+    finally:
+        terminal.close()
+    assert all(len(line) <= 80 for line in lines)
+    assert sum(line.startswith("127.0.0.1:") for line in lines) == 1, "one line for the sidecar"
+    assert any("alice" in line for line in lines)
 
 
 @pytest.mark.slow

@@ -1,5 +1,7 @@
 """Tables that fit the width of a terminal: some columns are left out, others shortened."""
 
+import shutil
+import sys
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -13,10 +15,15 @@ _GAP = 2
 
 
 class Room(NamedTuple):
-    """Size of the terminal in characters."""
+    """Size of the terminal in characters; no rows where the output may scroll."""
 
     columns: int
-    rows: int
+    rows: int | None = None
+
+
+def scrolling_room() -> Room | None:
+    """The width of standard output; None for a pipe or a file, which has none."""
+    return Room(shutil.get_terminal_size().columns) if sys.stdout.isatty() else None
 
 
 class FittedColumn(NamedTuple):

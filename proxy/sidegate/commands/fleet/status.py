@@ -1,15 +1,13 @@
 """`sidegate status`: figures, states and problems of all sidecars."""
 
 import argparse
-import shutil
-import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.text import Text
 
-from sidegate.commands.fleet.fitted_table import Room
+from sidegate.commands.fleet.fitted_table import scrolling_room
 from sidegate.commands.fleet.sidecars import SidecarReply, ask_all
 from sidegate.commands.fleet.top_screen import problem_texts, sidecar_table
 from sidegate.commands.fleet.traffic import FIGURES_S, totals_of_overviews
@@ -34,9 +32,8 @@ def status(options: argparse.Namespace) -> int:
     if options.json:
         write_json(_document(overviews, states, alike))
     else:
-        width = shutil.get_terminal_size().columns
         used = [Text(printable(f"places in use: {_listed(places)}"))] if (places := _places(states)) else []
-        write_text(sidecar_table(overviews, Room(width, 0) if sys.stdout.isatty() else None), *used, *texts)
+        write_text(sidecar_table(overviews, scrolling_room()), *used, *texts)
     return 1 if texts else 0
 
 

@@ -15,7 +15,7 @@ from typing import Self
 from rich.console import Console
 from rich.live import Live
 
-from sidegate.commands.fleet.fitted_table import Room
+from sidegate.commands.fleet.fitted_table import Room, scrolling_room
 from sidegate.commands.fleet.sidecars import SidecarReply, ask_all
 from sidegate.commands.fleet.top_screen import MOST_KEYS, screen
 from sidegate.commands.fleet.traffic import POLICIES_S, policy_figures, refused_keys, totals_of_overviews
@@ -32,7 +32,7 @@ def top(options: argparse.Namespace) -> int:
         if options.json:
             write_json(_as_json(*replies))
         elif answered(replies):
-            write_text(screen(*replies, None))
+            write_text(screen(*replies, scrolling_room()))
         _report_faults(replies)
         return 0 if answered(replies) else 1
     if not sys.stdout.isatty():

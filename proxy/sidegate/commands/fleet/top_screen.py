@@ -41,7 +41,8 @@ def screen(timelines: Sequence[SidecarReply], policies: Sequence[SidecarReply], 
     figures = policy_figures([each.content for each in policies], contents)
     parts += ["", _policies(figures, room), "", _keys(contents, figures, room)]
     if room is not None:
-        parts += ["", Text(f"{datetime.now().astimezone():%H:%M:%S}  q quits", "dim")]
+        quits = "  q quits" if room.rows is not None else ""
+        parts += ["", Text(f"{datetime.now().astimezone():%H:%M:%S}{quits}", "dim")]
     return Group(*parts)
 
 
@@ -125,7 +126,7 @@ def _total_row(totals: FleetTotals) -> Row:
 
 
 def _policies(found: Sequence[PolicyFigures], room: Room | None) -> Table:
-    most = max(3, room.rows // 3) if room else len(found)
+    most = max(3, room.rows // 3) if room and room.rows is not None else len(found)
     more = [f"and {len(found) - most} more"] if len(found) > most else []
     shown = found[:most]
     names = [f"{each.name}{' (shadow)' if each.shadow else ''}{_REMOVED if each.removed else ''}" for each in shown]
