@@ -20,6 +20,9 @@ from deploy.terminal import Trouble, colourful, end_ticks, foreground, good, say
 
 _QUERY_LIMIT_S = 20
 _BUILD_LIMIT_S = 1800
+# An engine may take minutes to recreate two containers, as on a virtual machine without hardware support. Ending Compose
+# earlier would leave a pair without its application.
+_RECREATE_LIMIT_S = 600
 _HEALTH_DEADLINE_S = 60.0
 # Runs inside the container, which has the password. redis-cli would send an empty password and print a warning.
 _REDIS_CLI = '[ -z "$REDIS_PASSWORD" ] || export REDISCLI_AUTH="$REDIS_PASSWORD"; exec redis-cli "$@"'
@@ -98,7 +101,7 @@ def restart(settings: Settings) -> None:
             "--no-deps",
             "--force-recreate",
             *pair,
-            limit_s=_down_limit_s(settings),
+            limit_s=_RECREATE_LIMIT_S,
         )
         _wait_until_healthy(settings, (number,))
         good(f"{' and '.join(pair)} are back after {time.monotonic() - began_s:.1f} s")
