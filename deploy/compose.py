@@ -20,8 +20,8 @@ from deploy.terminal import Trouble, colourful, end_ticks, foreground, good, say
 
 _QUERY_LIMIT_S = 20
 _BUILD_LIMIT_S = 1800
-# An engine may take minutes to recreate two containers, as on a virtual machine without hardware support. Ending Compose
-# earlier would leave a pair without its application.
+# A slow engine may take minutes to recreate two containers. Ending Compose earlier would leave a pair without its
+# application.
 _RECREATE_LIMIT_S = 600
 _HEALTH_DEADLINE_S = 60.0
 # Runs inside the container, which has the password. redis-cli would send an empty password and print a warning.

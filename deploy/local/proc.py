@@ -40,6 +40,16 @@ def holder(port: int) -> str:
     return "a process of another user" if inodes else "an unknown process"
 
 
+def listener(pids: Collection[int], port: int) -> int | None:
+    """Return which of these processes listens on the port."""
+    inodes = _listening_inodes(port)
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            if any(str(link.readlink()) in inodes for link in (_PROC / str(pid) / "fd").iterdir()):
+                return pid
+    return None
+
+
 def marked(run: Path) -> list[int]:
     """Return the ids of the processes of `make start` in this folder: SIDEGATE_RUN in their environment names it."""
     mark = b"SIDEGATE_RUN=" + os.fsencode(run)

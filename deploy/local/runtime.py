@@ -97,7 +97,7 @@ def status(settings: Settings) -> bool:
     """Print a table of the processes; return whether all are running."""
     supervisor = running(settings)
     if not supervisor:
-        say("nothing is running: make start")
+        _list_leftovers(settings)
         return False
     processes = supervisor.processes()
     rows = [("process", "state", "pid", "uptime", "url")]
@@ -108,6 +108,21 @@ def status(settings: Settings) -> bool:
     for line in table(rows):
         say(line)
     return all(process.runs for process in processes.values())
+
+
+def _list_leftovers(settings: Settings) -> None:
+    """Print the processes of a killed supervisord, which go on serving."""
+    pids = proc.marked(settings.run)
+    if not pids:
+        say("nothing is running: make start")
+        return
+    rows = [("process", "state", "pid", "url")]
+    for service in services(settings):
+        pid = proc.listener(pids, settings.ports[service.port])
+        rows.append((service.name, "serves" if pid else "-", str(pid or "-"), service.url))
+    for line in table(rows):
+        say(line)
+    say("supervisord has ended, so nothing restarts these: make stop, then make start")
 
 
 def check_ports(settings: Settings, wanted: list[Service]) -> None:

@@ -193,9 +193,15 @@ def test_an_interrupted_start_leaves_nothing_behind(demonstration: Demonstration
 
 @pytest.mark.slow
 @pytest.mark.long
-def test_stop_ends_the_processes_of_a_killed_supervisor(demonstration: Demonstration) -> None:
+def test_processes_of_a_killed_supervisor_are_listed_and_stopped(demonstration: Demonstration) -> None:
     assert demonstration.make("start").returncode == 0
     os.kill(int((demonstration.run / "supervisord.pid").read_text()), signal.SIGKILL)
+    listed = demonstration.make("status")
+    assert listed.returncode == 1
+    states = {line.split()[0]: line.split()[1] for line in listed.stdout.splitlines()[1:8]}
+    names = ["redis", *(f"{kind}{number}" for kind in ("app", "proxy") for number in (1, 2, 3))]
+    assert states == dict.fromkeys(names, "serves"), listed.stdout
+    assert "make stop, then make start" in listed.stdout
     stopped = demonstration.make("stop")
     assert stopped.returncode == 0
     assert "earlier run" in stopped.stdout
