@@ -1,4 +1,4 @@
-"""One store, one recorder and a few sidecars, shared by all tests of the edge; each test finds them empty."""
+"""One store, one recorder and a few sidecars, shared by all tests of the edge; emptied before each test."""
 
 from collections.abc import Iterator
 
@@ -11,7 +11,7 @@ from tests.sidecar import Sidecar, configuration
 
 @pytest.fixture(scope="session")
 def shared_store_server() -> Iterator[StoreServer]:
-    """Not that of the other folders: these sidecars announce themselves in it for the whole session."""
+    """A store of its own: these sidecars announce themselves in it for the whole session."""
     server = StoreServer()
     yield server
     server.stop()
@@ -65,13 +65,13 @@ def shared_impatient_sidecar(shared_store_server: StoreServer, shared_recorder: 
 
 @pytest.fixture
 def sidecar(store_server: StoreServer, recorder: Recorder, shared_sidecar: Sidecar) -> Sidecar:
-    """A sidecar with the usual times, before an empty store and `recorder`: the policies `roomy` and `tight`."""
+    """A sidecar with the default timeouts, before an empty store and `recorder`: the policies `roomy` and `tight`."""
     assert shared_sidecar.process.poll() is None
     return shared_sidecar
 
 
 @pytest.fixture
 def impatient_sidecar(store_server: StoreServer, recorder: Recorder, shared_impatient_sidecar: Sidecar) -> Sidecar:
-    """One whose patience with everybody is a fraction of a second, and that takes 8 clients and 2 upstream connections."""
+    """A sidecar with timeouts of a fraction of a second, at most 8 clients and 2 upstream connections."""
     assert shared_impatient_sidecar.process.poll() is None
     return shared_impatient_sidecar

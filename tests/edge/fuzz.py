@@ -1,6 +1,6 @@
 """Search for bytes that break the edge, for a given time: `make fuzz SECONDS=60`. See test_fuzz.
 
-What is found is made as small as it gets, kept in tests/edge/seeds, and shown. Exit 1 where something was found.
+A failing input is minimised, saved in tests/edge/seeds and printed. The exit status is 1 if there was one.
 """
 
 import argparse

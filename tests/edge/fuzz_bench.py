@@ -1,7 +1,7 @@
-"""The edge without a network: what a test feeds to the two protocols, and what must hold of all that comes out of them.
+"""Runs the edge without a network: feeds bytes to both protocols and checks the invariants of all output.
 
-The protocols, the exchange and the pool are the real ones. Only the transports are not: they deliver what the test says,
-piece by piece, and keep what is written.
+The protocols, the exchange and the pool are the real ones. Only the transports are replaced: they deliver the pieces that
+the test gives and keep everything that is written.
 """
 
 import asyncio
@@ -37,7 +37,7 @@ _ANSWER_FIELD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+): ([^\x00\r\n]*)")
 
 
 class Wire(asyncio.Transport):
-    """A transport that keeps what is written. `on_write` sees each write."""
+    """A transport that keeps what is written. `on_write` is called with each write."""
 
     def __init__(self, on_write: Callable[[bytes], None] = lambda _: None) -> None:
         super().__init__()
@@ -198,7 +198,7 @@ class Edge:
 
 
 def whole_request(data: bytes) -> int | None:
-    """The size of the request at the start of what an application received; None where it is not whole. Strict."""
+    """The size of the first request that an application received; None if it is incomplete. Strict."""
     head, blank, rest = data.partition(b"\r\n\r\n")
     if not blank:
         assert b"\n" not in data.replace(b"\r\n", b""), data
@@ -223,7 +223,7 @@ def whole_request(data: bytes) -> int | None:
 
 
 def whole_chunked(data: bytes) -> int | None:
-    """The size of the chunked body at the start; None where it is not whole. No trailers, no extensions."""
+    """The size of the chunked body at the start; None if it is incomplete. Accepts no trailers and no extensions."""
     at = 0
     while True:
         line, end, _ = data[at:].partition(b"\r\n")
@@ -241,7 +241,7 @@ def whole_chunked(data: bytes) -> int | None:
 
 
 def statuses_in(received: bytes, methods: Sequence[str]) -> list[int]:
-    """Statuses of the whole final answers that a client received to requests of these methods; what is no answer fails."""
+    """Statuses of the complete final answers to requests of these methods. Raises AssertionError for other bytes."""
     found: list[int] = []
     while received:
         head, blank, rest = received.partition(b"\r\n\r\n")

@@ -1,4 +1,4 @@
-"""Requests as nobody should send them: seeded, drawn from valid ones by changes that another parser may read otherwise."""
+"""Seeded invalid requests: valid ones with changes that parsers may read differently."""
 
 import random
 from collections.abc import Callable
@@ -101,7 +101,7 @@ _SIZES = [
 
 
 def plain(number: int, chance: random.Random) -> bytes:
-    """A request that everybody takes."""
+    """A valid request that every parser accepts."""
     method = chance.choice(_METHODS)
     lines = [
         b"%b /c%05d/%d HTTP/1.1" % (method, number, chance.randrange(100)),
@@ -120,7 +120,7 @@ def plain(number: int, chance: random.Random) -> bytes:
 
 
 def hostile(number: int, chance: random.Random) -> bytes:
-    """A plain request, or two, changed up to three times."""
+    """One or two plain requests with up to three changes."""
     raw = plain(number, chance)
     for _ in range(chance.choice([0, 1, 1, 1, 1, 2, 2, 3])):
         raw = chance.choice(CHANGES)(raw, chance)

@@ -56,7 +56,7 @@ def balanced(store_server: StoreServer, recorder: Recorder, shared_balanced: Sid
 
 
 class TlsPeer:
-    """TLS over a socket, with the sizes and the moments of all writes in the test's hand."""
+    """TLS over a socket; the test controls the size and time of each write."""
 
     def __init__(self, port: int, context: ssl.SSLContext, host: str = "127.0.0.1") -> None:
         self.socket = socket.socket()

@@ -163,7 +163,7 @@ def test_a_slow_reader_holds_no_connection(buffering: Sidecar, recorder: Recorde
 @pytest.mark.slow
 @pytest.mark.parametrize("closing", [False, True])
 def test_a_slow_reader_that_keeps_the_rate_gets_all(closing: bool, buffering: Sidecar, recorder: Recorder) -> None:
-    """It takes longer than `write_timeout` for the whole, but less than that for each 64 KiB."""
+    """The whole answer takes longer than `write_timeout`, but each 64 KiB takes less."""
     size = 700 * KIB
     recorder.answer(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size, Zeros(size))
     with RawClient(buffering.port, receive_buffer_bytes=4096) as slow:

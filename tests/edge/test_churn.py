@@ -1,4 +1,5 @@
-"""Clients and applications that come and go: nobody gets another's answer, nothing is sent twice, nothing is left over."""
+"""Clients and applications that connect and disconnect: no answer reaches another client, no request is sent twice, no state
+is left behind."""
 
 import asyncio
 import os

@@ -1,4 +1,4 @@
-"""A deadline that is moved often, on a clock that the test moves."""
+"""Deadlines that move often, on a clock that the test controls."""
 
 import asyncio
 from collections.abc import Callable
@@ -19,7 +19,7 @@ class Timer:
 
 
 class Clock:
-    """As much of an event loop as a deadline needs; `armed` counts the timers that were made."""
+    """The part of an event loop that a deadline uses; `armed` counts the timers created."""
 
     def __init__(self) -> None:
         self.now_s = 100.0
@@ -55,7 +55,7 @@ def bench() -> Bench:
     return Bench()
 
 
-def test_it_passes_once_at_its_time(bench: Bench) -> None:
+def test_a_deadline_fires_exactly_once(bench: Bench) -> None:
     bench.deadline.set(5)
     bench.clock.move(4.9)
     assert bench.rung_at_s == []
@@ -64,7 +64,7 @@ def test_it_passes_once_at_its_time(bench: Bench) -> None:
     assert bench.rung_at_s == [5]
 
 
-def test_it_passes_later_where_it_was_moved_on(bench: Bench) -> None:
+def test_a_deadline_moved_later_fires_later(bench: Bench) -> None:
     bench.deadline.set(5)
     bench.clock.move(4)
     bench.deadline.set(5)
@@ -74,21 +74,21 @@ def test_it_passes_later_where_it_was_moved_on(bench: Bench) -> None:
     assert bench.rung_at_s == [9]
 
 
-def test_it_passes_earlier_where_it_was_moved_forward(bench: Bench) -> None:
+def test_a_deadline_moved_earlier_fires_earlier(bench: Bench) -> None:
     bench.deadline.set(5)
     bench.deadline.set(1)
     bench.clock.move(1)
     assert bench.rung_at_s == [1]
 
 
-def test_it_does_not_pass_where_it_was_cleared(bench: Bench) -> None:
+def test_a_cleared_deadline_does_not_fire(bench: Bench) -> None:
     bench.deadline.set(5)
     bench.deadline.clear()
     bench.clock.move(10)
     assert bench.rung_at_s == []
 
 
-def test_it_passes_where_it_was_set_after_it_was_cleared(bench: Bench) -> None:
+def test_a_deadline_set_after_clearing_fires(bench: Bench) -> None:
     bench.deadline.set(5)
     bench.deadline.clear()
     bench.clock.move(4)
@@ -99,7 +99,7 @@ def test_it_passes_where_it_was_set_after_it_was_cleared(bench: Bench) -> None:
     assert bench.rung_at_s == [6]
 
 
-def test_it_passes_again_where_it_was_set_again(bench: Bench) -> None:
+def test_a_deadline_set_again_fires_again(bench: Bench) -> None:
     bench.deadline.set(1)
     bench.clock.move(1)
     bench.deadline.set(1)
@@ -107,7 +107,7 @@ def test_it_passes_again_where_it_was_set_again(bench: Bench) -> None:
     assert bench.rung_at_s == [1, 2]
 
 
-def test_it_never_passes_once_it_is_closed_and_leaves_no_timer(bench: Bench) -> None:
+def test_a_closed_deadline_never_fires_and_leaves_no_timer(bench: Bench) -> None:
     bench.deadline.set(1)
     bench.deadline.close()
     bench.deadline.close()
@@ -116,7 +116,7 @@ def test_it_never_passes_once_it_is_closed_and_leaves_no_timer(bench: Bench) -> 
     assert bench.rung_at_s == []
 
 
-def test_moving_it_on_ten_thousand_times_takes_one_timer(bench: Bench) -> None:
+def test_ten_thousand_moves_of_a_deadline_use_one_timer(bench: Bench) -> None:
     for _ in range(10_000):
         bench.deadline.set(5)
         bench.clock.now_s += 0.0001

@@ -1,8 +1,7 @@
 """Random and mutated requests, sent to a sidecar and to nginx before the same kind of recording application.
 
-The two may differ, but never without a reason: each class of differences has its explanation in `EXPLAINED`, and a
-difference that none of them covers fails the test. 200 requests in the usual run; SIDEGATE_TEST_DIFFERENTIAL=2000 for
-more of the same.
+`EXPLAINED` lists the allowed classes of differences; any other difference fails the test. A run sends 200 requests;
+SIDEGATE_TEST_DIFFERENTIAL=2000 sends that many.
 """
 
 import asyncio
@@ -55,7 +54,7 @@ http {{
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What one proxy made of a request: the final statuses it answered, and what reached the application whole."""
+    """One proxy's result for a request: the final statuses, and the complete requests that reached the application."""
 
     statuses: tuple[int, ...]
     arrived: tuple[tuple[bytes, bytes, bytes], ...]  # method, target, body
@@ -68,7 +67,7 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One request with what both made of it."""
+    """One request and the results of both proxies."""
 
     raw: bytes
     ours: Outcome
@@ -84,7 +83,7 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """Why the two differ, where `covers` says so."""
+    """The reason for a class of differences; `covers` selects its cases."""
 
     why: str
     covers: Callable[[Case], bool]
@@ -94,17 +93,17 @@ TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]"
 
 
 def stricter(case: Case) -> bool:
-    """Refused here, at least in part; let through there."""
+    """Whether the sidecar forwarded fewer requests than nginx."""
     return len(case.ours.arrived) < len(case.theirs.arrived)
 
 
 def milder(case: Case) -> bool:
-    """The other way round."""
+    """Whether the sidecar forwarded more requests than nginx."""
     return len(case.ours.arrived) > len(case.theirs.arrived)
 
 
 def same_arrived(case: Case) -> bool:
-    """The application saw the same: only the answers differ."""
+    """Whether the same requests reached both applications: only the answers differ."""
     return case.ours.arrived == case.theirs.arrived
 
 
@@ -247,7 +246,7 @@ def test_every_difference_from_nginx_is_explained(
 
 
 def same(case: Case) -> bool:
-    """Whether the application saw the same, and the client no other kind of answer."""
+    """Whether both applications received the same, and both clients the same kind of answers."""
     kinds = [[status // 100 for status in outcome.statuses] for outcome in (case.ours, case.theirs)]
     if case.ours.refused and case.theirs.refused:
         return True  # 400, 408, 501 or a closed door: one as good as the other

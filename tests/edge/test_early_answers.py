@@ -1,7 +1,7 @@
-"""Answers that come before their request has ended, reach the client: refusals, 413, and an application's early answer.
+"""Answers sent before their request has ended reach the client: refusals, 413, and early answers of the application.
 
-The rest of the request is received and thrown away, bounded by time and never by bytes; connections that do only that
-make room for new ones.
+The rest of the request is received and discarded, bounded by time and never by bytes; lingering connections are closed
+to make room for new ones.
 """
 
 import contextlib
@@ -28,13 +28,13 @@ def shared_lingering_sidecar(shared_store_server: StoreServer, shared_recorder: 
 
 @pytest.fixture
 def lingering_sidecar(store_server: StoreServer, recorder: Recorder, shared_lingering_sidecar: Sidecar) -> Sidecar:
-    """One that lingers for 600 ms and takes three connections."""
+    """A sidecar that lingers for 600 ms and accepts three connections."""
     eventually(lambda: connections(shared_lingering_sidecar) == 0, "the end of earlier connections")
     return shared_lingering_sidecar
 
 
 def connections(sidecar: Sidecar) -> float:
-    """Open client connections, as the metrics say."""
+    """Open client connections, from the metrics."""
     lines = get(sidecar.admin_port, "/metrics").body.decode().splitlines()
     (line,) = [line for line in lines if line.startswith("sidegate_client_connections ")]
     return float(line.split()[1])
@@ -84,7 +84,7 @@ def test_an_early_answer_of_the_application_arrives_though_it_resets_afterwards(
 
 
 def drip(client: RawClient, until: Callable[[], bool]) -> None:
-    """Send a little all the time, until this happens."""
+    """Send a byte repeatedly until the condition holds."""
 
     def sent() -> bool:
         client.send(b"x" * 1000)

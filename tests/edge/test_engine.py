@@ -1,6 +1,6 @@
 """The contract with aiohttp's parser of heads: what the edge relies on, one test each.
 
-Where one of these fails after an update of aiohttp, the edge's own reasoning must be looked at again before the update.
+If one of these fails after an update of aiohttp, review the code of the edge that relies on it before updating.
 """
 
 import os
@@ -163,11 +163,11 @@ def test_an_answers_head_ends_at_its_empty_line(status: bytes, framing: bytes) -
     assert (parsed.status, len(parsed.fields)) == (int(status[:3]), int(bool(framing)))
 
 
-def test_an_answer_with_bare_line_feeds_is_taken() -> None:
+def test_an_answer_with_bare_line_feeds_is_accepted() -> None:
     assert response(b"HTTP/1.1 200 OK\nX-A: b\n\n").fields == ((b"X-A", b"b"),)
 
 
-def test_a_folded_field_of_an_answer_comes_out_on_one_line() -> None:
+def test_a_folded_field_of_an_answer_is_unfolded() -> None:
     fields = response(b"HTTP/1.1 200 OK\r\nX-A: b\r\n c\r\n\r\n").fields
     assert all(b"\n" not in value and b"\r" not in value for _, value in fields)
 
@@ -184,7 +184,7 @@ def test_the_response_parser_refuses_invalid_answers(data: bytes) -> None:
 
 
 @pytest.mark.parametrize("method", sorted(METHODS))
-def test_a_method_that_a_configuration_may_name_is_taken(method: str) -> None:
+def test_a_method_that_a_configuration_may_name_is_accepted(method: str) -> None:
     assert request(GET.replace(b"GET", method.encode())).method == method
 
 

@@ -1,4 +1,4 @@
-"""Requests and answers on their way through a real sidecar: whole, streamed, early, late, broken off."""
+"""Requests and answers through a real sidecar: complete, streamed, early, late, aborted."""
 
 import os
 import threading
@@ -138,13 +138,13 @@ def test_an_answer_without_body_leaves_both_connections_usable(
     assert first.connection == second.connection
 
 
-def test_a_reason_of_the_applications_own_is_passed_on(sidecar: Sidecar, recorder: Recorder) -> None:
+def test_a_custom_reason_phrase_is_forwarded(sidecar: Sidecar, recorder: Recorder) -> None:
     recorder.answer(b"HTTP/1.1 299 Fine By Me\r\nContent-Length: 0\r\n\r\n")
     reply = get(sidecar.port)
     assert (reply.status, reply.reason) == (299, "Fine By Me")
 
 
-def test_field_values_that_are_no_ascii_arrive_byte_for_byte(sidecar: Sidecar, recorder: Recorder) -> None:
+def test_field_values_outside_ascii_are_forwarded_unchanged(sidecar: Sidecar, recorder: Recorder) -> None:
     recorder.answer(b"HTTP/1.1 200 OK\r\nX-B: gr\xfc\xdfe\r\nContent-Length: 0\r\n\r\n")
     assert get(sidecar.port, "/", "X-A: gr\xfc\xdfe").value("X-B") == "gr\xfc\xdfe"
     assert recorder.only().value("x-a") == b"gr\xfc\xdfe"
@@ -161,19 +161,19 @@ def test_repeated_request_fields_keep_their_number_and_order(sidecar: Sidecar, r
 
 @pytest.mark.parametrize("method", ["TRACE", "OPTIONS"])
 @pytest.mark.parametrize(("hops", "arrives"), [("1", b"0"), ("10", b"9"), ("007", b"6"), ("9" * 40, b"999999998")])
-def test_each_intermediary_takes_one_of_the_hops(
+def test_max_forwards_is_decremented(
     method: str, hops: str, arrives: bytes, sidecar: Sidecar, recorder: Recorder
 ) -> None:
     assert get(sidecar.port, "/", f"Max-Forwards: {hops}", method=method).status == 200
     assert recorder.only().value("max-forwards") == arrives
 
 
-def test_hops_of_other_methods_are_not_counted(sidecar: Sidecar, recorder: Recorder) -> None:
+def test_max_forwards_of_other_methods_is_forwarded_unchanged(sidecar: Sidecar, recorder: Recorder) -> None:
     assert get(sidecar.port, "/", "Max-Forwards: 0").status == 200
     assert recorder.only().value("max-forwards") == b"0"
 
 
-def test_a_trace_that_may_go_no_further_comes_back_without_its_secrets(
+def test_a_trace_with_max_forwards_0_is_answered_without_its_secrets(
     sidecar: Sidecar, recorder: Recorder, store_server: StoreServer
 ) -> None:
     fields = ("Max-Forwards: 0", "Via: 1.1 first", "X-A: gr\xfc\xdfe", "Cookie: a=1", "Authorization: Basic eDp5")
@@ -187,7 +187,7 @@ def test_a_trace_that_may_go_no_further_comes_back_without_its_secrets(
     assert spent(store_server) == {"client_ip=127.0.0.1": 2}
 
 
-def test_options_that_may_go_no_further_are_answered_here(sidecar: Sidecar, recorder: Recorder) -> None:
+def test_options_with_max_forwards_0_are_answered_by_the_sidecar(sidecar: Sidecar, recorder: Recorder) -> None:
     with RawClient(sidecar.port) as client:
         client.send(request("*", "Max-Forwards: 0", method="OPTIONS"))
         reply = client.reply()
@@ -196,7 +196,7 @@ def test_options_that_may_go_no_further_are_answered_here(sidecar: Sidecar, reco
 
 
 @pytest.mark.parametrize("value", ["-1", "1, 2", "x", "1.0", "+1", "", "\xb2"])
-def test_hops_that_are_no_number_are_a_bad_request(value: str, sidecar: Sidecar, recorder: Recorder) -> None:
+def test_max_forwards_that_is_no_number_is_a_bad_request(value: str, sidecar: Sidecar, recorder: Recorder) -> None:
     assert get(sidecar.port, "/", f"Max-Forwards: {value}", method="OPTIONS").status == 400
     assert get(sidecar.port, "/", "Max-Forwards: 1", "Max-Forwards: 1", method="TRACE").status == 400
     assert recorder.requests == []
@@ -246,7 +246,9 @@ def test_the_client_decides_whether_its_connection_stays_open(
             assert client.get().status == 200
 
 
-def test_the_applications_wish_to_close_is_not_the_clients_matter(sidecar: Sidecar, recorder: Recorder) -> None:
+def test_the_application_closing_its_connection_does_not_close_the_clients(
+    sidecar: Sidecar, recorder: Recorder
+) -> None:
     recorder.answer(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok", Act.CLOSE)
     with RawClient(sidecar.port) as client:
         assert not client.get().says_close
@@ -283,7 +285,7 @@ def test_an_answer_that_ends_with_its_connection_arrives_whole(sidecar: Sidecar,
 # Fields for the application and the client
 
 
-def test_the_application_learns_where_a_request_came_from(sidecar: Sidecar, recorder: Recorder) -> None:
+def test_the_application_gets_the_forwarded_fields(sidecar: Sidecar, recorder: Recorder) -> None:
     get(
         sidecar.port,
         "/",
@@ -305,7 +307,7 @@ def test_the_application_learns_where_a_request_came_from(sidecar: Sidecar, reco
     assert received.values("via") == [b"1.0 old", b"1.1 sidegate"]
 
 
-def test_the_client_learns_that_a_proxy_stands_between(sidecar: Sidecar, recorder: Recorder) -> None:
+def test_answers_have_the_via_field(sidecar: Sidecar, recorder: Recorder) -> None:
     recorder.answer(b"HTTP/1.1 200 OK\r\nVia: 1.1 old\r\nContent-Length: 0\r\n\r\n")
     assert get(sidecar.port).values("Via") == ["1.1 old", "1.1 sidegate"]
 
@@ -330,7 +332,7 @@ def test_claims_of_a_trusted_proxy_pass_and_via_can_be_left_out(store_server: St
 
 
 def refuse_from_now_on(sidecar: Sidecar, recorder: Recorder, user: str) -> None:
-    """Spend all that a user may have of `tight`."""
+    """Spend all tokens that `tight` gives a user."""
     for _ in range(2):
         assert get(sidecar.port, "/tight/x", f"X-User-ID: {user}").status == 200
     recorder.wait_for(2)
@@ -431,7 +433,7 @@ def test_a_client_that_leaves_within_its_upload_ends_it_at_the_application(
     assert not received.complete
 
 
-def test_a_client_that_leaves_disturbs_no_other(sidecar: Sidecar, recorder: Recorder) -> None:
+def test_a_client_that_leaves_does_not_affect_others(sidecar: Sidecar, recorder: Recorder) -> None:
     for _ in range(50):
         with RawClient(sidecar.port) as client:
             client.send(request("/gone"))

@@ -1,4 +1,4 @@
-"""Framing that only some parsers read the same way, in both directions; and what raises within the edge."""
+"""Framing that parsers read differently, in both directions; and exceptions within the edge."""
 
 import re
 from unittest.mock import patch
@@ -266,7 +266,7 @@ def test_the_applications_date_is_kept(sidecar: Sidecar, recorder: Recorder) -> 
 
 
 class Boom(Exception):
-    """Nobody expects it."""
+    """An unexpected exception."""
 
 
 RAISING = [

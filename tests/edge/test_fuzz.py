@@ -1,7 +1,7 @@
-"""Whatever bytes come, from clients and from the application: nothing breaks, and only whole, clear messages leave.
+"""For any bytes from clients and from the application, the edge does not fail and sends only complete, unambiguous messages.
 
-`make fuzz` searches with these same checks for a given time; what it finds is kept in `tests/edge/seeds` and tried first
-by every run of the tests.
+`make fuzz` searches with the same checks for a given time. Failing inputs are kept in `tests/edge/seeds` and run first in
+every test run.
 """
 
 import asyncio
@@ -108,7 +108,7 @@ def check_client(pieces: Pieces) -> None:
 
 
 def check_application(pieces: Pieces) -> None:
-    """The application answers the first request with these pieces; the next one gets an answer of its own."""
+    """The application answers the first request with these pieces, and the next one with a valid answer."""
 
     async def run(end: Pieces) -> None:
         edge = Edge([[*pieces, *end]], default=SECOND)
@@ -150,7 +150,7 @@ def check_heads(fields: list[tuple[bytes, bytes]], target: bytes, named: list[by
 
 
 def check_fields(pieces: Pieces) -> None:
-    """The target and then the fields, a piece each: heads are written of them, and policies read their keys in them."""
+    """The target and the fields, one piece each, from which heads are written and policies read their keys."""
     target, *lines = pieces or [b"/"]
     fields = [(name, value) for name, _, value in (line.partition(b": ") for line in lines)]
     texts = [(name.decode(), value.decode("utf-8", "surrogateescape")) for name, value in fields]

@@ -1,5 +1,5 @@
-"""Bad answers of the application. After each, a second request on the same connection of the client, and a third on a new
-one, get their own answers: nothing of a bad answer is left in a connection to the application.
+"""Invalid answers of the application. After each, a second request on the same client connection and a third on a new one
+get their own answers: no bytes of an invalid answer remain in an upstream connection.
 """
 
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 @dataclass(frozen=True)
 class Case:
-    """`body` is what the client must get, complete; None where it must not get a complete answer of the application's."""
+    """`body` is the complete body that the client must receive; None if it must not receive a complete answer."""
 
     id: str
     title: str
@@ -74,10 +74,10 @@ CASES = [
     Case("RA07d", "trailers", (CHUNKED + b"5\r\nhello\r\n0\r\nX-Leak: s\r\n\r\n",), 200),
     Case("RA08", "early hints", (b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n" + answer(),), 200),
     Case("RA08b", "early hints in a segment of their own", (b"HTTP/1.1 103 Early Hints\r\n\r\n", 0.02, answer()), 200),
-    Case("RA08c", "100, which nobody waits for", (b"HTTP/1.1 100 Continue\r\n\r\n" + answer(),), 200),
+    Case("RA08c", "100 without an expectation", (b"HTTP/1.1 100 Continue\r\n\r\n" + answer(),), 200),
     Case(
         "RA09",
-        "101, which nobody asked for",
+        "101 without an upgrade request",
         (b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: Upgrade\r\n\r\n",),
         BAD_GATEWAY,
     ),
@@ -97,7 +97,7 @@ CASES = [
     Case("RA14b", "a bare carriage return in a field", (answer(b"hello", b"X-A: a\rX-B: b"),), BAD_GATEWAY),
     Case("RA15", "a field of 200 KiB", (answer(b"hello", b"X-A: " + b"a" * 204_800),), BAD_GATEWAY),
     Case("RA15b", "300 fields", (answer(b"hello", *(b"X-%d: a" % n for n in range(300))),), BAD_GATEWAY),
-    Case("RA19", "a transfer coding that nobody knows", (answer(b"hello", b"Transfer-Encoding: gzip"),), BAD_GATEWAY),
+    Case("RA19", "an unknown transfer coding", (answer(b"hello", b"Transfer-Encoding: gzip"),), BAD_GATEWAY),
 ]
 
 

@@ -1,7 +1,7 @@
-"""Bad requests as raw bytes, before a real sidecar and an application that records what gets through to it.
+"""Invalid requests as raw bytes, sent to a real sidecar before an application that records what it receives.
 
-Each case says what becomes of it. Whatever that is: the application sees nothing doubtful and nothing smuggled, a refused
-connection is closed, and a token is spent for each request that went through, and for no other.
+Each case states its result. In every case the application receives no ambiguous and no smuggled request, a connection
+with a refused request is closed, and exactly the forwarded requests are charged.
 """
 
 from dataclasses import dataclass, field
@@ -20,7 +20,7 @@ NOBODY = "client_ip=127.0.0.1"  # the key of requests without X-User-ID
 
 
 class Fate(Enum):
-    """What becomes of a case."""
+    """The expected result of a case."""
 
     REJECTED = "answered by the sidecar, or closed; nothing at the application, no token"
     PASSED = "each request at the application, each answered, a token each"
@@ -327,7 +327,7 @@ def test_a_body_that_turns_bad_breaks_off_its_request(
 
 
 def all_replies(client: RawClient) -> list[Reply]:
-    """The answers until the connection ends, which it must: at most one, and that one ours."""
+    """The answers until the connection ends: at most one, made by the sidecar."""
     replies = []
     try:
         replies.append(client.reply())
@@ -340,7 +340,7 @@ def all_replies(client: RawClient) -> list[Reply]:
 
 
 def fence(sidecar: Sidecar, recorder: Recorder) -> None:
-    """A request behind all others: when it has been answered, whatever they caused has happened."""
+    """A request after all others: once it is answered, all their effects have happened."""
     assert get(sidecar.port, "/fence", "X-User-ID: fence").status == 200
     eventually(lambda: b"/fence" in [received.target for received in recorder.requests], "the fence")
 
@@ -493,9 +493,7 @@ def test_a_host_that_decides_a_limit_cannot_be_swapped_by_an_absolute_target(
     "target",
     ["/tight/%61", "//tight/a", "/./tight/a", "/tight/a;x=1", "/tight%2fa", "/tight/a?x", "/tight/a#f", "/%74ight/a"],
 )
-def test_another_spelling_of_a_path_does_not_slip_past_its_limit(
-    target: str, sidecar: Sidecar, recorder: Recorder
-) -> None:
+def test_another_spelling_of_a_path_has_the_same_limit(target: str, sidecar: Sidecar, recorder: Recorder) -> None:
     user = f"X-User-ID: {target}"
     assert [get(sidecar.port, "/tight/a", user).status for _ in range(2)] == [200, 200]
     assert get(sidecar.port, target, user).status == 429
@@ -541,12 +539,12 @@ def test_a_head_that_drips_behind_another_request_is_cut_off(impatient_sidecar: 
     assert len(recorder.requests) == 1
 
 
-def test_a_silent_connection_is_closed_without_a_word(impatient_sidecar: Sidecar) -> None:
+def test_a_silent_connection_is_closed_without_an_answer(impatient_sidecar: Sidecar) -> None:
     with RawClient(impatient_sidecar.port) as client:
         assert client.ends()
 
 
-def test_a_request_line_of_http_0_9_waits_for_its_end_in_vain(impatient_sidecar: Sidecar, recorder: Recorder) -> None:
+def test_a_request_line_of_http_0_9_is_never_complete(impatient_sidecar: Sidecar, recorder: Recorder) -> None:
     with RawClient(impatient_sidecar.port) as client:
         client.send(b"GET /\r\n")
         assert all(reply.status in (400, 408) for reply in all_replies(client))

@@ -1,4 +1,4 @@
-"""Every phase of a request has its limit; each limit its answer and the reason in the log."""
+"""Every phase of a request has a limit with its own answer and its own reason in the log."""
 
 import asyncio
 import contextlib
@@ -54,7 +54,7 @@ def shared_strict_sidecar(shared_store_server: StoreServer, shared_recorder: Rec
 
 @pytest.fixture
 def strict_sidecar(store_server: StoreServer, recorder: Recorder, shared_strict_sidecar: Sidecar) -> Sidecar:
-    """One with every limit set, and low, that logs all requests."""
+    """A sidecar with a low value for every limit, which logs all requests."""
     return shared_strict_sidecar
 
 
@@ -107,7 +107,7 @@ def test_a_chunked_body_that_becomes_too_large_is_broken_off_at_the_application(
 # How slow a client may be
 
 
-def test_patience_with_a_body_is_a_bucket_of_waiting_time() -> None:
+def test_the_time_for_a_body_is_a_bucket_of_waiting_time() -> None:
     patience = BodyPatience(10.0, 100)
     assert patience.left_s == 10.0
     patience.received(500, 4.0)  # five seconds' worth in four
@@ -120,7 +120,7 @@ def test_patience_with_a_body_is_a_bucket_of_waiting_time() -> None:
     assert patience.left_s < 0
 
 
-def test_patience_without_a_rate_is_for_each_piece() -> None:
+def test_without_a_rate_each_piece_has_the_whole_time() -> None:
     patience = BodyPatience(10.0, 0)
     patience.received(1, 9.0)
     patience.received(1, 9.0)
@@ -203,7 +203,7 @@ def test_an_application_whose_head_drips(strict_sidecar: Sidecar, recorder: Reco
 
 
 @pytest.mark.slow
-def test_an_application_that_gives_a_sign_of_life_has_more_time(strict_sidecar: Sidecar, recorder: Recorder) -> None:
+def test_an_interim_answer_extends_the_response_timeout(strict_sidecar: Sidecar, recorder: Recorder) -> None:
     recorder.answer(0.25, b"HTTP/1.1 102 Processing\r\n\r\n", 0.25, OK)
     assert get(strict_sidecar.port).status == 200
 
@@ -274,9 +274,7 @@ def cpu_s(sidecar: Sidecar) -> float:
     return (int(fields[11]) + int(fields[12])) / 100
 
 
-def test_without_file_descriptors_nothing_spins_and_nothing_floods_the_log(
-    store_server: StoreServer, recorder: Recorder
-) -> None:
+def test_without_file_descriptors_cpu_and_log_stay_quiet(store_server: StoreServer, recorder: Recorder) -> None:
     clients: list[socket.socket] = []
     with Sidecar(configuration(store_server.url, recorder.url)) as sidecar:
         assert get(sidecar.port).status == 200

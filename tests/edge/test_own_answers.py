@@ -1,4 +1,4 @@
-"""Answers of the sidecar's own as a team configures them: read by browsers (CORS), with own pages and another status."""
+"""Configured answers of the sidecar: CORS for browsers, custom pages, another status for refusals."""
 
 import itertools
 import json
@@ -187,7 +187,7 @@ def test_a_preflight_passes_uncharged(cors_sidecar: Sidecar, recorder: Recorder,
         ("HEAD", [ORIGIN, ASKS]),
     ],
 )
-def test_what_no_browser_sends_as_a_preflight_is_charged(
+def test_a_request_that_no_browser_sends_as_a_preflight_is_charged(
     method: str, fields: list[str], cors_sidecar: Sidecar, store_server: StoreServer
 ) -> None:
     body = b"0\r\n\r\n" if "Transfer-Encoding: chunked" in fields else b""

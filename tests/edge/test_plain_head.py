@@ -1,7 +1,8 @@
-"""The plain lane is a strict subset of the general one: what it takes, llhttp takes, with the same method, target, fields.
+"""The plain lane is a strict subset of the general one: llhttp accepts whatever it accepts, with the same method, target and
+fields.
 
-Heads are drawn from the plain grammar (both lanes must take them, alike) and from changes to it that no parser may read
-otherwise (then the plain lane may refuse, but must not differ).
+Heads are drawn from the plain grammar, which both lanes must accept with equal results, and from mutations of it, which
+the plain lane may refuse but must not read differently.
 """
 
 import random
@@ -77,7 +78,7 @@ def changed(raw: bytes, changes: list[tuple[int, int, bytes]]) -> bytes:
 
 
 def by_llhttp(raw: bytes) -> RequestHead | None:
-    """The request as the general lane reads it alone; None where it refuses it, or wants more."""
+    """The request as the general lane reads it; None if it is refused or incomplete."""
     reader = RequestReader(32 * 1024)
     try:
         head = reader._general_head(raw, NAMES)
@@ -87,7 +88,7 @@ def by_llhttp(raw: bytes) -> RequestHead | None:
 
 
 def same_request(plain: RequestHead, general: RequestHead) -> bool:
-    """Alike but for white space at the ends of values, which is no part of them (RFC 9110 §5.5)."""
+    """Whether two heads are equal, apart from white space at the ends of values (RFC 9110 §5.5)."""
     alike = all(
         getattr(plain, name) == getattr(general, name)
         for name in ("method", "target", "special", "raw", "framing", "traits")
@@ -138,7 +139,7 @@ def test_llhttp_reads_every_plain_hostile_request_alike(raw: bytes, change: obje
 
 
 def answer_by_llhttp(raw: bytes) -> tuple[ResponseHead, bytes] | None:
-    """The answer as the general lane reads it alone; None where it is invalid or not whole."""
+    """The answer as the general lane reads it; None if it is invalid or incomplete."""
     reader = ResponseReader(ANSWER_NAMES)
     reader.expect(False)
     try:
@@ -193,13 +194,13 @@ def test_usual_requests_take_the_plain_lane(raw: bytes) -> None:
         b"",
     ],
 )
-def test_other_requests_do_not(fields: bytes) -> None:
+def test_other_requests_take_the_general_lane(fields: bytes) -> None:
     assert plain_request(b"GET / HTTP/1.1\r\nHost: a\r\n" + fields + b"\r\n\r\n", NAMES) is None
 
 
 @given(st.binary(max_size=60), st.lists(st.integers(1, 60), max_size=6))
-def test_whatever_chunks_are_taken_llhttp_takes_with_the_same_bytes(noise: bytes, sizes: list[int]) -> None:
-    """Our chunked grammar against aiohttp's parser, fed with a whole message."""
+def test_llhttp_reads_accepted_chunked_bodies_alike(noise: bytes, sizes: list[int]) -> None:
+    """Compares our chunked grammar with aiohttp's parser on a whole message."""
     head = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
     chunks = b"".join(b"%x\r\n%b\r\n" % (size, bytes(size)) for size in sizes) + noise + b"0\r\n\r\n"
     body = ChunkedBody(NAMES)
@@ -235,7 +236,7 @@ def test_the_table_of_hosts_is_bounded_in_entries_and_bytes() -> None:
     assert max(map(len, valid_hosts)) <= 255
 
 
-def test_an_engine_error_tells_a_long_line_from_a_bad_one() -> None:
+def test_an_engine_error_distinguishes_a_long_line_from_an_invalid_one() -> None:
     with pytest.raises(EngineError) as raised:
         RequestEngine(1024).parse(b"nonsense\r\n\r\n")
     assert not raised.value.too_long

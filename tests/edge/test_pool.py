@@ -1,4 +1,4 @@
-"""The connections to the application: which one is given to whom, how many there are, and who waits for how long."""
+"""The connection pool: which request gets which connection, how many exist, and how long requests wait."""
 
 import asyncio
 import contextlib
@@ -53,7 +53,7 @@ class Application:
 
 
 class Request:
-    """Wants a connection; `use` sends something on it, `give_back` releases it after the answer."""
+    """A request that acquires a connection; `use` sends on it, `give_back` releases it after the answer."""
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
@@ -118,7 +118,7 @@ class Request:
 
 
 class Bench:
-    """An application, and pools before it."""
+    """An application, and pools that connect to it."""
 
     def __init__(self) -> None:
         self.application = Application()
@@ -176,7 +176,7 @@ async def test_an_idle_connection_is_given_at_once(bench: Bench) -> None:
     used.abort()
 
 
-async def test_the_last_one_used_is_used_first(bench: Bench) -> None:
+async def test_the_last_used_connection_is_used_first(bench: Bench) -> None:
     pool = bench.pool()
     first, second = bench.want(pool), bench.want(pool)
     await first.connected()
@@ -187,7 +187,7 @@ async def test_the_last_one_used_is_used_first(bench: Bench) -> None:
     last.abort()
 
 
-async def test_one_that_must_be_fresh_is_none_that_has_been_idle(bench: Bench) -> None:
+async def test_a_fresh_connection_has_never_been_idle(bench: Bench) -> None:
     pool = bench.pool()
     used = await bench.want(pool).give_back()
     fresh = await bench.want(pool, fresh=True).connected()
@@ -228,7 +228,7 @@ async def test_an_idle_connection_that_has_something_to_read_is_not_used(bench: 
     (await request.connected()).abort()
 
 
-async def test_an_idle_connection_that_is_alive_looks_alive(bench: Bench) -> None:
+async def test_an_idle_connection_is_alive(bench: Bench) -> None:
     pool = bench.pool()
     used = await bench.want(pool).give_back()
     assert bench.want(pool).connection is used
@@ -279,7 +279,7 @@ async def test_no_more_connections_are_made_than_allowed_and_the_first_to_wait_i
     assert len(bench.application.writers) == 2
 
 
-async def test_a_connection_that_dies_makes_room_for_who_waits(bench: Bench) -> None:
+async def test_a_connection_that_dies_makes_room_for_a_waiting_request(bench: Bench) -> None:
     pool = bench.pool(max_connections=1)
     (await bench.want(pool).connected()).abort()
     waiting = bench.want(pool)
@@ -319,7 +319,7 @@ async def test_requests_that_wait_too_long_fail_in_the_order_of_waiting(bench: B
     await holding.give_back()
 
 
-async def test_who_waits_for_a_connection_being_made_has_the_time_that_may_take(bench: Bench) -> None:
+async def test_a_request_waits_as_long_as_its_connection_may_take_to_be_made(bench: Bench) -> None:
     with socket.create_server(("127.0.0.1", 0), backlog=0) as deaf, contextlib.ExitStack() as fill:
         for _ in range(2):  # a backlog of 0 takes one or two, and no more
             filler = fill.enter_context(socket.socket())
@@ -332,7 +332,7 @@ async def test_who_waits_for_a_connection_being_made_has_the_time_that_may_take(
         assert isinstance((await first.told()).error, ConnectTimedOut)
 
 
-async def test_who_no_longer_wants_one_gets_none(bench: Bench) -> None:
+async def test_a_cancelled_request_gets_no_connection(bench: Bench) -> None:
     pool = bench.pool(max_connections=1)
     holding = bench.want(pool)
     await holding.connected()

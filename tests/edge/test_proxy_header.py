@@ -1,4 +1,4 @@
-"""The PROXY protocol: headers as tables and at random, and a sidecar behind a load balancer that sends them."""
+"""The PROXY protocol: tables of headers, random headers, and a sidecar behind a load balancer that sends them."""
 
 import socket
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""The rate-limit fields, as tables: which there are, and what they say of a verdict."""
+"""Tables of the rate-limit fields of verdicts."""
 
 import re
 from collections.abc import Sequence
@@ -80,7 +80,9 @@ def test_several_policies_are_one_list_in_the_order_of_the_configuration() -> No
         (Level(0, 0, False), Level(0, 0, False), "15"),
     ],
 )
-def test_the_widespread_fields_speak_of_the_policy_nearest_its_end(first: Level, second: Level, nearest: str) -> None:
+def test_the_x_ratelimit_fields_describe_the_policy_nearest_its_limit(
+    first: Level, second: Level, nearest: str
+) -> None:
     found = BOTH.of(verdict(("a", TEN_A_MINUTE, 5, first), ("b", FIVE_A_SECOND, 1, second)))
     assert fields_of(found)["X-RateLimit-Limit"] == nearest
 

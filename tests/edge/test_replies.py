@@ -1,4 +1,4 @@
-"""Answers of the sidecar's own: their statuses, fields and bodies; nothing of a request is in them."""
+"""The sidecar's own answers: statuses, fields and bodies, which echo nothing of the request."""
 
 import json
 from typing import Any
@@ -67,7 +67,7 @@ def test_a_refusal_echoes_nothing_of_the_request_and_is_short() -> None:
     assert len(reply) < 700
 
 
-def test_a_refusal_of_the_same_bucket_tells_of_its_present_level() -> None:
+def test_a_later_refusal_of_the_same_bucket_has_its_current_level() -> None:
     replies = RefusalReplies(RateLimitFields(standard=True, legacy=False))
     level = Level(0, 0, False)
     early = replies.of(refused(level), head_only=False, connection=b"")
@@ -101,7 +101,7 @@ def test_retry_after_does_not_wait_for_a_shadow() -> None:
     assert retry_after_s(refused(Level(0, 5_000_000, False), Level(0, 0, False), shadow=(1,))) == 1
 
 
-def test_a_blocked_key_is_sent_away_for_an_hour() -> None:
+def test_retry_after_of_a_blocked_key_is_an_hour() -> None:
     assert retry_after_s(refused(None, blocked=True)) == 3600
 
 
@@ -122,7 +122,7 @@ def test_every_fault_is_a_problem_of_its_status(fault: Failure) -> None:
     assert ("Retry-After" in fields) == (fault.status == 503)
 
 
-def test_the_stores_outage_is_no_fault_of_the_clients() -> None:
+def test_an_outage_of_the_store_is_answered_503() -> None:
     _, fields, body = parsed(failure_reply(Failure.STORE_UNAVAILABLE, head_only=False, connection=b""))
     problem = json.loads(body)
     assert problem["status"] == 503

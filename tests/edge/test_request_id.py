@@ -1,4 +1,4 @@
-"""Request ids and trace context on their way through a real sidecar: to the application, back, and into the log."""
+"""Request ids and trace context through a real sidecar: to the application, in the answer, and in the log."""
 
 import re
 from collections.abc import Iterator
@@ -42,7 +42,7 @@ def logged(sidecar: Sidecar, request_id: str) -> list[int]:
     return statuses()
 
 
-def test_a_request_without_id_gets_one_that_application_client_and_log_agree_on(
+def test_a_request_without_id_gets_the_same_id_at_application_client_and_log(
     identifying: Sidecar, recorder: Recorder
 ) -> None:
     first, second = get(identifying.port).value("X-Request-ID"), get(identifying.port).value("X-Request-ID")
@@ -78,7 +78,7 @@ def test_an_invalid_request_id_is_replaced(fields: list[str], identifying: Sidec
     assert recorder.only().value("x-request-id").decode() == made
 
 
-def test_naming_the_id_in_connection_does_not_take_it_away(identifying: Sidecar, recorder: Recorder) -> None:
+def test_naming_the_id_in_connection_does_not_remove_it(identifying: Sidecar, recorder: Recorder) -> None:
     assert get(identifying.port, "/", "X-Request-ID: a", "Connection: X-Request-ID").value("X-Request-ID") == "a"
     assert recorder.only().value("x-request-id") == b"a"
 

@@ -1,4 +1,4 @@
-"""Heads that are sent on, as tables: which fields are dropped, kept, replaced, appended."""
+"""Tables of forwarded heads: which fields are dropped, kept, replaced or appended."""
 
 from collections.abc import Sequence
 
@@ -96,7 +96,7 @@ def test_fields_named_by_connection_are_not_forwarded(connection: list[bytes]) -
 
 
 @pytest.mark.parametrize("name", [b"X-User-ID", b"Host", b"Cache-Control", b"Via"])
-def test_fields_that_decide_cannot_be_removed_by_connection(name: bytes) -> None:
+def test_fields_that_decide_a_limit_cannot_be_removed_by_connection(name: bytes) -> None:
     lines = request_lines((name, b"value"), connection=[name])
     assert b"%b: value" % name in lines
 
@@ -177,7 +177,7 @@ def test_forwarding_fields_are_continued_for_a_trusted_peer_and_replaced_for_any
         ([(b"X-Forwarded-For", b"1" * 65)], True, b'for=unknown;host="app.test";proto=http, for=10.0.0.9'),
     ],
 )
-def test_forwarded_says_what_the_x_forwarded_fields_say(fields: Pairs, trusted: bool, expected: bytes) -> None:
+def test_forwarded_agrees_with_the_x_forwarded_fields(fields: Pairs, trusted: bool, expected: bytes) -> None:
     lines = request_lines((b"Host", b"app.test"), *fields, trusted=trusted)
     assert [line for line in lines if line.lower().startswith(b"forwarded:")] == [b"Forwarded: " + expected]
 

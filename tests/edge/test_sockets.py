@@ -106,7 +106,7 @@ def test_an_unlisted_unix_peer_is_not_trusted(store_server: StoreServer, recorde
     assert spent(store_server) == {"client_ip=0.0.0.0": 1}
 
 
-def test_a_file_that_is_no_socket_is_left_alone(store_server: StoreServer, recorder: Recorder, folder: Path) -> None:
+def test_a_file_that_is_no_socket_is_not_removed(store_server: StoreServer, recorder: Recorder, folder: Path) -> None:
     file = folder / "data"
     file.write_text("kept")
     config_file = folder / "c.yaml"

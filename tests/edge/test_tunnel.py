@@ -1,4 +1,4 @@
-"""WebSockets: limited at the handshake, then bytes; ended with the sidecar, or when nothing moves."""
+"""WebSockets: limited at the handshake, forwarded as bytes, ended by the sidecar's stop or the idle timeout."""
 
 import contextlib
 import os
@@ -55,14 +55,14 @@ def shared_restless_sidecar(shared_store_server: StoreServer, shared_recorder: R
 
 @pytest.fixture
 def restless_sidecar(store_server: StoreServer, recorder: Recorder, shared_restless_sidecar: Sidecar) -> Sidecar:
-    """One that ends WebSockets which are silent for a moment."""
+    """A sidecar with a short idle timeout of WebSockets."""
     return shared_restless_sidecar
 
 
 # The handshake
 
 
-def test_a_websocket_is_opened_with_the_applications_words_and_the_limits(
+def test_the_answer_to_a_handshake_has_the_applications_and_the_rate_limit_fields(
     sidecar: Sidecar, recorder: Recorder, store_server: StoreServer
 ) -> None:
     recorder.answer(AGREED, Act.ECHO)
@@ -131,14 +131,14 @@ def test_a_request_without_a_valid_handshake_gets_no_websocket(
     ],
     ids=["another protocol", "no protocol", "not in Connection"],
 )
-def test_an_agreement_to_something_else_is_no_agreement(answer: bytes, sidecar: Sidecar, recorder: Recorder) -> None:
+def test_an_upgrade_to_another_protocol_is_refused(answer: bytes, sidecar: Sidecar, recorder: Recorder) -> None:
     recorder.answer(answer, Act.SINK)
     with RawClient(sidecar.port) as client:
         assert handshake(client).status == 502
     eventually(lambda: not recorder.open, "the end of the upstream connection")
 
 
-def test_an_early_hint_may_come_before_the_agreement(sidecar: Sidecar, recorder: Recorder) -> None:
+def test_an_early_hint_may_precede_the_upgrade(sidecar: Sidecar, recorder: Recorder) -> None:
     recorder.answer(b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n" + AGREED + frame(b"hi"), Act.ECHO)
     with RawClient(sidecar.port) as client:
         reply = handshake(client)
@@ -168,7 +168,7 @@ def test_bytes_behind_the_handshake_of_either_side_are_forwarded_first(sidecar: 
     ],
     ids=["pings", "a large frame", "a close", "HTTP", "noise"],
 )
-def test_whatever_is_sent_arrives_as_it_was_sent_both_ways(sent: bytes, sidecar: Sidecar, recorder: Recorder) -> None:
+def test_all_bytes_are_forwarded_unchanged_both_ways(sent: bytes, sidecar: Sidecar, recorder: Recorder) -> None:
     recorder.answer(AGREED, Act.ECHO)
     with RawClient(sidecar.port) as client:
         assert handshake(client).status == 101
@@ -178,7 +178,9 @@ def test_whatever_is_sent_arrives_as_it_was_sent_both_ways(sent: bytes, sidecar:
 
 
 @pytest.mark.parametrize("steps", [(Act.CLOSE,), (frame(b"last"), Act.CLOSE)], ids=["at once", "after words"])
-def test_the_applications_end_is_the_clients_end(steps: tuple[Step, ...], sidecar: Sidecar, recorder: Recorder) -> None:
+def test_a_close_of_the_application_closes_the_client(
+    steps: tuple[Step, ...], sidecar: Sidecar, recorder: Recorder
+) -> None:
     recorder.answer(AGREED, *steps)
     with RawClient(sidecar.port) as client:
         assert handshake(client).status == 101
@@ -186,7 +188,7 @@ def test_the_applications_end_is_the_clients_end(steps: tuple[Step, ...], sideca
 
 
 @pytest.mark.parametrize("reset", [False, True], ids=["closes", "resets"])
-def test_the_clients_end_is_the_applications_end(reset: bool, sidecar: Sidecar, recorder: Recorder) -> None:
+def test_a_close_of_the_client_closes_the_application(reset: bool, sidecar: Sidecar, recorder: Recorder) -> None:
     recorder.answer(AGREED, Act.SINK)
     with RawClient(sidecar.port) as client:
         assert handshake(client).status == 101
@@ -239,7 +241,7 @@ def test_a_silent_websocket_is_closed_with_1001_on_both_sides(restless_sidecar: 
 
 
 @pytest.mark.slow
-def test_a_websocket_on_which_either_side_speaks_now_and_then_stays(
+def test_a_websocket_with_occasional_bytes_of_either_side_stays_open(
     restless_sidecar: Sidecar, recorder: Recorder
 ) -> None:
     pings: list[Step] = [frame(b"", PING), 0.05]
@@ -249,7 +251,9 @@ def test_a_websocket_on_which_either_side_speaks_now_and_then_stays(
         assert client.read(24) == frame(b"", PING) * 12
 
 
-def test_a_stop_tells_both_sides_between_two_frames(store_server: StoreServer, recorder: Recorder) -> None:
+def test_a_stop_sends_close_frames_to_both_sides_between_two_frames(
+    store_server: StoreServer, recorder: Recorder
+) -> None:
     whole = frame(b"x" * 10_000)
     recorder.answer(AGREED + whole[:5_000], Act.HOLD, whole[5_000:] + frame(b"too late"), Act.SINK)
     with (
@@ -269,7 +273,9 @@ def test_a_stop_tells_both_sides_between_two_frames(store_server: StoreServer, r
     assert recorder.only().body == frame(b"mine", mask=b"abcd") + frame(GOING_AWAY, CLOSE, bytes(4))
 
 
-def test_a_client_that_answers_a_goodbye_ends_it_at_once(store_server: StoreServer, recorder: Recorder) -> None:
+def test_a_client_that_answers_the_close_frame_ends_the_websocket_at_once(
+    store_server: StoreServer, recorder: Recorder
+) -> None:
     recorder.answer(AGREED, Act.SINK)
     with (
         Sidecar(configuration(store_server.url, recorder.url)) as sidecar,
