@@ -46,3 +46,16 @@ def test_credentials_are_removed_from_every_kind_of_url(scheme: str) -> None:
 def test_a_url_that_is_no_store_gets_an_example(url: str) -> None:
     with pytest.raises(ValueError, match=r"expected"):
         parse(url)
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("rediss://cache.example.:6380", "rediss://cache.example:6380/0"),
+        ("REDISS+Sentinel://a.example.,b.example./svc", "rediss+sentinel://a.example:26379,b.example:26379/svc/0"),
+        ("rediss+cluster://a.example.:1", "rediss+cluster://a.example:1"),
+        ("redis://cache.example.:6380", "redis://cache.example.:6380/0"),  # where DNS alone reads it, it stays
+    ],
+)
+def test_under_tls_the_dot_at_the_end_of_a_host_is_left_out_since_certificates_have_none(url: str, shown: str) -> None:
+    assert str(parse(url)) == shown

@@ -538,6 +538,8 @@ def test_fleet_commands_and_peers_use_tls(
         ):
             done = run_command(*command, "--admin", url, *trust, *present)
             assert (done.returncode, done.stderr) == (0, ""), command
+        done = run_command("status", "--admin", url.replace("localhost", "LOCALHOST."), *trust, *present)
+        assert (done.returncode, done.stderr) == (0, ""), "a host with a dot at its end"
         variables = {f"ADMIN_{name.upper()}": path for name, path in mine.items()}
         done = run_command("status", environment={**environment, **variables, "ADMIN_CA_FILE": str(authority.file)})
         assert (done.returncode, done.stderr) == (0, ""), "https is the default where there are certificates"

@@ -108,8 +108,11 @@ def parse(url: str) -> StoreUrl:
 
 
 def _found(kind: StoreKind, match: re.Match[str], default_port: int, db: int = 0, service: str = "") -> StoreUrl:
-    hosts = tuple(_address(text, default_port) for text in match["hosts"].split(","))
-    return StoreUrl(kind, hosts, match["scheme"].lower() == "rediss", db, service)
+    tls = match["scheme"].lower() == "rediss"
+    found = (_address(text, default_port) for text in match["hosts"].split(","))
+    # Certificates name hosts without the dot at the end, and redis-py compares the name as it is.
+    hosts = tuple(Address(each.host.rstrip("."), each.port) if tls else each for each in found)
+    return StoreUrl(kind, hosts, tls, db, service)
 
 
 def _address(text: str, default_port: int) -> Address:

@@ -168,6 +168,7 @@ function connection(kind, words) {
 }
 
 function watchConnection() {
+  if (lostSince && state) drawProblems(); // its age
   if (Date.now() - lastEvent_ms <= LOST_AFTER_MS) return;
   if (at("connection").dataset.state === "live") connection("lost", "no data, trying again");
   events.abort(); // `follow` tries again

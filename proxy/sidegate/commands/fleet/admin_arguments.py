@@ -72,7 +72,9 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
 def _url(text: str) -> str:
     if not _URL.fullmatch(text):
         raise argparse.ArgumentTypeError(f"{text!r} is not an admin listener; expected e.g. http://127.0.0.1:9901")
-    return text.rstrip("/")
+    url = text.rstrip("/")
+    # Certificates name hosts without the dot at the end, and Python compares the name as it is.
+    return re.sub(r"\.(?=(:[0-9]+)?$)", "", url) if url.lower().startswith("https") else url
 
 
 def _seconds(text: str) -> float:
