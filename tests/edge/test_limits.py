@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from sidegate.config import ListenSettings, UpstreamSettings
 from sidegate.decision.request import RequestFacts
-from sidegate.edge.body_rate import BodyPatience
+from sidegate.edge.body_rate import BodyAllowance
 from sidegate.edge.buffers import BufferBudget
 from sidegate.edge.field_names import request_names
 from sidegate.edge.runtime import Runtime
@@ -108,7 +108,7 @@ def test_a_chunked_body_that_becomes_too_large_is_broken_off_at_the_application(
 
 
 def test_the_time_for_a_body_is_a_bucket_of_waiting_time() -> None:
-    patience = BodyPatience(10.0, 100)
+    patience = BodyAllowance(10.0, 100)
     assert patience.left_s == 10.0
     patience.received(500, 4.0)  # five seconds' worth in four
     assert patience.left_s == 10.0
@@ -121,7 +121,7 @@ def test_the_time_for_a_body_is_a_bucket_of_waiting_time() -> None:
 
 
 def test_without_a_rate_each_piece_has_the_whole_time() -> None:
-    patience = BodyPatience(10.0, 0)
+    patience = BodyAllowance(10.0, 0)
     patience.received(1, 9.0)
     patience.received(1, 9.0)
     assert patience.left_s == 10.0

@@ -1,7 +1,7 @@
 """How long an answer may take: until its head, and between two pieces of its body.
 
-It counts only what the application delays. While the request's body is still being sent, the head is not waited for;
-while the client does not take the answer, no more of it is.
+Only delays of the application count: the clock stands still while the request's body is being sent and while the client
+does not read the answer.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ class AnswerClock:
         self._waits = ClockState.NOTHING
 
     def begin(self, timeout_s: float, between_s: float) -> None:
-        """A request is sent. With a timeout of 0 its answer is not waited for yet (see `expect_head`)."""
+        """Start for a request that is being sent. With a timeout of 0 the clock starts at `expect_head`."""
         self._between_s = between_s
         self._timeout_s = timeout_s
         if timeout_s:
@@ -35,11 +35,11 @@ class AnswerClock:
             self._deadline.clear()
 
     def expect_head(self, timeout_s: float) -> None:
-        """Wait for the head from now on."""
+        """Start waiting for the head."""
         self.begin(timeout_s, self._between_s)
 
     def extend(self) -> None:
-        """An interim answer has come: wait for the head as long again."""
+        """Restart the wait for the head after an interim answer."""
         if self._waits is ClockState.HEAD:
             self._deadline.set(self._timeout_s)
 
@@ -49,17 +49,17 @@ class AnswerClock:
         self._deadline.set(self._between_s)
 
     def suspend(self) -> None:
-        """Wait for nothing: the delay is not the application's."""
+        """Stop the clock while the application is not the cause of a delay."""
         self._waits = ClockState.NOTHING
         self._deadline.clear()
 
     def idle(self, timeout_s: float) -> None:
-        """No request is under way; `passed` gets None after so long."""
+        """Start the idle timeout; `passed` is then called with None."""
         self._waits = ClockState.NOTHING
         self._deadline.set(timeout_s)
 
     def close(self) -> None:
-        """Wait for nothing any more."""
+        """Stop the clock for good."""
         self._deadline.close()
 
     def _ring(self) -> None:
@@ -73,7 +73,7 @@ class AnswerClock:
 
 
 class ClockState(Enum):
-    """What is waited for."""
+    """The event that the clock waits for."""
 
     NOTHING = "nothing of an answer"
     HEAD = "the answer's head"

@@ -47,7 +47,7 @@ class AnswerCost:
         self.reads_body = False
 
     def on_head(self, head: ResponseHead) -> None:
-        """Settle what status and fields decide, and take fields with a cost out of the head."""
+        """Settle the charges that status and fields decide, and remove the fields that state a cost."""
         taken_out: set[str] = set()
         for position, rule, cost in self._rules:
             if rule.when:
@@ -67,13 +67,13 @@ class AnswerCost:
             self._events = bool(kinds) and kinds[0].partition(";")[0].strip().lower() == "text/event-stream"
 
     def received(self, content: bytes) -> None:
-        """More of the body."""
+        """Record a piece of the body."""
         tail = self._tail
         tail += content[-TAIL_BYTES:]
         del tail[:-TAIL_BYTES]
 
     def ended(self) -> None:
-        """The whole body has come."""
+        """Settle the charges that the body decides, at its end."""
         tail = bytes(self._tail)
         read = event_value if self._events else json_value
         for position, rule in self._bodies:

@@ -1,6 +1,6 @@
-"""Where a body ends: counts it, or takes its chunks apart (RFC 9112 §6.3, §7.1). No I/O: bytes in, body bytes out.
+"""Body framing: counts a body's bytes, or decodes its chunks (RFC 9112 §6.3, §7.1). No I/O: bytes in, body bytes out.
 
-The chunked grammar is strict, since whatever two parsers read differently is a way to smuggle a request: sizes are one
+The chunked grammar is strict, since a difference between two parsers allows request smuggling: sizes are one
 to sixteen hexadecimal digits, lines end with CRLF, an extension holds visible text. Trailers are read and dropped (RFC
 9110 §6.5.1 allows it); one that names a field which frames, routes or identifies a message breaks the body.
 """
@@ -20,7 +20,7 @@ _TRAILER = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[\t -~\x80-\xff]*")
 
 
 class CountedBody:
-    """A body of so many bytes. `ended` once all have come; `rest` is what came behind them."""
+    """A body of a known length. `ended`: all of it was received; `rest` holds the bytes behind it."""
 
     __slots__ = ("_left", "ended", "rest")
 
@@ -50,7 +50,7 @@ class EndlessBody:
         self.rest = b""
 
     def take(self, data: bytes) -> bytes:
-        """All of it."""
+        """The bytes of the body: all of `data`."""
         return data
 
 
@@ -62,7 +62,7 @@ class _ChunkState(Enum):
 
 
 class ChunkedBody:
-    """A chunked body; `ended` and `rest` as above. `names` tells which trailers are not allowed."""
+    """A chunked body; `ended` and `rest` as above. `names` classifies trailers: some are not allowed."""
 
     __slots__ = ("_held", "_left", "_names", "_state", "_trailer_bytes", "ended", "rest")
 
@@ -107,7 +107,7 @@ class ChunkedBody:
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def _hold(self, begun: bytes) -> None:
-        """Keep the beginning of a line; it must be able to become one, so that nonsense is not waited for."""
+        """Keep the beginning of a line. Raises BadMessage for bytes that no valid line begins with."""
         if len(begun) >= LONGEST_LINE_BYTES:
             raise BadMessage(f"a line too long in {self._state.value}")
         if self._state is not _ChunkState.TRAILER:

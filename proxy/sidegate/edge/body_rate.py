@@ -1,4 +1,4 @@
-"""How slowly a client may send its body: not slower than a rate, with some seconds to spare."""
+"""The minimum rate of a request's body, with a grace period."""
 
 import asyncio
 import time
@@ -7,7 +7,7 @@ from collections.abc import Callable
 from sidegate.edge.deadline import Deadline
 
 
-class BodyPatience:
+class BodyAllowance:
     """A bucket of waiting time.
 
     It starts with `grace_s`; waiting for the client takes out of it, and every byte puts back its share of a second,
@@ -37,28 +37,28 @@ class BodyPatience:
 class BodyClock:
     """Counts the time that a client takes for a body, and calls `passed` when it has taken too long."""
 
-    __slots__ = ("_deadline", "_patience", "_since_s")
+    __slots__ = ("_allowance", "_deadline", "_since_s")
 
-    def __init__(self, patience: BodyPatience, passed: Callable[[], None]) -> None:
-        self._patience = patience
+    def __init__(self, allowance: BodyAllowance, passed: Callable[[], None]) -> None:
+        self._allowance = allowance
         self._deadline = Deadline(asyncio.get_running_loop(), passed)
         self._since_s = 0.0
 
     def wait(self) -> None:
-        """The client is waited for from now on."""
+        """Start counting the wait for the client."""
         self._since_s = time.perf_counter()
-        self._deadline.set(max(0.0, self._patience.left_s))
+        self._deadline.set(max(0.0, self._allowance.left_s))
 
     def received(self, body_bytes: int) -> None:
-        """Some of the body has come; wait for more."""
-        self._patience.received(body_bytes, time.perf_counter() - self._since_s)
+        """Credit received bytes, and wait for more."""
+        self._allowance.received(body_bytes, time.perf_counter() - self._since_s)
         self.wait()
 
     def suspend(self) -> None:
-        """The client is not waited for."""
-        self._patience.received(0, time.perf_counter() - self._since_s)
+        """Stop counting while the sidecar does not read."""
+        self._allowance.received(0, time.perf_counter() - self._since_s)
         self._deadline.clear()
 
     def close(self) -> None:
-        """The body is of no interest any more."""
+        """Stop for good."""
         self._deadline.close()

@@ -1,6 +1,6 @@
 """The memory that all buffered bodies of the process share: what slow clients send, and what they have not read yet.
 
-A body that gets no share is passed on as it comes: then each side is read no faster than the other takes it.
+A body without a share is streamed: each side is read no faster than the other one reads.
 """
 
 from collections.abc import Iterator
@@ -27,7 +27,7 @@ class BufferBudget:
         return True
 
     def lend_response(self, count: int) -> bool:
-        """The same for an answer's body."""
+        """As `lend_request`, for an answer's body."""
         if not self._has(count):
             return False
         self.responses_bytes += count
@@ -69,7 +69,7 @@ class RequestShare:
         return lent
 
     def release(self) -> None:
-        """Nothing is held any more."""
+        """Return the share."""
         if self._lent_bytes:
             _ = self._budget.lend_request(-self._lent_bytes)
             self._lent_bytes = 0

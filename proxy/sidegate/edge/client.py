@@ -128,7 +128,7 @@ class ClientConnection(asyncio.Protocol):
                 self._hold(data)
         except BadRequestHead as error:
             self.refuse(error.failure)
-        except Exception:  # the boundary of one request: ours to answer for, and to learn of
+        except Exception:  # the boundary of one request: answered 500 and logged
             logger.exception("a request could not be handled")
             self._fail_internally()
 
@@ -164,7 +164,7 @@ class ClientConnection(asyncio.Protocol):
         self.socket.pause_reading()
 
     def _advance(self) -> None:
-        """Go on with what has come behind the last request."""
+        """Continue with the bytes behind the last request."""
         if self.state in (_IDLE, _HEAD) and not self.socket.writing_paused:
             self.socket.resume_reading()
             self.data_received(b"")
@@ -226,7 +226,7 @@ class ClientConnection(asyncio.Protocol):
                 self._loop.call_soon(self._advance)
 
     def refuse(self, failure: Failure) -> None:
-        """Answer what is no request, and close."""
+        """Answer bytes that are no valid request, and close."""
         answer_no_request(self, failure)
         self._linger()
 
@@ -237,7 +237,7 @@ class ClientConnection(asyncio.Protocol):
             self.refuse(Failure.INTERNAL)
 
     def _close(self) -> None:
-        """Close once everything is sent, if the client takes it in time."""
+        """Close once everything is sent, or after the write timeout."""
         self.state, self.closing = _CLOSED, True
         self.socket.close()
         self._deadline.set(self.runtime.started.write_timeout_s)

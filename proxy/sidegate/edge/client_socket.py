@@ -66,7 +66,7 @@ class ClientSocket:
             self.transport.write(data)
 
     def buffers(self, budget: BufferBudget, most_bytes: int) -> bool:
-        """Whether more of an answer may wait here for the client, in a buffer of at most `most_bytes`."""
+        """Whether further bytes of an answer may be buffered for the client, up to `most_bytes`."""
         held = int(self.transport.get_write_buffer_size())
         if held > most_bytes or not budget.lend_response(held - self._lent_bytes):
             return False
@@ -74,21 +74,21 @@ class ClientSocket:
         return True
 
     def release_buffer(self) -> None:
-        """The client has taken what waited, or has left."""
+        """Return the buffer: the client has read everything, or has left."""
         if self._budget is not None:
             _ = self._budget.lend_response(-self._lent_bytes)
             self._budget, self._lent_bytes = None, 0
 
     def mark(self, now_s: float) -> None:
-        """The client is to take what waits from now on."""
+        """Start the time in which the client must read the buffered bytes."""
         self._marked_s, self._marked_bytes = now_s, int(self.transport.get_write_buffer_size())
 
     def expect_more(self, count: int) -> None:
-        """So many bytes are added to what waits."""
+        """Count bytes that are added to the buffer."""
         self._marked_bytes += count
 
     def time_to_send_s(self, now_s: float, timeout_s: float) -> float:
-        """How much longer the client may take for what waits: `timeout_s` for every 64 KiB.
+        """The time left for the client to read the buffered bytes: `timeout_s` for every 64 KiB.
 
         0: it has stalled, or nothing waits.
         """
@@ -98,17 +98,17 @@ class ClientSocket:
         return max(0.0, self._marked_s + timeout_s - now_s) if waiting else 0.0
 
     def pause_reading(self) -> None:
-        """Receive no more for now."""
+        """Stop receiving until `resume_reading`."""
         if not self.transport.is_closing():
             self.transport.pause_reading()
 
     def resume_reading(self) -> None:
-        """Receive more."""
+        """Continue receiving."""
         if not self.transport.is_closing() and not self.transport.is_reading():
             self.transport.resume_reading()
 
     def end_of_output(self) -> None:
-        """Send the end, and go on receiving."""
+        """Close the sending side, and continue receiving."""
         if self.transport.can_write_eof():
             self.transport.write_eof()
 

@@ -33,7 +33,7 @@ class Deadline:
         self._due_s = 0.0
 
     def close(self) -> None:
-        """Wait for nothing any more."""
+        """Stop the deadline for good."""
         self._due_s = 0.0
         if self._timer is not None:
             self._timer.cancel()

@@ -1,4 +1,4 @@
-"""Makes one connection to the application, and translates why there is none."""
+"""Opens one connection to the application, and translates its errors."""
 
 import asyncio
 import errno

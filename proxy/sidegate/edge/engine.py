@@ -36,7 +36,7 @@ class ParsedResponse(NamedTuple):
 
 
 class EngineError(Exception):
-    """llhttp does not take the head. `too_long` tells a line or field over the limit from bytes that are invalid."""
+    """llhttp refused the head. `too_long`: a line or field exceeds the limit; otherwise bytes are invalid."""
 
     def __init__(self, text: str, *, too_long: bool = False) -> None:
         super().__init__(text)
@@ -44,7 +44,7 @@ class EngineError(Exception):
 
 
 class _NoFlow:
-    """Stands for aiohttp's protocol, whose flow control concerns bodies: no parser here ever gets one."""
+    """Replaces aiohttp's protocol, whose flow control concerns bodies: no parser here gets one."""
 
     _reading_paused = False
     transport = None
@@ -61,7 +61,7 @@ _NO_LOOP: Any = object()  # asked for only by bodies that are waited for
 
 
 class HeadEngine:
-    """Reads one head, in pieces. Make another for the next message."""
+    """Reads one head, in pieces. Each message needs a new engine."""
 
     def __init__(self, parser: Any) -> None:
         self._parser = parser

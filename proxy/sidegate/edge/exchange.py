@@ -47,7 +47,7 @@ _CONNECTING, _SENT, _ANSWERING, _ENDED = ExchangeState
 
 
 class Exchange:
-    """See the module's text. What stands in the class is what most exchanges never change: it costs them nothing."""
+    """See the module's text. Defaults are class attributes, so that creating an exchange does not assign them."""
 
     connection: UpstreamConnection | None = None
     _state = _CONNECTING
@@ -165,7 +165,7 @@ class Exchange:
             if traits.websocket and head.websocket:
                 self._switch(head)
             else:
-                self.give_up(Failure.UPSTREAM_BROKEN)  # nobody asked to switch protocols, or not to this one
+                self.give_up(Failure.UPSTREAM_BROKEN)  # without an upgrade request, or to another protocol
         elif head.status != 100 and traits.minor:
             self._client.socket.write(response_head(head, b"", self._request.live.via))
 
@@ -187,7 +187,7 @@ class Exchange:
         upload, grant = self._request.upload, None
         if connection is not None:
             if upload is not None and not upload.sent:
-                # An early answer: the rest of the request is of no interest to anybody.
+                # An early answer: the rest of the request is not needed.
                 upload.stop()
                 connection.abort()
             else:
@@ -222,7 +222,7 @@ class Exchange:
         self._fail(failure)
 
     def stop(self) -> None:
-        """Send and receive no more."""
+        """Stop sending and receiving."""
         if self._state is _CONNECTING:
             self._client.runtime.pool.cancel(self)
         connection, self.connection = self.connection, None
@@ -267,7 +267,7 @@ def _may_repeat(request: ForwardedRequest, connection: UpstreamConnection | None
 
 
 def _request_bytes(client: ClientSide, request: ForwardedRequest) -> bytes:
-    """The head that goes to the application, and the body where it is whole already."""
+    """The head for the application, and the body if it has arrived completely."""
     head, framing, body = request.head, request.id_line, b""
     if request.upload is not None:
         line, body = request.upload.framing(head.framing)

@@ -1,4 +1,4 @@
-"""What an exchange sees of its client and its request, and the verdict that it takes."""
+"""The interfaces of an exchange: its client, its request, and the verdict that permits it."""
 
 from typing import NewType, Protocol, TypeGuard
 
@@ -30,7 +30,7 @@ class ClientSide(Protocol):
     closing: bool  # whether the connection ends after the present answer, whatever the client wants
 
     def break_off(self) -> None:
-        """The answer cannot be completed: end the connection so that it cannot look complete."""
+        """End the connection so that an incomplete answer cannot look complete."""
 
     def open_tunnel(self, head: bytes, connection: UpstreamConnection, admission: Admission | None) -> None:
         """Send an answer's head that switches protocols, and join the connections; their end ends the admission."""

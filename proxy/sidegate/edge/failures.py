@@ -1,4 +1,4 @@
-"""The one table from what can go wrong with a request to its answer: status, reason code, text."""
+"""The table of request failures: status, reason code and text of each answer."""
 
 from enum import Enum
 from typing import NamedTuple
@@ -69,7 +69,7 @@ KEEPS_CONNECTION = frozenset(
 
 
 class BadRequestHead(Exception):
-    """Bytes that are no request, or no valid one; `failure` is the answer."""
+    """Bytes that are no valid request; `failure` is the answer."""
 
     def __init__(self, failure: Failure) -> None:
         super().__init__(failure.reason)
@@ -77,4 +77,4 @@ class BadRequestHead(Exception):
 
 
 class BadMessage(Exception):
-    """Bytes of a body or of an answer that break HTTP's framing. The text says how."""
+    """Bytes of a body or of an answer that violate HTTP's framing. The text gives the reason."""

@@ -1,4 +1,4 @@
-"""Names of header fields, classified once and cached: what a field means to the sidecar, and whether it is sent on.
+"""Classifies and caches names of header fields: the meaning of a field, and whether it is forwarded.
 
 Sources: RFC 9110 §7.6.1 (hop-by-hop fields), §5.1 (names); applications behind WSGI and CGI cannot distinguish
 `X_User_ID` from `X-User-ID`, so that a name with other characters than letters, digits and hyphens
@@ -48,7 +48,7 @@ CLAIM = FieldRole("(claim)", plain=True)
 
 
 class FieldNames(dict[bytes, "FieldRole | None"]):
-    """Name as it was sent → its role; None for a field that is sent on and means nothing here. Look up with `[]`.
+    """Maps a name as sent to its role; None for a field that is forwarded without a meaning here. Look up with `[]`.
 
     `recorded` holds the names (lower case) whose values a head keeps in `special`.
     """
@@ -114,6 +114,6 @@ def is_claim(name: str) -> bool:
 
 
 def removable(names: FieldNames, options: bytes) -> frozenset[bytes]:
-    """The names (lower case) that the values of Connection fields remove: not those that mean something here."""
+    """The names (lower case) that the values of Connection fields remove, without those that have a meaning here."""
     listed = (option.strip(b" \t") for option in options.lower().split(b","))
     return frozenset(name for name in listed if names[name] is None and name.decode() not in _NEVER_REMOVED)

@@ -1,7 +1,7 @@
 """Message heads as both lanes return them: the plain lane (edge/plain_head) and the general one (edge/engine).
 
-`lines` holds what is sent on: the start line and each field line without its line end. Fields that mean something to
-the sidecar are in `special` by their name in lower case, whether they are sent on or not.
+`lines` holds the lines to forward: the start line and each field line without its line end. Fields with a meaning to
+the sidecar are in `special` by their name in lower case, whether they are forwarded or not.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from sidegate.edge.field_names import FieldNames
 
 
 class Framing(Enum):
-    """How a body ends where no Content-Length says it."""
+    """The end of a body without Content-Length."""
 
     NONE = "no body"
     CHUNKED = "chunked"
@@ -118,7 +118,7 @@ class ResponseHead:
 
 
 class _NoFields:
-    """The fields of what is not known to be a request."""
+    """The fields of bytes that are not known to be a request."""
 
     def getall(self, _: str, default: Sequence[str]) -> Sequence[str]:
         """None of any name."""

@@ -26,9 +26,9 @@ from sidegate.edge.own_page import page_for, show
 from sidegate.edge.replies import failure_reply
 from sidegate.edge.request_id import RequestId
 from sidegate.edge.runtime import LiveRules, Runtime
+from sidegate.edge.token_wait import TokenWait
 from sidegate.edge.upload import Upload, UploadState
 from sidegate.edge.upstream import UpstreamConnection
-from sidegate.edge.waiting import TokenWait
 
 CLOSE = b"Connection: close\r\n"
 KEEP_ALIVE = b"Connection: keep-alive\r\n"

@@ -14,12 +14,12 @@ from typing import Any, NamedTuple
 
 from sidegate.config import UpstreamSettings
 from sidegate.decision.reading import Reading
+from sidegate.edge.connection_queue import ConnectionQueue, ConnectionWaiter
 from sidegate.edge.dial import dial
 from sidegate.edge.field_names import FieldNames
 from sidegate.edge.response_reader import ResponseReader
 from sidegate.edge.upstream import UpstreamConnection
 from sidegate.edge.upstream_errors import ConnectRefused, UpstreamError
-from sidegate.edge.waiting_line import ConnectionWaiter, WaitingLine
 
 # The pauses between two attempts while the application refuses connections: the first one, doubled up to the longest.
 FIRST_RETRY_S = 0.01
@@ -54,7 +54,7 @@ class Pool:
         self._idle: deque[UpstreamConnection] = deque()
         self._open = 0
         self._connecting = 0
-        self._line = WaitingLine(settings, lambda: self._connecting)
+        self._queue = ConnectionQueue(settings, lambda: self._connecting)
         self._closed = False
         self.retries = 0
 
@@ -66,7 +66,7 @@ class Pool:
     @property
     def waiting(self) -> int:
         """Requests that wait for one."""
-        return len(self._line)
+        return len(self._queue)
 
     def acquire(self, waiter: ConnectionWaiter, *, fresh: bool = False) -> UpstreamConnection | None:
         """An idle connection; None where there is none, and then `waiter` waits for one.
@@ -80,13 +80,13 @@ class Pool:
             if connection.is_alive():
                 return connection
             connection.abort()
-        self._line.add(waiter, fresh=fresh)
+        self._queue.add(waiter, fresh=fresh)
         self._connect_for_the_waiting()
         return None
 
     def cancel(self, waiter: ConnectionWaiter) -> None:
         """`waiter` waits no longer; the connection that is being made for it goes to another."""
-        self._line.remove(waiter)
+        self._queue.remove(waiter)
 
     def release(self, connection: UpstreamConnection) -> Grant | None:
         """Take back a connection whose answer has ended. Returns the request that gets it next, if one waits.
@@ -97,7 +97,7 @@ class Pool:
             connection.abort()
             return None
         connection.idle(self._settings.idle_timeout_s)
-        if not len(self._line):
+        if not len(self._queue):
             self._idle.append(connection)
             return None
         return self._grant(connection)
@@ -110,7 +110,7 @@ class Pool:
     def close(self) -> None:
         """End all idle connections; those in use end when they are released."""
         self._closed = True
-        self._line.close()
+        self._queue.close()
         self._end_idle()
 
     def _end_idle(self) -> None:
@@ -119,7 +119,7 @@ class Pool:
 
     def _grant(self, connection: UpstreamConnection) -> Grant | None:
         """Who gets the connection: the first that waits, and wants one like it."""
-        waiter = self._line.take_for(connection)
+        waiter = self._queue.take_for(connection)
         if waiter is not None:
             return Grant(waiter, connection)
         if self._open >= self._settings.max_connections:
@@ -132,7 +132,7 @@ class Pool:
     def _connect_for_the_waiting(self) -> None:
         if self._closed:
             return
-        if self._connecting < len(self._line) and self._open < self._settings.max_connections:
+        if self._connecting < len(self._queue) and self._open < self._settings.max_connections:
             self._open += 1
             self._connecting += 1
             _ = self._spawn(self._connect())
@@ -148,27 +148,27 @@ class Pool:
                     self._connect_failed(error)
                     return
                 self.retries += 1
-                self._line.refused(error)
+                self._queue.refused(error)
                 await asyncio.sleep(pause_s)
                 pause_s = min(2 * pause_s, LONGEST_RETRY_S)
-                if self._closed or self._connecting > len(self._line):
+                if self._closed or self._connecting > len(self._queue):
                     self._open -= 1
                     self._connecting -= 1
                     return
             except UpstreamError as error:
-                self._line.accepted()
+                self._queue.accepted()
                 self._connect_failed(error)
                 return
             else:
                 self._connecting -= 1
-                self._line.accepted()
+                self._queue.accepted()
                 self._connected(connection)
                 return
 
     def _connected(self, connection: UpstreamConnection) -> None:
         if self._closed:
             connection.abort()
-        elif (waiter := self._line.take_first()) is not None:
+        elif (waiter := self._queue.take_first()) is not None:
             waiter.on_connection(connection)
         else:  # the request that wanted it has left
             connection.idle(self._settings.idle_timeout_s)
@@ -180,7 +180,7 @@ class Pool:
     def _connect_failed(self, error: UpstreamError) -> None:
         self._open -= 1
         self._connecting -= 1
-        if (waiter := self._line.take_first()) is not None:
+        if (waiter := self._queue.take_first()) is not None:
             waiter.on_upstream_error(error)
         self._connect_for_the_waiting()
 

@@ -1,4 +1,4 @@
-"""Heads that are sent on: hop-by-hop fields removed, our own added, everything else as it was received.
+"""Writes forwarded heads: hop-by-hop fields removed, our own added, all others unchanged.
 
 RFC 9110 §7.6.1 (Connection), §7.6.3 (Via), §6.6.1 (Date); RFC 7239 (Forwarded); RFC 9112 §3.2.2 (absolute-form), §6
 (framing). The lines of a head hold what is sent on already (edge/heads); here they are joined with ours. Pure

@@ -1,4 +1,4 @@
-"""What all client connections share: the rules in force, and the ways to the store, the application and the record."""
+"""The state that all client connections share: active rules, limiter, connection pool, observer."""
 
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -20,7 +20,7 @@ from sidegate.edge.replies import RefusalReplies
 from sidegate.edge.request_id import RequestIds
 from sidegate.edge.rewrite import VIA
 from sidegate.edge.tailored_replies import TailoredReplies, tailored_replies
-from sidegate.edge.waiting import WaitingRoom
+from sidegate.edge.token_wait import WaitingRoom
 
 # A page of the sidecar's own: its status and JSON content.
 OwnPage = Callable[[RequestFacts], Awaitable[tuple[int, Mapping[str, object]]]]
@@ -66,16 +66,16 @@ def live_rules(settings: Settings, policies: PolicySet) -> LiveRules:
 
 
 class Listener(Protocol):
-    """Knows all client connections of the process."""
+    """Registers all client connections of the process."""
 
     def admit(self, connection: Any) -> bool:
         """Register a new connection; False where there are as many as there may be."""
 
     def forget(self, connection: Any) -> None:
-        """A connection is lost."""
+        """Remove a lost connection."""
 
     def lingers(self, connection: Any) -> None:
-        """A connection has been answered and waits for its client to close: it may be ended to make room."""
+        """Mark a connection as lingering: it may be closed to make room."""
 
     @property
     def draining(self) -> bool:

@@ -1,4 +1,4 @@
-"""One listener: accepts clients' connections, knows all of them, and lets them finish when it is to end."""
+"""One listener: accepts and registers client connections, and drains them at the end."""
 
 import asyncio
 import contextlib
@@ -120,7 +120,7 @@ class Server:
 
 
 def _close_listener(listener: asyncio.Server) -> list[socket.socket]:
-    """Stop listening; returns the connections that the kernel had made by then and nobody had accepted yet.
+    """Stop listening; returns connections that the kernel has established and that were not accepted yet.
 
     Their clients may have sent requests already: closing the listener alone resets them. What is left to chance are the
     microseconds between the last look into the kernel's queue and the end of the socket.

@@ -1,7 +1,4 @@
-"""Answers of our own where the configuration has own pages, or lets pages of other origins read them (CORS).
-
-Without either, edge/replies makes them and nothing here runs.
-"""
+"""The sidecar's own answers if custom pages or CORS are configured; otherwise edge/replies makes them."""
 
 from collections.abc import Mapping
 

@@ -1,10 +1,10 @@
 """A WebSocket after its handshake: the bytes of both sides are passed on unchanged.
 
 The handshake was limited and forwarded like any request; when the application has agreed with 101, the two connections
-get new protocols that know nothing of HTTP. Each side is read no faster than the other one takes what it sends. Frames
-are not looked into; only where they end is followed (`Frames`), since a frame of ours may be put in at such a place:
+get new protocols without HTTP. Each side is read no faster than the other one takes what it sends. Frames
+are not decoded; only their ends are tracked (`Frames`), since a close frame may be inserted between two frames:
 when the sidecar stops, or nothing has moved for `idle_timeout_s`, both sides receive a close frame (1001, "going
-away") and get a moment to answer it. A side that never speaks WebSocket's frames is still passed on as bytes.
+away") and get a moment to answer it. Bytes that are no valid frames are forwarded too.
 """
 
 import asyncio
@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from sidegate.edge.deadline import Deadline
 
-# What either side gets to answer a close frame, and afterwards to take what is still on its way to it.
+# The time for either side to answer a close frame, and then to read the bytes that are still being sent to it.
 CLOSING_S = 1.0
 
 # RFC 6455 §5.5.1, §7.4.1: FIN and opcode 8, a body of two bytes: 1001. A client's frames are masked, here with zeros.
@@ -85,7 +85,7 @@ class Tunnel:
         self._client.other, self._application.other = self._application, self._client
 
     def start(self, from_client: bytes, from_application: bytes) -> None:
-        """Pass on what has come behind the handshake, and from then on everything."""
+        """Forward the bytes behind the handshake, then all further ones."""
         self._deadline.set(self._idle_timeout_s)
         for side, early in ((self._client, from_client), (self._application, from_application)):
             side.transport.set_protocol(side)
@@ -94,16 +94,16 @@ class Tunnel:
             side.let_read()
 
     def go_away(self) -> None:
-        """Tell both sides that this ends, and end it soon."""
+        """Send close frames to both sides, and close soon."""
         if self._closing:
             return
         self._closing = True
         self._deadline.set(CLOSING_S)
         for side in (self._client, self._application):
-            side.say_goodbye_between_frames()
+            side.send_close_between_frames()
 
     def moved(self) -> None:
-        """Something came from one of the sides."""
+        """Restart the idle timeout: a side has sent bytes."""
         if not self._closing:
             self._deadline.set(self._idle_timeout_s)
 
@@ -138,13 +138,13 @@ class _Side(asyncio.Protocol):
         tunnel: Tunnel,
         transport: asyncio.Transport,
         ended: Callable[[BaseException | None], None],
-        goodbye: bytes,
+        close_frame: bytes,
     ) -> None:
         self.transport = transport
         self.lost = False
         self._tunnel = tunnel
         self._ended = ended
-        self._goodbye = goodbye
+        self._close_frame = close_frame
         self._to_it = Frames()
         self._leaving = False  # a close frame is to be sent at the end of the present frame
         self._left = False  # it is sent: nothing may follow it
@@ -162,14 +162,14 @@ class _Side(asyncio.Protocol):
             self.transport.write(data)
             return
         self.transport.write(data[: self._to_it.feed(data, only_this_frame=True)])
-        self.say_goodbye_between_frames()
+        self.send_close_between_frames()
 
-    def say_goodbye_between_frames(self) -> None:
+    def send_close_between_frames(self) -> None:
         """Send the close frame now, or as soon as the frame on its way to this side has ended."""
         self._leaving = True
         if self._to_it.between and not self._left and not self.lost:
             self._left = True
-            self.transport.write(self._goodbye)
+            self.transport.write(self._close_frame)
 
     def let_read(self) -> None:
         """Go on receiving."""

@@ -11,7 +11,7 @@ then, however it came: WSGI servers read nothing of a chunked body. Whether that
 not on how its segments fell.
 
 No task: bytes come in by `received` and leave by the connection's `write`. The client is read no faster than the
-application takes the body. The time that a client may take is counted by `BodyPatience`, and only while the sidecar
+application takes the body. The time that a client may take is counted by `BodyAllowance`, and only while the sidecar
 waits for the client.
 """
 
@@ -19,7 +19,7 @@ from enum import Enum
 from typing import Protocol
 
 from sidegate.config import ListenSettings
-from sidegate.edge.body_rate import BodyClock, BodyPatience
+from sidegate.edge.body_rate import BodyAllowance, BodyClock
 from sidegate.edge.buffers import RequestShare
 from sidegate.edge.failures import Failure
 from sidegate.edge.heads import BodyLength
@@ -210,8 +210,8 @@ class Upload:
         self._held.clear()
 
     def _start_clock(self) -> None:
-        patience = BodyPatience(self._settings.body_timeout_s, self._settings.min_body_bytes_per_s)
-        self._clock = BodyClock(patience, self._timed_out)
+        allowance = BodyAllowance(self._settings.body_timeout_s, self._settings.min_body_bytes_per_s)
+        self._clock = BodyClock(allowance, self._timed_out)
         self._clock.wait()
 
     def _take_held(self) -> bytes:

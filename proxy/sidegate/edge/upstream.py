@@ -1,6 +1,6 @@
 """One connection to the application: sends a request, and passes its answer on as it is read.
 
-A thin shell: the socket, one deadline, one state. What the bytes mean is the reader's matter (edge/response_reader).
+A thin shell: the socket, one deadline, one state. edge/response_reader parses the bytes.
 
     IDLE ── send ──► WAITING ── the final head ──► ANSWERING ── its last byte ──► FINISHED ── idle ──► IDLE
                         └── a whole answer ──────────────────────────────────────────┘
@@ -20,9 +20,9 @@ from enum import Enum
 from typing import Any, Protocol
 
 from sidegate.edge.answer_clock import AnswerClock
-from sidegate.edge.arrived import read_arrived
 from sidegate.edge.failures import BadMessage, Failure
 from sidegate.edge.heads import ResponseHead
+from sidegate.edge.kernel_buffer import read_arrived
 from sidegate.edge.response_reader import ResponseReader, ResponseState
 from sidegate.edge.upstream_errors import BrokenReply, UpstreamError
 
@@ -125,7 +125,7 @@ class UpstreamConnection(asyncio.Protocol):
             self._clock.expect_head(timeout_s)
 
     def write(self, data: bytes) -> None:
-        """Send more of the request's body; nothing where the connection is lost, which `user` learns anyway."""
+        """Send more of the request's body; does nothing if the connection is lost, which is reported separately."""
         if not self.transport.is_closing():
             self.transport.write(data)
 

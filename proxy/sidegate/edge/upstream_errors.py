@@ -1,4 +1,4 @@
-"""Why the application gives no answer, and which answer that becomes."""
+"""Errors of the application's side, and the answer for each."""
 
 from typing import ClassVar
 

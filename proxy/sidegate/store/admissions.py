@@ -1,4 +1,4 @@
-"""What admitted requests hold in the store, and how it ends: costs that answers settle, places of requests under way.
+"""The holds and places of admitted requests in the store, from the decision to their end.
 
     HOLD   at the decision ──► SETTLE at the answer: the final cost, or the held one where the answer states none
     PLACE  at the decision ──► RENEW every few seconds ──► LEAVE at the end

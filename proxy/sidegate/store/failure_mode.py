@@ -1,4 +1,4 @@
-"""Decides what the store does not: each policy by its `on_store_failure`.
+"""Decides requests without the store: each policy by its `on_store_failure`.
 
     deny    503: one policy that denies denies the request
     local   this proxy's share of the limit decides; every `local` policy must find its tokens, all or none

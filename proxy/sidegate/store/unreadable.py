@@ -1,4 +1,4 @@
-"""Decides requests of which some buckets cannot be read: their keys hold something else, written by somebody else.
+"""Decides requests with unreadable buckets: their keys hold other data, written by another client of the store.
 
 The script has charged nothing by then. The failure modes of these buckets decide first; where they let the request
 pass, a second call charges the buckets that can be read. Such a request waits for the store up to twice its timeout.

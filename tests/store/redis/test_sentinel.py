@@ -109,7 +109,7 @@ async def test_a_failover_is_announced_by_the_sentinels_though_one_is_down(
     announced = asyncio.Event()
     url = f"redis+sentinel://127.0.0.1:{free_port()},{own_sentinels.url.removeprefix('redis+sentinel://')}"
     connector = Connector(StoreSettings.model_validate({"url": url}), 1)  # one of its Sentinels does not run
-    listening = asyncio.get_running_loop().create_task(connector.hear_switches(announced.set))
+    listening = asyncio.get_running_loop().create_task(connector.watch_switches(announced.set))
     try:
         await asyncio.to_thread(
             eventually,
@@ -183,11 +183,11 @@ async def test_the_store_follows_an_announced_master_at_once(
 ) -> None:
     announced: list[Callable[[], None]] = []
 
-    async def hear_switches(_: Connector, on_switch: Callable[[], None]) -> None:
+    async def watch_switches(_: Connector, on_switch: Callable[[], None]) -> None:
         announced.append(on_switch)
         await asyncio.Event().wait()
 
-    monkeypatch.setattr(Connector, "hear_switches", hear_switches)
+    monkeypatch.setattr(Connector, "watch_switches", watch_switches)
     monkeypatch.setattr(single_store, "QUERY_SENTINELS_EVERY_S", 1e6)  # it would never find out by itself
     old, new = start_store(), start_store()
     sentinel = SentinelServer(old.port)

@@ -70,14 +70,14 @@ class ClusterNode:
         self._on_change(self, failure)
 
     def _probe(self, then: OnLevels) -> None:
-        def heard(answer: Levels | StoreUnavailable, asked_s: float) -> None:
+        def answered(answer: Levels | StoreUnavailable, asked_s: float) -> None:
             # The node may have lost the slot; any answer shows that it works.
             at_work = isinstance(answer, StoreUnavailable) and str(answer).startswith(OF_THE_SLOT)
             then((None,) if at_work else answer, asked_s)
 
         batch: Batch[OnLevels] = Batch()
         # The part in braces gives the probe the slot of the bucket, whose name has no braces.
-        batch.add((probe_charge(f"{self._connector.settings.key_prefix}probe-{{{self._key}}}"),), heard)
+        batch.add((probe_charge(f"{self._connector.settings.key_prefix}probe-{{{self._key}}}"),), answered)
         ScriptCall(batch, self.node, self._connector.timeout_s, _not_redirected, None).send()
 
 

@@ -13,7 +13,7 @@ from sidegate.config import CREDENTIALS, StoreSettings
 from sidegate.config.store_url import Address, StoreKind
 from sidegate.store.protocol import StoreUnavailable
 from sidegate.store.redis.connection import MultiplexedConnection, heed_cancellation, open_connection
-from sidegate.store.redis.switches import hear_switches
+from sidegate.store.redis.switches import watch_switches
 
 # The wait for one Sentinel before the next one is queried.
 SENTINEL_TIMEOUT_S = 0.2
@@ -68,7 +68,7 @@ class Connector:
         heed_cancellation()
         return Address(host, port)
 
-    async def hear_switches(self, on_switch: Callable[[], None]) -> None:
+    async def watch_switches(self, on_switch: Callable[[], None]) -> None:
         """Call `on_switch` whenever a Sentinel announces a new master. Runs until cancelled."""
 
         def open_sentinel(number: int) -> Redis:
@@ -76,7 +76,7 @@ class Connector:
             return found
 
         url = self.settings.url
-        await hear_switches(open_sentinel, len(url.addresses), url.service, on_switch)
+        await watch_switches(open_sentinel, len(url.addresses), url.service, on_switch)
 
     async def _open(self, options: dict[str, Any], *, any_role: bool = False) -> MultiplexedConnection:
         options = {**options, **credentials(self.settings), "db": self.settings.url.db}

@@ -58,7 +58,7 @@ class RedisStore:
                 tasks.create_task(self._node.keep_connected())
                 if self._by_sentinel:
                     tasks.create_task(self._follow_master())
-                    tasks.create_task(self._connector.hear_switches(self._switched.set))
+                    tasks.create_task(self._connector.watch_switches(self._switched.set))
         finally:
             await self._connector.close()
 

@@ -1,7 +1,7 @@
-"""Hears from the Sentinels, without asking, that a master has been replaced.
+"""Subscribes to the Sentinels' announcements of a new master.
 
 Each Sentinel publishes `+switch-master` as soon as it knows the new master (Redis documentation, Sentinel, "Pub/Sub
-messages"). A message may get lost with its connection; the store therefore still asks from time to time.
+messages"). A message may get lost with its connection, so the store also polls.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ _LISTEN_S = 1.0
 _AGAIN_AFTER_S = 1.0
 
 
-async def hear_switches(
+async def watch_switches(
     open_sentinel: Callable[[int], Redis], count: int, service: str, on_switch: Callable[[], None]
 ) -> None:
     """Call `on_switch` for each message about `service` from any of `count` Sentinels. Runs until cancelled.
@@ -36,12 +36,12 @@ async def _subscribed(open_sentinel: Callable[[], Redis], service: str, on_switc
     while task is None or not task.cancelling():  # redis-py's handshake swallows a cancellation
         await asyncio.sleep(pause_s)
         pause_s = _AGAIN_AFTER_S
-        # redis-py raises more than its own exceptions. Without a subscription the store asks; no failure may end it.
+        # redis-py raises more than its own exceptions. Without a subscription the store polls; no failure may end it.
         with contextlib.suppress(Exception):
-            await _hear(open_sentinel(), service, on_switch)
+            await _listen(open_sentinel(), service, on_switch)
 
 
-async def _hear(sentinel: Redis, service: str, on_switch: Callable[[], None]) -> None:
+async def _listen(sentinel: Redis, service: str, on_switch: Callable[[], None]) -> None:
     task = asyncio.current_task()
     subscription: Any = sentinel.pubsub()  # untyped in redis-py
     async with sentinel, subscription:

@@ -1,4 +1,4 @@
-"""Reads what the kernel holds of a connection that is about to be closed."""
+"""Reads the bytes that the kernel still holds for a connection that is about to be closed."""
 
 import asyncio
 import contextlib

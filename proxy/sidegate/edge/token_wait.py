@@ -1,4 +1,4 @@
-"""Requests that wait for tokens which they have booked ahead: without a task, and without asking the store again.
+"""Requests that wait for tokens booked ahead: without a task and without another store call.
 
 The store's reply names the time; it is counted from the reply on, so that no request departs before its tokens are
 there. `listen.max_waiting` bounds the requests that wait, with those that are being decided and may have to: further
@@ -14,7 +14,7 @@ from sidegate.decision.reading import Reading
 
 
 class WaitingRoom:
-    """All waits of one process."""
+    """The waiting requests of one process."""
 
     def __init__(self) -> None:
         self._places = 0
@@ -35,7 +35,7 @@ class WaitingRoom:
 
 
 class TokenWait:
-    """One request's place in the room, and its wait. `end` may be called at any time, and again."""
+    """One request's place in the room, and its wait. `end` may be called at any time and more than once."""
 
     __slots__ = ("_ended", "_room", "_timer")
 

@@ -20,13 +20,13 @@ class ConnectionWaiter(Protocol):
     """A request that waits for a connection."""
 
     def on_connection(self, connection: UpstreamConnection) -> None:
-        """Here is one; it must be released or aborted."""
+        """Use the connection; it must be released or aborted."""
 
     def on_upstream_error(self, error: UpstreamError) -> None:
-        """There is none."""
+        """Handle the failure to get a connection."""
 
 
-class WaitingLine:
+class ConnectionQueue:
     """See the module's text. `connecting` returns how many connections are being made."""
 
     def __init__(self, settings: UpstreamSettings, connecting: Callable[[], int]) -> None:
@@ -43,7 +43,7 @@ class WaitingLine:
         return len(self._waiting)
 
     def add(self, waiter: ConnectionWaiter, *, fresh: bool) -> None:
-        """Let a request wait. Raises QueueFull."""
+        """Append a request. Raises QueueFull."""
         if len(self._waiting) >= self._settings.max_waiting:
             # A longer queue would only turn an overload into time-outs.
             raise QueueFull("too many requests wait for a connection to the application")
@@ -52,20 +52,20 @@ class WaitingLine:
             self._watch()
 
     def remove(self, waiter: ConnectionWaiter) -> None:
-        """The request waits no longer."""
+        """Remove a request."""
         _ = self._waiting.pop(waiter, None)
         if not self._waiting:
             self._refusal = None
 
     def take_first(self) -> ConnectionWaiter | None:
-        """The request that has waited longest, which waits no longer."""
+        """Remove and return the request that has waited longest."""
         waiter = next(iter(self._waiting), None)
         if waiter is not None:
             self.remove(waiter)
         return waiter
 
     def take_for(self, connection: UpstreamConnection) -> ConnectionWaiter | None:
-        """The first request that a connection serves, which waits no longer."""
+        """Remove and return the first request that can use the connection."""
         for waiter, (_, fresh) in self._waiting.items():
             if not (fresh and connection.reused):
                 self.remove(waiter)
@@ -73,18 +73,18 @@ class WaitingLine:
         return None
 
     def refused(self, error: ConnectRefused) -> None:
-        """The application refuses connections, and is tried again."""
+        """Record that the application refused a connection, which is tried again."""
         self._refusal = error if self._waiting else None
         self._watch()
 
     def accepted(self) -> None:
-        """The application accepts connections."""
+        """Record that the application accepts connections."""
         if self._refusal is not None:
             self._refusal, self._accepted_s = None, self._loop.time()
             self._watch()
 
     def close(self) -> None:
-        """Watch no longer."""
+        """Stop the deadline for good."""
         self._deadline.close()
 
     def _watch(self) -> None:
@@ -93,11 +93,11 @@ class WaitingLine:
         if since_s is None and self._waiting:
             since_s = self._loop.time()  # all connect: look again, since some may have been served by then
         if since_s is not None:
-            self._deadline.set(max(0.0, max(since_s, self._accepted_s) + self._patience_s() - self._loop.time()))
+            self._deadline.set(max(0.0, max(since_s, self._accepted_s) + self._longest_wait_s() - self._loop.time()))
 
     def _give_up(self) -> None:
         now = self._loop.time()
-        until = now - self._patience_s()
+        until = now - self._longest_wait_s()
         late = list(islice(self._waiting.items(), self._exempt(), None))
         error = self._refusal or Busy("no connection to the application became free in time")
         for waiter, (since, _) in late:
@@ -106,7 +106,7 @@ class WaitingLine:
                 waiter.on_upstream_error(error)
         self._watch()
 
-    def _patience_s(self) -> float:
+    def _longest_wait_s(self) -> float:
         return self._settings.queue_timeout_s if self._refusal is None else self._settings.retry_s
 
     def _exempt(self) -> int:
