@@ -114,7 +114,7 @@ class App:
         self._view = WorkersView(
             metrics, self._observer.top_refused, self._observer.recent_refusals, self._state, *numbers
         )
-        self._overview = Overview(self._view, health.application_fault, self._policies)
+        self._overview = Overview(self._view, probe, self._policies)
         self._admin = AdminListener(settings.admin, self._admin_pages(health), lambda: self._tls.admin)
 
     async def run(self) -> None:
@@ -124,7 +124,7 @@ class App:
             loop.add_signal_handler(number, stop.set)
         try:
             leads = self._place is None or self._place.is_leader
-            watching = [self._overview.watch()] if leads else []
+            watching = [self._overview.watch(), self._overview.watch_health()] if leads else []
             watching += self._tls.watches(self._settings, self._admin.renew_tls, self._edge.pool.use_tls)
             for each in (*self._store.tasks(), self._tick(), self._reloader.watch(), *watching):
                 _ = self._tasks.spawn(each)

@@ -1,6 +1,7 @@
 """Readiness goes by the application's own health where `upstream.health` names a path."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -37,20 +38,24 @@ def sidecar(store_server: StoreServer, application: Recorder, shared: Sidecar) -
 
 
 @pytest.mark.parametrize(
-    ("answer", "reason"),
+    ("answer", "state", "reason"),
     [
-        ((Act.HOLD,), "did not answer within 0.2 s"),
-        ((b"HTTP/1.1 200",), "did not answer within 0.2 s"),
-        ((b"HTTP/1.1 500 No\r\nContent-Length: 0\r\n\r\n",), "GET /healthz?deep=1 was answered 500 by 127.0.0.1:"),
-        ((b"HTTP/1.1 404 No\r\n",), "was answered 404"),
-        ((b"nonsense\r\n",), "got no HTTP answer"),
-        ((b"x" * 5000,), "got no HTTP answer"),
-        ((Act.CLOSE,), "got no HTTP answer"),
-        ((Act.RESET,), "127.0.0.1:"),
+        ((Act.HOLD,), "down", "did not answer within 0.2 s"),
+        ((b"HTTP/1.1 200",), "down", "did not answer within 0.2 s"),
+        (
+            (b"HTTP/1.1 500 No\r\nContent-Length: 0\r\n\r\n",),
+            "failing",
+            "GET /healthz?deep=1 was answered 500 by 127.0.0.1:",
+        ),
+        ((b"HTTP/1.1 404 No\r\n",), "failing", "was answered 404"),
+        ((b"nonsense\r\n",), "failing", "got no HTTP answer"),
+        ((b"x" * 5000,), "failing", "got no HTTP answer"),
+        ((Act.CLOSE,), "failing", "got no HTTP answer"),
+        ((Act.RESET,), "down", "127.0.0.1:"),
     ],
 )
 def test_an_application_that_is_not_well_makes_the_sidecar_unready(
-    answer: tuple[Step, ...], reason: str, sidecar: Sidecar, application: Recorder
+    answer: tuple[Step, ...], state: str, reason: str, sidecar: Sidecar, application: Recorder
 ) -> None:
     application.always(OK)
     eventually(lambda: ask(sidecar, "/readyz")[0] == 200, "a ready sidecar")
@@ -60,10 +65,29 @@ def test_an_application_that_is_not_well_makes_the_sidecar_unready(
     eventually(lambda: reason in ask(sidecar, "/readyz")[2]["app"].get("reason", ""), reason)
     assert get(sidecar.port, "/health").status == 503
     sidecar.wait_for_event("application_unhealthy", changes + 1)
+    eventually(lambda: overview(sidecar)["application"]["state"] == state, f"the state {state}")
+    eventually(lambda: reason in overview(sidecar)["problem"]["text"], "the problem")
     application.always(b"HTTP/1.1 302 Found\r\nContent-Length: 0\r\n\r\n")
     application.release()
     eventually(lambda: ask(sidecar, "/readyz")[0] == 200, "a ready sidecar again")
     sidecar.wait_for_event("application_healthy", changes + 1)
+
+
+def test_a_failing_health_check_is_shown_while_requests_are_answered(sidecar: Sidecar, application: Recorder) -> None:
+    application.always(OK)
+    eventually(lambda: overview(sidecar)["application"]["state"] == "up", "the state up")
+    application.always(b"HTTP/1.1 404 No\r\nContent-Length: 0\r\n\r\n")  # counts as an answer, no failure
+
+    def is_shown() -> bool:
+        assert get(sidecar.port, "/x").status == 404
+        return str(overview(sidecar)["application"]["state"]) == "failing"
+
+    eventually(is_shown, "the state failing")
+
+
+def overview(sidecar: Sidecar) -> dict[str, Any]:
+    found: dict[str, Any] = ask(sidecar, "/overview")[2]
+    return found
 
 
 def test_a_probe_is_neither_limited_nor_counted(

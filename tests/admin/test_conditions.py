@@ -4,6 +4,7 @@ from collections import Counter
 from typing import Any
 
 import pytest
+from sidegate.admin.application_probe import ApplicationFault
 from sidegate.admin.conditions import ConditionHistory, application_condition, store_condition
 from sidegate.telemetry.histogram import DURATIONS_S
 from sidegate.telemetry.percent import percent
@@ -22,7 +23,8 @@ def window(fast: int = 0, slow: int = 0, *, application_errors: int = 0, **error
     [
         (window(), None, 0, "up", ""),
         (window(fast=100), None, 0, "up", ""),
-        (window(fast=100), "127.0.0.1:9000: Connection refused", 0, "down", "Connection refused"),
+        (window(fast=100), ApplicationFault("127.0.0.1:9000: Connection refused"), 0, "down", "Connection refused"),
+        (window(fast=100), ApplicationFault("GET /x was answered 503", answers=True), 0, "failing", "answered 503"),
         (window(fast=100, application_errors=4), None, 0, "up", ""),
         (window(fast=100, application_errors=5), None, 0, "failing", "5.0 % of its requests failed: 5 answered 5xx"),
         (window(fast=10, upstream_timeout=1, upstream_broken=1), None, 0, "failing", "1 upstream_broken, 1 upstream_t"),
@@ -34,7 +36,7 @@ def window(fast: int = 0, slow: int = 0, *, application_errors: int = 0, **error
     ],
 )
 def test_the_application_is_judged_by_its_requests(
-    totals: Totals, fault: str | None, waiting: int, state: str, part: str
+    totals: Totals, fault: ApplicationFault | None, waiting: int, state: str, part: str
 ) -> None:
     found = application_condition(totals, fault, waiting)
     assert found.state == state
@@ -61,7 +63,7 @@ def test_the_store_is_judged_by_connection_and_breakers(
 
 def test_since_is_the_time_of_the_last_change_of_state() -> None:
     history = ConditionHistory("start")
-    down = application_condition(window(), "refused", 0)
+    down = application_condition(window(), ApplicationFault("refused"), 0)
     assert [history.update(down, "1"), history.update(down, "2"), history.since] == [True, False, "1"]
     assert [history.update(application_condition(window(), None, 0), "3"), history.since] == [True, "3"]
 

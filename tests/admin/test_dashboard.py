@@ -181,7 +181,7 @@ def test_an_application_that_is_down_is_red_with_its_reason_and_one_that_fails_a
             return page.text("#application-word") == "down"
 
         eventually(is_down, "the application's tile")
-        page.wait_text("problems", "accepts no connections")
+        page.wait_text("problems", "application is down")
         assert "refused" in page.text("#application-reason").lower()
         assert "bad" in page.page.get_attribute("#application-word", "class")
         page.wait_text("marks", "Application down")
@@ -194,7 +194,7 @@ def test_with_application_and_store_down_both_are_named_each_with_its_runbook(br
         page = DashboardPage(browser, sidecar.admin_port, path=f"?peers=http://127.0.0.1:{sidecar.admin_port}")
         page.wait("document.querySelectorAll('#problems li').length === 2")
         first, second = page.page.locator("#problems li").all_inner_texts()
-        assert "The application accepts no connections" in first
+        assert "The application is down" in first
         assert "The store is not connected" in second
         links = page.page.eval_on_selector_all("#problems a", "all => all.map(each => each.getAttribute('href'))")
         assert links == ["/runbook#the-application-is-down", "/runbook#redis-is-down"]

@@ -9,6 +9,7 @@ import contextlib
 import logging
 import re
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from sidegate.config import UpstreamSettings
 from sidegate.config.tls_settings import CurrentTls, no_tls
@@ -24,6 +25,13 @@ _STATUS_LINE = re.compile(rb"HTTP/1\.[01] ([0-9]{3})(?: .*)?\r?\n")
 logger = logging.getLogger(__name__)
 
 
+class ApplicationFault(NamedTuple):
+    """Why the application is not well. `answers`: it does, but with an error or without HTTP."""
+
+    text: str
+    answers: bool = False
+
+
 class ApplicationProbe:
     """Probes the application when asked, and not again within `upstream.health.interval`."""
 
@@ -36,9 +44,14 @@ class ApplicationProbe:
         self._loop = asyncio.get_running_loop()
         self._lock = asyncio.Lock()
         self._checked_s = -self._every_s
-        self._fault: str | None = None
+        self._fault: ApplicationFault | None = None
 
-    async def fault(self) -> str | None:
+    @property
+    def has_path(self) -> bool:
+        """Whether it asks the application, by `upstream.health.path`, and does not only connect."""
+        return bool(self._health.path)
+
+    async def fault(self) -> ApplicationFault | None:
         """Why the application is not well; None if it is."""
         async with self._lock:
             if self._loop.time() - self._checked_s >= self._every_s:
@@ -52,26 +65,26 @@ class ApplicationProbe:
         text = "Whether the last probe found the application well; 1 before the first one."
         yield Reading("upstream_healthy", text, lambda: self._fault is None)
 
-    def _log_change(self, before: str | None) -> None:
+    def _log_change(self, before: ApplicationFault | None) -> None:
         if not self._health.path or (before is None) == (self._fault is None):
             return
         if self._fault is not None:
-            logger.warning("application_unhealthy", extra={"fields": {"reason": self._fault}})
+            logger.warning("application_unhealthy", extra={"fields": {"reason": self._fault.text}})
         else:
             logger.info("application_healthy")
 
-    async def _probe(self) -> str | None:
+    async def _probe(self) -> ApplicationFault | None:
         place = self._upstream.url.place
         try:
             async with asyncio.timeout(self._timeout_s):
                 return await self._ask()
         except TimeoutError:
             did = "answer" if self._health.path else "accept a connection"
-            return f"{place} did not {did} within {self._timeout_s:g} s"
+            return ApplicationFault(f"{place} did not {did} within {self._timeout_s:g} s")
         except OSError as error:
-            return f"{place}: {error.strerror or error}"
+            return ApplicationFault(f"{place}: {error.strerror or error}")
 
-    async def _ask(self) -> str | None:
+    async def _ask(self) -> ApplicationFault | None:
         url = self._upstream.url
         if url.socket:
             reader, writer = await asyncio.open_unix_connection(url.socket, limit=LONGEST_LINE_BYTES)
@@ -88,7 +101,9 @@ class ApplicationProbe:
             with contextlib.suppress(OSError):
                 await writer.wait_closed()
 
-    async def _answer_fault(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> str | None:
+    async def _answer_fault(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> ApplicationFault | None:
         path, authority = self._health.path, self._upstream.url.authority
         lines = (f"GET {path} HTTP/1.1", f"Host: {authority}", "User-Agent: sidegate-health", "Connection: close")
         writer.write("\r\n".join([*lines, "", ""]).encode("ascii"))
@@ -98,6 +113,8 @@ class ApplicationProbe:
             line = b""
         match = _STATUS_LINE.fullmatch(line)
         if match is None:
-            return f"GET {path} got no HTTP answer from {self._upstream.url.place}"
+            return ApplicationFault(f"GET {path} got no HTTP answer from {self._upstream.url.place}", answers=True)
         status = int(match[1])
-        return None if 200 <= status < 400 else f"GET {path} was answered {status} by {self._upstream.url.place}"
+        if 200 <= status < 400:
+            return None
+        return ApplicationFault(f"GET {path} was answered {status} by {self._upstream.url.place}", answers=True)

@@ -2,8 +2,9 @@
 
 application   up       answers
               slow     half of its answers take SLOW_S or longer, or requests wait for a connection to it
-              failing  FAILING_SHARE of the forwarded requests or more ended with 5xx or a broken connection
-              down     accepts no connections
+              failing  FAILING_SHARE of the forwarded requests or more ended with 5xx or a broken connection, or
+                       `upstream.health.path` is answered with an error
+              down     accepts no connections, or does not answer `upstream.health.path`
 store         up       connected, all breakers closed
               open     connected, but a breaker keeps requests from it
               down     not connected
@@ -12,6 +13,7 @@ store         up       connected, all breakers closed
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from sidegate.admin.application_probe import ApplicationFault
 from sidegate.telemetry.histogram import quantile
 from sidegate.telemetry.percent import percent
 from sidegate.telemetry.totals import Totals
@@ -45,10 +47,10 @@ class ConditionHistory:
         return changed
 
 
-def application_condition(window: Totals, connect_fault: str | None, waiting: int) -> Condition:
-    """The application's condition. `connect_fault`: why it accepts no connections; `waiting`: requests in its queue."""
-    if connect_fault is not None:
-        return Condition("down", connect_fault)
+def application_condition(window: Totals, fault: ApplicationFault | None, waiting: int) -> Condition:
+    """The application's condition. `fault`: of the last probe; `waiting`: requests in its queue."""
+    if fault is not None:
+        return Condition("failing" if fault.answers else "down", fault.text)
     forwarded = max(sum(window.application_counts), 1)
     broken = {reason: count for reason, count in window.errors.items() if reason.startswith("upstream_")}
     failed = window.application_errors + sum(broken.values())

@@ -65,11 +65,6 @@ class HealthCheck:
         shown = {name: {"status": word} for name, word in {**parts, "config": content["config"]["status"]}.items()}
         return status, {"status": content["status"], **shown}
 
-    async def application_fault(self) -> str | None:
-        """Why the application is not well; None if it is."""
-        app, _ = await self._check()
-        return app
-
     def _state(self, app: str | None, store: str | None) -> HealthState:
         if self._draining():
             return HealthState.DRAINING
@@ -85,7 +80,7 @@ class HealthCheck:
         async with self._lock:
             if self._loop.time() - self._checked_s >= CHECK_EVERY_S:
                 app, store = await asyncio.gather(self._probe.fault(), self._ping_store())
-                self._faults, self._checked_s = (app, store), self._loop.time()
+                self._faults, self._checked_s = (app and app.text, store), self._loop.time()
             return self._faults
 
 

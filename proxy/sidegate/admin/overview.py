@@ -3,12 +3,14 @@
 Dashboard, `sidegate top` and `sidegate status` show this document.
 """
 
+import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, cast
 
 import sidegate
+from sidegate.admin.application_probe import ApplicationFault, ApplicationProbe
 from sidegate.admin.conditions import ConditionHistory, application_condition, store_condition
 from sidegate.admin.overview_types import OverviewDocument
 from sidegate.admin.problems import ProblemHistory, problems
@@ -21,21 +23,23 @@ DEFAULT_WINDOW_S = 10
 MOST_MARKS = 100
 # Without requests, the application is checked by a connection this often; while it is down, every second.
 IDLE_CHECK_EVERY_S = 5
+# The probe itself keeps to `upstream.health.interval`.
+HEALTH_LOOK_EVERY_S = 0.5
 
 
 class Overview:
-    """Follows the sidecar second by second. `application_fault` connects to the application (health)."""
+    """Follows the sidecar second by second."""
 
     def __init__(
         self,
         view: WorkersView,
-        application_fault: Callable[[], Awaitable[str | None]],
+        probe: ApplicationProbe,
         policies: Callable[[], PolicySet],
     ) -> None:
         self._view = view
-        self._application_fault = application_fault
+        self._probe = probe
         self._policies = policies
-        self._connect_fault: str | None = None
+        self._application_fault: ApplicationFault | None = None
         self.started = now_text()
         self._application = ConditionHistory(self.started)
         self._store = ConditionHistory(self.started)
@@ -53,11 +57,19 @@ class Overview:
             last = self._view.timeline.window(1)
             failed = sum(count for reason, count in last.errors.items() if reason.startswith("upstream_"))
             unchecked_s += 1
-            if sum(last.application_counts) > failed:  # an answer proves that the application runs
-                self._connect_fault, unchecked_s = None, 0
-            elif failed or self._connect_fault is not None or unchecked_s >= IDLE_CHECK_EVERY_S:
-                self._connect_fault, unchecked_s = await self._application_fault(), 0
+            if self._probe.has_path:
+                pass  # see watch_health
+            elif sum(last.application_counts) > failed:  # an answer proves that the application runs
+                self._application_fault, unchecked_s = None, 0
+            elif failed or self._application_fault is not None or unchecked_s >= IDLE_CHECK_EVERY_S:
+                self._application_fault, unchecked_s = await self._probe.fault(), 0
             self._judge(self._view.state(), datetime.fromtimestamp(cast("float", second["time"]), UTC))
+
+    async def watch_health(self) -> None:
+        """Ask the application for its health at each `upstream.health.interval`. Runs until cancelled."""
+        while self._probe.has_path:
+            self._application_fault = await self._probe.fault()
+            await asyncio.sleep(HEALTH_LOOK_EVERY_S)
 
     def document(self, window_s: int = DEFAULT_WINDOW_S) -> OverviewDocument:
         """Figures of the last `window_s` seconds."""
@@ -111,7 +123,7 @@ class Overview:
     def _judge(self, state: Mapping[str, Any], now: datetime) -> None:
         text = now.isoformat(timespec="seconds").replace("+00:00", "Z")
         window = self._view.timeline.window(DEFAULT_WINDOW_S)
-        if self._application.update(application_condition(window, self._connect_fault, state["waiting"]), text):
+        if self._application.update(application_condition(window, self._application_fault, state["waiting"]), text):
             condition = self._application.condition
             self._mark("application", _change("Application", condition.state, condition.reason), text)
         if self._store.update(store_condition(state["store"]), text):

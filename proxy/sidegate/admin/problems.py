@@ -88,7 +88,7 @@ def _of_application(application: ConditionHistory) -> Iterator[PresentProblem]:
     match state:
         case "down":
             section = "the-application-is-down"
-            text = f"The application accepts no connections ({reason}). Forwarded requests are answered 502 or 504. "
+            text = f"The application is down ({reason}). Forwarded requests are answered 502 or 504. "
             text += "Start the application or correct upstream.url."
         case "failing":
             text = f"The application fails: {reason}. Look at the application's own log."

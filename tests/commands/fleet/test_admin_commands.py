@@ -110,7 +110,7 @@ def test_status_and_top_report_an_application_that_is_down(store_server: StoreSe
             found: dict[str, Any] = row["overview"]
             return found
 
-        eventually(lambda: "The application accepts no connections" in status(), "the application's state")
+        eventually(lambda: "The application is down" in status(), "the application's state")
         assert overview()["application"]["state"] == "down"
         # A share is known once a second with requests has ended, and until its window has.
         eventually(lambda: overview()["responses"]["5xx"], "the share of 5xx")

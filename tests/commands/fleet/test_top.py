@@ -111,7 +111,7 @@ def test_problems_that_sidecars_share_are_one_sentence_and_removed_policies_are_
         state["refused"][0]["policy"] = "gone"
         common = {"since": f"2026-01-01T00:00:{second}Z", "runbook": "/runbook#x"}
         state["overview"]["problems"] = [
-            {"text": f"The application accepts no connections ({place}).", **common},
+            {"text": f"The application is down ({place}).", **common},
             {"text": "The store is not connected.", **common},
         ]
     console = Console(width=400)
@@ -121,7 +121,7 @@ def test_problems_that_sidecars_share_are_one_sentence_and_removed_policies_are_
     (shared,) = [line.rstrip() for line in lines if "store is not connected" in line]
     assert shared.startswith("127.0.0.1:9081, 127.0.0.1:9083: The store")
     assert shared.endswith(":10. Runbook: http://127.0.0.1:9083/runbook#x"), "since the first of them"
-    assert len([line for line in lines if "accepts no connections" in line]) == 2
+    assert len([line for line in lines if "application is down" in line]) == 2
     assert any("gone (removed)" in line for line in lines)
 
 
