@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.admin.admin_client import ask
 from tests.conftest import StartStore
 from tests.raw_client import RawClient, Reply, get
 from tests.recorder import Recorder, eventually
@@ -199,6 +200,8 @@ def test_settings_that_need_a_restart_are_named(edited: Edited) -> None:
     told = len(edited.sidecar.events("config_needs_restart"))
     edited.policies(LIMIT, listen={"port": 9}, store={"url": "redis://elsewhere"}, log={"requests": "none"})
     warning = edited.sidecar.wait_for_event("config_needs_restart", told + 1)[-1]
+    config = ask(edited.sidecar, "/overview")[2]["config"]
+    assert (config["status"], config["needs_restart"]) == ("ok", warning["settings"])
     assert (warning["level"], warning["settings"]) == ("warning", ["listen.port", "store.url"])
     assert edited.ask("stayed").status == 200
 

@@ -205,6 +205,8 @@ def test_a_search_matches_its_text_literally(one: Sidecar) -> None:
         ("/buckets?limit=0", 400, "limit: expected a whole number from 1 to 1000"),
         ("/buckets?cursor=x", 400, "cursor: expected"),
         ("/top?limit=1000", 400, "limit: expected"),
+        ("/overview?window=60", 400, "window: expected length of the window: 1s to 900s (pattern ^"),
+        ("/fleet?peers=x", 400, "peers: expected URLs of admin listeners on loopback"),
         ("/nothing", 404, "Not Found"),
     ],
 )

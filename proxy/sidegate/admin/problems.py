@@ -75,9 +75,13 @@ def problems(
         text = f"The last edit of the configuration was refused ({fault}); the one before it stays active. "
         yield PresentProblem("an-edit-was-refused", f"{text}Correct the file.", config.get("since", ""))
     for worker in state.get("workers", ()):
-        if worker["heard_s"] is None or worker["heard_s"] > SILENT_S:
-            text = f"Worker {worker['worker']} does not report. Its requests may hang; the log has worker_died."
-            yield PresentProblem("a-worker-does-not-report", text, part=str(worker["worker"]))
+        number, heard_s = worker["worker"], worker["heard_s"]
+        if heard_s is None:
+            text = f"Worker {number} is not running. It is started again after a pause; the log has worker_died."
+            yield PresentProblem("a-worker-does-not-report", text, part=str(number))
+        elif heard_s > SILENT_S:
+            text = f"Worker {number} does not report. Its requests hang until it is replaced; the log has worker_hung."
+            yield PresentProblem("a-worker-does-not-report", text, part=str(number))
     if unhandled := window.errors["internal"]:
         text = f"{unhandled} requests failed with an internal error of the sidecar. The log has the trace."
         yield PresentProblem("internal-errors", text)

@@ -139,13 +139,21 @@ def validated(model: type[M], given: Mapping[str, object] | bytes) -> M:
         raise Problem(400, f"{place}: {_expectation(model, first['loc']) or first['msg']}") from None
 
 
+def _form(pattern: str, description: str | None) -> str:
+    """A parameter's description as what was expected, with its pattern; the pattern alone where it has none."""
+    if description is None:
+        return f"expected {pattern}"
+    words = description if description[1].isupper() else description[0].lower() + description[1:]
+    return f"expected {words.rstrip('.')} (pattern {pattern})"
+
+
 def _expectation(model: type[BaseModel], place: tuple[int | str, ...]) -> str:
     """What the parameter must look like; empty where the error's own message says it."""
     field = model.model_fields.get(str(place[0])) if len(place) == 1 else None
     if field is None or field.annotation is not int:
         schema = model.model_json_schema()["properties"].get(place[0], {}) if len(place) == 1 else {}
         patterns = [each["pattern"] for each in (schema, *schema.get("anyOf", ())) if "pattern" in each]
-        return f"expected {patterns[0]}" if patterns else ""
+        return _form(patterns[0], field.description if field else None) if patterns else ""
     least = next(each.ge for each in field.metadata if isinstance(each, Ge))
     most = next(each.le for each in field.metadata if isinstance(each, Le))
     return f"expected a whole number from {least} to {most}"

@@ -19,13 +19,14 @@ class PartHealth(TypedDict):
 
 
 class ConfigState(TypedDict):
-    """`since` and `faults` describe a refused edit. Times are ISO 8601, UTC."""
+    """`since` and `faults` describe a refused edit, `needs_restart` settings of a valid one. Times: ISO 8601, UTC."""
 
     status: Literal["ok", "stale"]
     loaded: str
     since: NotRequired[str]
     faults: NotRequired[Sequence[str]]
     hash: NotRequired[str]
+    needs_restart: NotRequired[Sequence[str]]
 
 
 class HealthDocument(TypedDict):

@@ -66,11 +66,13 @@ class Reloader:
         return self._settings
 
     def about(self) -> dict[str, object]:
-        """State of the configuration for health pages and the admin API: `status` ok or stale, times, faults."""
+        """State of the configuration for health pages and the admin API: `status` ok or stale, times, faults, and
+        settings that wait for a restart, if there are any."""
+        waiting = {"needs_restart": self.needing_restart} if self.needing_restart else {}
         if self.stale is None:
-            return {"status": "ok", "loaded": self.loaded_at}
+            return {"status": "ok", "loaded": self.loaded_at, **waiting}
         since, faults = self.stale
-        return {"status": "stale", "since": since, "loaded": self.loaded_at, "faults": faults}
+        return {"status": "stale", "since": since, "loaded": self.loaded_at, "faults": faults, **waiting}
 
     def readings(self) -> Iterator[Reading]:
         """Metrics of edits of the configuration."""

@@ -278,7 +278,8 @@ function drawParts() {
   const without = Object.entries(store.without_store_per_s).map(([effect, rate]) => `${number(rate)}/s ${WITHOUT_STORE[effect]}`);
   part("store", store.state === "open" ? "breaker open" : store.state, [store.reason, ...without].filter(Boolean).join("; "), store.since);
   const stale = config.status !== "ok";
-  part("config", state.draining ? "draining" : stale ? "edit refused" : "ok", stale ? config.faults[0] : "", stale ? config.since : config.loaded);
+  const waiting = config.needs_restart ? `waits for a restart: ${config.needs_restart.join(", ")}` : "";
+  part("config", state.draining ? "draining" : stale ? "edit refused" : "ok", [stale ? config.faults[0] : "", waiting].filter(Boolean).join("; "), stale ? config.since : config.loaded);
 }
 
 function part(id, word, reason, time) {

@@ -14,9 +14,6 @@ from sidegate.commands.fleet.traffic import FIGURES_S, totals_of_overviews
 from sidegate.commands.output import printable, write_json
 from sidegate.commands.rich_output import write_text
 
-# Workers report once a second, and the parent passes reports on within another.
-SILENT_S = 5
-
 
 def status(options: argparse.Namespace) -> int:
     """Show them. Returns 1 if a sidecar has a problem or does not answer, or if their configurations differ."""
@@ -25,7 +22,6 @@ def status(options: argparse.Namespace) -> int:
     states: list[Mapping[str, Any]] = [each.content["state"] for each in replies if not each.fault]
     alike = len(_hashes(states)) <= 1
     texts = problem_texts(overviews)
-    texts += [Text(printable(line), "red") for reply in replies for line in _worker_faults(reply)]
     if not alike:
         texts.append(Text("The sidecars have different configurations and do not decide alike (see hashes).", "red"))
         texts += [Text(printable(f"{reply.name}: {line}")) for reply in replies for line in _hash_lines(reply)]
@@ -89,14 +85,3 @@ def _hash_lines(reply: SidecarReply) -> list[str]:
     odd = [each for each in state.get("workers", ()) if each.get("hash") not in (None, state["config"]["hash"])]
     own = [f"configuration {state['config']['hash']}, read {state['config']['loaded']}"]
     return own + [f"worker {each['worker']} has configuration {each['hash']}" for each in odd]
-
-
-def _worker_faults(reply: SidecarReply) -> list[str]:
-    """Workers beside the one that the sidecar's problem may name."""
-    found = []
-    for each in reply.content.get("state", {}).get("workers", ()):
-        if each["heard_s"] is None:
-            found.append(f"{reply.name}: worker {each['worker']} is not running")
-        elif each["heard_s"] > SILENT_S:
-            found.append(f"{reply.name}: worker {each['worker']} has not reported for {each['heard_s']:.0f} s")
-    return found

@@ -103,7 +103,9 @@ def _figures(reply: SidecarReply, overview: Mapping[str, Any] | None) -> Row:
         return (reply.name, *("-",) * 10, Text("no answer", "red"), Text("-"), Text("-"))
     latency, config = overview["latency_ms"], overview["config"]
     two, four, limited, five = (_share(overview["responses"][name]) for name in CLASSES)
-    config_text = f"{config['hash']} {'' if config['status'] == 'ok' else 'edit refused'}".strip()
+    notes = ["edit refused"] if config["status"] != "ok" else []
+    notes += ["restart needed"] if config.get("needs_restart") else []
+    config_text = f"{config['hash']} {', '.join(notes)}".strip()
     return (
         reply.name,
         f"{overview['requests_per_s']:.1f}",
