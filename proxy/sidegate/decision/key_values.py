@@ -34,6 +34,9 @@ _READ_AS_SPACE = re.compile(r"[\x00-\x08\x0e-\x1f]")
 _PHP_CUT = re.compile(r"[\[\x00].*", re.DOTALL)
 # Bounds the work for one key: parameters of a query, or cookies. Django, PHP and Express stop at 1,000 too.
 MOST_PIECES = 1000
+# Bounds the cache of credentials: entries, and characters of each; longer ones are read anew each time.
+CACHED_CREDENTIALS = 1024
+CACHED_CREDENTIALS_CHARS = 2048
 
 ValueReader = Callable[[RequestFacts], str | None]
 
@@ -219,7 +222,6 @@ def cookie_value(name: str, value: str) -> str | None:
     return decode(value).replace("+", " ") or None
 
 
-@lru_cache(1024)
 def credentials(value: str) -> str:
     """Credentials in the form that all their spellings share: a token without its scheme, which many applications do
     not look at; Basic credentials and lists of parameters with their scheme in lower case.
@@ -227,6 +229,10 @@ def credentials(value: str) -> str:
     Raises BadRequest where applications read several tokens in them, for Basic ones that are not canonical base64, and
     for characters outside ASCII, of which some applications strip the spaces.
     """
+    return _cached_credentials(value) if len(value) <= CACHED_CREDENTIALS_CHARS else _credentials(value)
+
+
+def _credentials(value: str) -> str:
     if not value.isascii():
         raise BadRequest("the credentials hold a character outside ASCII, but decide a limit")
     first, *others = value.split(None, 1)
@@ -246,6 +252,9 @@ def credentials(value: str) -> str:
     if begin != scheme and _token_of(value.partition(begin)[2]) != token:
         raise BadRequest(f"the credentials hold the word {begin}, where some applications begin to read the token")
     return token
+
+
+_cached_credentials = lru_cache(CACHED_CREDENTIALS)(_credentials)
 
 
 def _token_of(rest: str) -> str:

@@ -50,11 +50,13 @@ class ErrorPages:
         return None
 
 
-@lru_cache(1024)
 def quality(accept: str, media_type: str) -> float:
     """How much an Accept field wants a type, from 0 to 1; the most specific range that names it decides."""
-    if not accept or len(accept) > LONGEST_ACCEPT_CHARS:
-        return 1.0
+    return _quality(accept, media_type) if 0 < len(accept) <= LONGEST_ACCEPT_CHARS else 1.0
+
+
+@lru_cache(1024)
+def _quality(accept: str, media_type: str) -> float:
     group = media_type.partition("/")[0] + "/*"
     found: dict[str, float] = {}
     for text in accept.lower().split(",", MOST_RANGES)[:MOST_RANGES]:

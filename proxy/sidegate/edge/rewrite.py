@@ -15,6 +15,7 @@ from sidegate.edge.heads import RequestHead, ResponseHead
 from sidegate.edge.http_date import date_line
 
 VIA = b"Via: 1.1 sidegate\r\n"
+LONGEST_REASON_CHARS = 128
 
 _ABSOLUTE = re.compile(r"https?://(?:[^/?#@]*@)?([^/?#]*)", re.IGNORECASE)
 
@@ -109,9 +110,13 @@ def names_host(target: str, host: str | None) -> bool:
     return absolute[0].endswith(f"//{absolute[1]}") and absolute[1].lower() == host.lower()
 
 
-@lru_cache(256)
 def status_line(status: int, reason: str) -> bytes:
-    """A status line without its line end; the reason is kept where it is plain text."""
+    """A status line without its line end; the reason is kept where it is plain text, up to LONGEST_REASON_CHARS."""
+    return _status_line(status, reason[:LONGEST_REASON_CHARS])
+
+
+@lru_cache(256)
+def _status_line(status: int, reason: str) -> bytes:
     if not (reason.isascii() and reason.isprintable()):
         reason = HTTPStatus(status).phrase if status in HTTPStatus.__members__.values() else ""
-    return f"HTTP/1.1 {status} {reason[:128]}".encode()
+    return f"HTTP/1.1 {status} {reason}".encode()
