@@ -26,17 +26,25 @@ COMPILED = (
     *(f"telemetry/{name}.py" for name in ("escaping", "metrics", "observer")),
     *(f"telemetry/{name}.py" for name in ("outcomes", "recent_refusals", "request_log", "top_refused")),
 )
-# Modules and folders of these that stay Python, with the reason.
+# Modules and folders of these that stay Python, with the reason. No compiled module defines an exception: mypyc gives a
+# name that two handlers of a coroutine use one type, and its exceptions have no sound weak references (docs/adr/0009).
 PURE = {
+    "decision/bad_request.py": "defines an exception",
+    "decision/stored.py": "defines an exception; the admin listener uses it",
     "edge/arrival.py": "mypyc has no multiple assignment in a class body; it reads the first bytes of connections",
+    "edge/engine.py": "defines an exception; all else in it is calls of C",
+    "edge/failures.py": "defines exceptions",
     "edge/file_limit.py": "runs at the start",
     "edge/listening.py": "runs at the start",
     "edge/server.py": "accepts connections; `sockets` is a list in uvloop, a tuple in the types of asyncio",
+    "edge/upstream_errors.py": "defines exceptions",
     "store/cluster": "a process crashed in its tests, see docs/adr/0009",
     "store/factory.py": "runs at the start",
     "store/housekeeping.py": "runs in the background",
     "store/probe.py": "runs in the background",
+    "store/protocol.py": "defines exceptions",
     "store/redis/connector.py": "opens connections",
+    "store/redis/handshake.py": "opens connections",
     "store/redis/inspect.py": "mypyc has no asynchronous generators; the admin listener uses it",
     "store/redis/inspect_client.py": "serves inspect.py alone",
     "store/redis/node.py": "a compiled object has no weak references, which store/cluster/give_back.py needs",

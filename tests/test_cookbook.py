@@ -13,8 +13,9 @@ from sidegate.config import compile_policies
 from sidegate.config.builtin_routes import builtin_routes
 from sidegate.config.load import parse
 from sidegate.config.units import duration_us
+from sidegate.decision.bad_request import BadRequest
 from sidegate.decision.policy import PolicySet
-from sidegate.decision.request import BadRequest, RequestFacts
+from sidegate.decision.request import RequestFacts
 from sidegate.decision.verdict import Answer, Outcome, Verdict, outcome_of, store_failed
 
 PAGE = Path(__file__).parents[1] / "docs/cookbook.md"

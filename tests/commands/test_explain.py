@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from multidict import CIMultiDict
 from sidegate.config import compile_policies
 from sidegate.config.load import parse
+from sidegate.decision.bad_request import BadRequest
 from sidegate.decision.bucket import Limit, Rate
 from sidegate.decision.explanation import MatchResult, explain, limit_text
-from sidegate.decision.request import BadRequest, RequestFacts
+from sidegate.decision.request import RequestFacts
 
 from tests.commands.command_line import ROOT, on_a_terminal, sidegate
 from tests.commands.conftest import WriteConfig

@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 import pytest
 from sidegate.config import compile_policies, parse
+from sidegate.decision.bad_request import BadRequest
 from sidegate.decision.policy import PolicySet
-from sidegate.decision.request import BadRequest
 
 from tests.decision.asked import facts
 from tests.decision.instruction_count import instructions

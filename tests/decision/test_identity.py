@@ -5,6 +5,7 @@ from ipaddress import ip_address, ip_network
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sidegate.decision.bad_request import BadRequest
 from sidegate.decision.identity import (
     ANONYMOUS,
     LONGEST_VALUE_BYTES,
@@ -16,7 +17,6 @@ from sidegate.decision.identity import (
 )
 from sidegate.decision.key_values import MOST_PIECES
 from sidegate.decision.policy import PolicySet
-from sidegate.decision.request import BadRequest
 
 from tests.decision.asked import LOOPBACK, bucket_of, facts, source
 

@@ -6,12 +6,12 @@ from urllib.parse import unquote_to_bytes
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from sidegate.decision.bad_request import BadRequest
 from sidegate.decision.match import Match
 from sidegate.decision.policy import Policy, PolicySet
 from sidegate.decision.request import (
     CACHED_TARGET_CHARS,
     MOST_SEGMENTS,
-    BadRequest,
     decode,
     path_part,
     paths_of,

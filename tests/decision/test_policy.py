@@ -4,10 +4,11 @@ import re
 from ipaddress import ip_network
 
 import pytest
+from sidegate.decision.bad_request import BadRequest
 from sidegate.decision.bucket import Limit, Rate
 from sidegate.decision.match import FieldMatch, Match
 from sidegate.decision.policy import Override, Policy, PolicySet
-from sidegate.decision.request import BadRequest, RequestFacts
+from sidegate.decision.request import RequestFacts
 
 from tests.decision.asked import LOOPBACK, MINUTELY, bucket_of, facts, key
 

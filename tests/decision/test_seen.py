@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 
 import pytest
+from sidegate.decision.bad_request import BadRequest
 from sidegate.decision.match import Match
 from sidegate.decision.policy import MOST_SEEN, Policy, PolicyMatch, PolicySet
-from sidegate.decision.request import BadRequest
 
 from tests.decision.asked import LOOPBACK, MINUTELY, facts, key
 

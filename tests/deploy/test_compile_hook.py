@@ -3,6 +3,7 @@
 What it builds is tested by `make check-compiled`.
 """
 
+import importlib
 import os
 import subprocess
 import sys
@@ -56,3 +57,10 @@ def test_the_path_of_a_request_is_compiled_and_every_exception_is_a_module_of_it
     for each in PURE:
         assert (ROOT / "proxy" / "sidegate" / each).exists()
         assert not [name for name in compiled if name.startswith(f"sidegate/{each}")]
+
+
+def test_no_compiled_module_defines_an_exception() -> None:
+    for name in compiled_modules(ROOT / "proxy"):
+        module = importlib.import_module(name.removesuffix(".py").replace("/", "."))
+        own = [each for each in vars(module).values() if isinstance(each, type) and each.__module__ == module.__name__]
+        assert not [each.__name__ for each in own if issubclass(each, BaseException)], name

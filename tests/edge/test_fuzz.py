@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from multidict import CIMultiDict, CIMultiDictProxy
 from sidegate.config import Settings, compile_policies
-from sidegate.decision.request import BadRequest, RequestFacts
+from sidegate.decision.bad_request import BadRequest
+from sidegate.decision.request import RequestFacts
 from sidegate.edge.failures import BadMessage, BadRequestHead
 from sidegate.edge.field_names import request_names, response_names
 from sidegate.edge.heads import NO_BODY

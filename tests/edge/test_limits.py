@@ -7,16 +7,16 @@ import socket
 import time
 from collections.abc import Coroutine, Iterator, Mapping
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from sidegate.config import ListenSettings, UpstreamSettings
+from sidegate.config import Settings, compile_policies
 from sidegate.decision.request import RequestFacts
 from sidegate.edge.body_rate import BodyAllowance
 from sidegate.edge.buffers import BufferBudget
-from sidegate.edge.field_names import request_names
-from sidegate.edge.runtime import Runtime
+from sidegate.edge.field_names import response_names
+from sidegate.edge.pool import Pool
+from sidegate.edge.runtime import Runtime, live_rules
 from sidegate.edge.server import Server
 
 from tests.raw_client import Broken, RawClient, Reply, get, request
@@ -168,12 +168,14 @@ async def test_a_client_that_does_not_take_its_last_answer_keeps_no_connection()
         tasks.add(task := asyncio.get_running_loop().create_task(coroutine))
         return task
 
-    listen = ListenSettings.model_validate({"host": "127.0.0.1", "port": 0, "write_timeout": "50ms"})
-    live: Any = SimpleNamespace(
-        listen=listen, upstream=UpstreamSettings(), request_names=request_names([]), tailored=None
+    listen = {"host": "127.0.0.1", "port": 0, "write_timeout": "50ms"}
+    settings = Settings.model_validate({"listen": listen, "policies": []})
+    live = live_rules(settings, compile_policies(settings))
+    unused: Any = None  # a page needs no decision and no record
+    pool = Pool(settings.upstream, response_names(), spawn)
+    runtime = Runtime(
+        live, unused, unused, pool, spawn, settings.listen, b"app:1", {"/large": large_page}, BufferBudget(0)
     )
-    unused: Any = None  # a page needs no decision, no record and no application
-    runtime = Runtime(live, unused, unused, unused, spawn, listen, b"app:1", {"/large": large_page}, BufferBudget(0))
     server = Server(runtime)
     port = await server.listen()
     with RawClient(port) as client:

@@ -10,10 +10,10 @@ from sidegate.config.faults import Path, quote
 from sidegate.config.section import Section
 from sidegate.config.units import Quota
 from sidegate.config.values import Flag, RateExpression, WholeNumber
+from sidegate.decision.bad_request import BadRequest
 from sidegate.decision.bucket import MAX_BURST, MOST_DEBT_BURSTS, Rate
 from sidegate.decision.identity import Key, KeySource, SourceKind
 from sidegate.decision.key_values import CREDENTIAL_FIELDS, cookie_value, credentials, query_value
-from sidegate.decision.request import BadRequest
 
 Burst = Annotated[int, WholeNumber(1, MAX_BURST)]
 Initial = Annotated[int, WholeNumber(0, MAX_BURST)]

@@ -3,10 +3,11 @@
 from dataclasses import dataclass, replace
 from enum import Enum
 
+from sidegate.decision.bad_request import BadRequest
 from sidegate.decision.bucket import Charge, Limit, Rate
 from sidegate.decision.match import Mismatch
 from sidegate.decision.policy import Policy, PolicyMatch, PolicySet
-from sidegate.decision.request import BadRequest, RequestFacts, paths_of
+from sidegate.decision.request import RequestFacts, paths_of
 
 
 class MatchResult(Enum):

@@ -10,7 +10,8 @@ from binascii import a2b_base64, b2a_base64
 from collections.abc import Callable
 from functools import lru_cache
 
-from sidegate.decision.request import BadRequest, RequestFacts, authority_of, decode, paths_of, query_part
+from sidegate.decision.bad_request import BadRequest
+from sidegate.decision.request import RequestFacts, authority_of, decode, paths_of, query_part
 
 # Fields of credentials (RFC 9110 §11.4).
 CREDENTIAL_FIELDS = frozenset({"authorization", "proxy-authorization"})

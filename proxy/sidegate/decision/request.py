@@ -6,9 +6,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple, Protocol
 
-
-class BadRequest(Exception):
-    """The request is ambiguous in a part that a limit depends on; it is answered 400. The text gives the reason."""
+from sidegate.decision.bad_request import BadRequest
 
 
 class Fields(Protocol):

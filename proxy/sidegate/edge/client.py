@@ -56,13 +56,14 @@ class ClientConnection(asyncio.Protocol):
     socket: ClientSocket
     tunnel: Tunnel | None = None
     _request: PendingRequest | None = None
-    _admission: Admission | None = None  # of a WebSocket
+    _admission: Admission | None  # of a WebSocket
     _linger_until_s = 0.0
 
     def __init__(self, runtime: Runtime, listener: Listener, loop: asyncio.AbstractEventLoop) -> None:
         self.runtime = runtime
         self.state = _IDLE
         self.closing = False
+        self._admission = None
         self._loop = loop
         self._listener = listener
         self._deadline = Deadline(loop, self._timed_out)

@@ -3,7 +3,8 @@
 import logging
 from typing import Protocol
 
-from sidegate.decision.request import BadRequest, RequestFacts, path_part
+from sidegate.decision.bad_request import BadRequest
+from sidegate.decision.request import RequestFacts, path_part
 from sidegate.edge.exchange_ports import ClientSide
 from sidegate.edge.failures import Failure
 from sidegate.edge.heads import RequestHead

@@ -12,8 +12,9 @@ import logging
 import time
 from enum import Enum
 
+from sidegate.decision.bad_request import BadRequest
 from sidegate.decision.record import Record, recorded
-from sidegate.decision.request import BadRequest, RequestFacts
+from sidegate.decision.request import RequestFacts
 from sidegate.decision.settling import Admission
 from sidegate.decision.verdict import Answer, Verdict
 from sidegate.edge.buffers import RequestShare

@@ -86,10 +86,10 @@ class UpstreamConnection(asyncio.Protocol):
     """
 
     transport: asyncio.Transport
+    upload: PausableUpload | None
+    _user: ResponseHandler | None
     tls: ssl.SSLContext | None = None
     reused = False
-    upload: PausableUpload | None = None
-    _user: ResponseHandler | None = None
     _interim = 0
 
     def __init__(
@@ -97,6 +97,7 @@ class UpstreamConnection(asyncio.Protocol):
     ) -> None:
         self.reader = reader
         self.state = _IDLE
+        self.upload = self._user = None
         self._clock = AnswerClock(loop, self._timed_out)
         self._on_dead = on_dead
         self._poll = select.poll()

@@ -40,6 +40,10 @@ class PartlyUnavailable(StoreUnavailable):
         self.give_back = give_back
 
 
+class BadReply(Exception):
+    """The store cannot have sent this reply to this command."""
+
+
 # Receives the levels or the failure, and the time of sending (time.monotonic). An error reply is StoreUnavailable too:
 # its reason is the first word of the error in lower case (`oom`, `readonly`).
 OnLevels = Callable[[Levels | StoreUnavailable, float], None]

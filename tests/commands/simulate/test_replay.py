@@ -15,9 +15,10 @@ from sidegate.commands.simulate.logged_request import LoggedFields, LoggedReques
 from sidegate.commands.simulate.replay import Replay
 from sidegate.config import StoreSettings, compile_policies
 from sidegate.config.load import parse
+from sidegate.decision.bad_request import BadRequest
 from sidegate.decision.bucket import Charge
 from sidegate.decision.policy import PolicySet
-from sidegate.decision.request import BadRequest, RequestFacts
+from sidegate.decision.request import RequestFacts
 from sidegate.decision.verdict import Answer, Verdict
 from sidegate.store.deny_cache import DenyCache
 from sidegate.store.limiter import Limiter

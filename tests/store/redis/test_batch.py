@@ -4,7 +4,8 @@ import json
 
 import pytest
 from sidegate.decision.bucket import Charge, Level, Limit, Rate
-from sidegate.store.redis.batch import UNREADABLE, BadReply, Batch
+from sidegate.store.protocol import BadReply
+from sidegate.store.redis.batch import UNREADABLE, Batch
 
 DEMO = Limit(Rate(1, 6_000_000), 15, 10, 3_600_000)
 DAILY = Limit(Rate(5, 86_400_000_000), 5, 5, 1)

@@ -6,9 +6,9 @@ from sidegate.commands.simulate.logged_request import LoggedRequest
 from sidegate.commands.simulate.tally import Tally
 from sidegate.commands.simulate.virtual_store import MOST_BUCKETS, VirtualStore
 from sidegate.config.builtin_routes import is_builtin_route
+from sidegate.decision.bad_request import BadRequest
 from sidegate.decision.bucket import Charge, Level
 from sidegate.decision.policy import PolicyMatch, PolicySet
-from sidegate.decision.request import BadRequest
 from sidegate.decision.verdict import Answer, DecisionSource, Verdict
 
 # The level of a bucket that counts requests under way: it has a place.

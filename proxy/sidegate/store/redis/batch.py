@@ -11,6 +11,7 @@ from typing import Generic, TypeVar
 import orjson
 
 from sidegate.decision.bucket import Charge, ChargeKind, Level, Limit, leveled
+from sidegate.store.protocol import BadReply
 
 # The charges of one call, unless a single request has more. A script call blocks the store while it runs: this many
 # charges take half a millisecond on one bucket, and 2 ms on as many.
@@ -27,10 +28,6 @@ _AT_ONE_MOMENT = frozenset({ChargeKind.HOLD, ChargeKind.BOOK})
 # The number of a call, which its reply repeats: a reply in the place of another one is detected even if both have the
 # same shape. Only a proxy between this process and the store could mix them up.
 _tags = itertools.count(1)
-
-
-class BadReply(Exception):
-    """The script cannot have sent this reply."""
 
 
 class Batch(Generic[Waiter]):

@@ -12,7 +12,8 @@ from redis.backoff import NoBackoff
 from sidegate.config import CREDENTIALS, StoreSettings
 from sidegate.config.store_url import Address, StoreKind
 from sidegate.store.protocol import StoreUnavailable
-from sidegate.store.redis.connection import MultiplexedConnection, heed_cancellation, open_connection
+from sidegate.store.redis.connection import MultiplexedConnection
+from sidegate.store.redis.handshake import heed_cancellation, open_connection
 from sidegate.store.redis.switches import watch_switches
 
 # The wait for one Sentinel before the next one is queried.

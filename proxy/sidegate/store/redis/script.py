@@ -8,8 +8,8 @@ from hashlib import sha1
 from importlib.resources import files
 
 from sidegate.decision.record import ObserveStore, StoreCall
-from sidegate.store.protocol import OnLevels, StoreUnavailable
-from sidegate.store.redis.batch import BadReply, Batch
+from sidegate.store.protocol import BadReply, OnLevels, StoreUnavailable
+from sidegate.store.redis.batch import Batch
 from sidegate.store.redis.connection import ReplyError
 from sidegate.store.redis.node import Node
 
