@@ -1,11 +1,16 @@
 # One image for the sidecar (`sidegate run`) and the demonstration application (`python /opt/upstream_app/app.py`).
 
 FROM python:3.11-slim AS build
+# 1: mypyc compiles the path of a request, which takes some minutes (docs/adr/0009). 0: pure Python.
+ARG SIDEGATE_COMPILE=1
+RUN [ "$SIDEGATE_COMPILE" != 1 ] || { apt-get update -qq && apt-get install -y -qq --no-install-recommends gcc libc6-dev; }
 WORKDIR /src
 RUN python -m venv /opt/build && python -m venv --without-pip /opt/sidegate
 # Packages first: a change of the code does not install them again.
 COPY requirements/build.txt requirements/image.txt requirements/
-RUN /opt/build/bin/pip install --no-cache-dir --disable-pip-version-check --require-hashes -r requirements/build.txt \
+# The compiler reads the types of all packages, so the build has them too.
+RUN /opt/build/bin/pip install --no-cache-dir --disable-pip-version-check \
+      --require-hashes -r requirements/build.txt -r requirements/image.txt \
  && /opt/build/bin/pip --python /opt/sidegate/bin/python install --no-cache-dir --disable-pip-version-check \
       --require-hashes -r requirements/image.txt
 COPY pyproject.toml hatch_build.py README.md LICENSE ./

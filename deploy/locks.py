@@ -37,7 +37,7 @@ _LOCKS = (
         "build",
         "building the wheel inside the image",
         ("-", "--constraints", "requirements/dev.txt"),
-        stdin="hatchling\neditables\n",
+        stdin="hatchling\neditables\nmypy\nsetuptools\n",
     ),
     Lock("redis-cli", "the Redis prompt where redis-cli is not installed", ("-",), stdin="iredis\n"),
     Lock(
