@@ -1,17 +1,19 @@
 """Framing that parsers read differently, in both directions; and exceptions within the edge."""
 
+import contextlib
 import re
 from unittest.mock import patch
 
 import pytest
 from sidegate.edge import exchange
 from sidegate.edge.body_framing import ChunkedBody
-from sidegate.edge.failures import BadMessage
+from sidegate.edge.failures import BadMessage, BadRequestHead
 from sidegate.edge.field_names import request_names
 from sidegate.edge.pending_request import PendingRequest
 from sidegate.edge.request_reader import RequestReader
 from sidegate.edge.response_reader import ResponseReader
 
+from tests.decision.instruction_count import instructions
 from tests.edge.fuzz_bench import Edge, statuses_in
 from tests.raw_client import RawClient, get, request
 from tests.recorder import OK, Act, Recorder, eventually
@@ -38,6 +40,8 @@ DATE = re.compile(r"[A-Z][a-z]{2}, \d\d [A-Z][a-z]{2} \d{4} \d\d:\d\d:\d\d GMT")
         b"GET /  HTTP/1.1\r\n" + HOST + b"\r\n",
         b"GET / HTTP/1.1 \r\n" + HOST + b"\r\n",
         b"OPTIONS / HTTP/1.1\r\n" + HOST + b"Max-Forwards: " + b"9" * 5_000 + b", 1\r\n\r\n",
+        b"GET / HTTP/1.1\r\n" + HOST + b"Connection: " + b"a," * 15_000 + b"\r\n\r\n",
+        b"GET / HTTP/1.1\r\n" + HOST + (b"Connection: " + b"a," * 11 + b"\r\n") * 10 + b"\r\n",
     ],
     ids=lambda raw: repr(raw[:30]),
 )
@@ -377,3 +381,28 @@ def test_a_chunked_body_is_the_same_however_it_is_cut(raw: bytes) -> None:
 def test_an_invalid_chunked_body_is_refused_at_once(raw: bytes) -> None:
     with pytest.raises(BadMessage):
         ChunkedBody(request_names([])).take(raw)
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        b"Connection: " + b"a," * 15_000 + b"\r\n",
+        b"Connection: " + b",".join(b"n%d" % number for number in range(99)) + b"\r\n",
+        b"".join(b"N%d-%b: 1\r\n" % (number, b"y" * 250) for number in range(110)),
+        b"TE: " + b"a," * 15_000 + b"\r\n",
+        b"Expect: " + b"a," * 15_000 + b"\r\n",
+        b"X-Forwarded-For: " + b"1.1.1.1," * 3_700 + b"\r\n",
+    ],
+    ids=lambda lines: repr(lines[:20]),
+)
+def test_the_work_for_the_fields_of_a_head_is_bounded(lines: bytes) -> None:
+    names = request_names(())
+    raw = b"GET / HTTP/1.1\r\n" + HOST + lines + b"\r\n"
+
+    def read() -> None:
+        with contextlib.suppress(BadRequestHead):
+            _ = RequestReader(32 * 1024).read_head(raw, names)
+
+    read()
+    # Some 120 for each field or option: at most 128 and 100 of them.
+    assert instructions(read) < 20_000

@@ -28,6 +28,8 @@ from sidegate.edge.heads import CHUNKED, NO_BODY, BodyLength, RequestHead, Reque
 from sidegate.edge.plain_head import MOST_LENGTH_DIGITS, plain_request, valid_hosts
 from sidegate.edge.rewrite import names_host, origin_form
 
+# Bounds the work for the options of Connection; a request needs three at most.
+MOST_OPTIONS = 100
 # A head longer than this is parsed once it is whole: until then llhttp would hold a second copy of it.
 LONGEST_READ_ALONG_BYTES = 4096
 
@@ -133,14 +135,18 @@ def _head_of(raw: bytes, parsed: ParsedRequest, names: FieldNames) -> RequestHea
     if start is None:
         raise BadRequestHead(Failure.BAD_REQUEST)
     special: dict[str, list[bytes]] = {}
-    for name, value in parsed.fields:
-        if (role := names[name]) is not None:
+    roles = [names[name] for name, _ in parsed.fields]
+    for (_, value), role in zip(parsed.fields, roles, strict=True):
+        if role is not None:
             special.setdefault(role.name, []).append(value)
-    removed = removable(names, b",".join(special.get("connection", ())))
+    listed = b",".join(special.get("connection", ()))
+    if listed.count(b",") >= MOST_OPTIONS:
+        raise BadRequestHead(Failure.BAD_REQUEST)
+    removed = removable(names, listed)
     kept = [
         b"%b: %b" % (name, value)
-        for name, value in parsed.fields
-        if (role.sent_on if (role := names[name]) is not None else name.lower() not in removed)
+        for (name, value), role in zip(parsed.fields, roles, strict=True)
+        if (role.sent_on if role is not None else name.lower() not in removed)
     ]
     origin, authority = origin_form(parsed.target)
     kept.insert(0, b"%b %b HTTP/1.1" % (start[1], origin.encode("utf-8", "surrogateescape")))
