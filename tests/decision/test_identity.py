@@ -513,9 +513,30 @@ def test_credentials_in_which_applications_read_several_tokens_are_a_bad_request
         bucket_of(facts(("Authorization", value)), "header:Authorization")
 
 
-def test_lists_of_parameters_are_keys_as_they_are_written() -> None:
-    request = facts(("Authorization", 'Digest username="alice", nc=00000001'))
-    assert bucket_of(request, "header:Authorization") == "example:p:" + hashed('digest username="alice", nc=00000001')
+@pytest.mark.parametrize(
+    ("scheme", "rest"),
+    [
+        ("Digest", 'username="alice", realm="a site", uri="/x?y=1", algorithm=SHA-256, nc=00000001, response="aGk="'),
+        (
+            "AWS4-HMAC-SHA256",
+            "Credential=AKID/20260101/eu/s3/aws4_request, SignedHeaders=host;x-amz-date, Signature=fe5f",
+        ),
+        ("SCRAM-SHA-256", "sid=AAAA, data=biwsbj11c2VyLHI9ck9wck4=="),
+        ("OAuth", 'oauth_consumer_key="k",oauth_nonce="n",oauth_signature="a%3D"'),
+        ("Signature", 'keyId="k",headers="(request-target) host",signature="aGk=="'),
+    ],
+)
+def test_lists_of_parameters_are_keys_as_they_are_written(scheme: str, rest: str) -> None:
+    request = facts(("Authorization", f"{scheme} {rest}"))
+    assert bucket_of(request, "header:Authorization") == f"example:p:{hashed(f'{scheme.lower()} {rest}')}"
+
+
+@pytest.mark.parametrize(
+    "rest", ["YIIJvwYGKwYBBQUCoIIJszCC==", "alice:c2lnbmF0dXJl=", "client_token=a;nonce=b;signature=c="]
+)
+def test_one_word_behind_any_scheme_is_the_key(rest: str) -> None:
+    request = facts(("Authorization", f"Negotiate {rest}"))
+    assert bucket_of(request, "header:Authorization") == f"example:p:{hashed(rest)}"
 
 
 def test_case_within_credentials_counts() -> None:

@@ -16,8 +16,9 @@ from sidegate.decision.request import RequestFacts, authority_of, decode, paths_
 # Fields of credentials (RFC 9110 §11.4).
 CREDENTIAL_FIELDS = frozenset({"authorization", "proxy-authorization"})
 
-# Parameters as Digest and OAuth 1.0 have them; no comma stands behind a space, where some applications end the first.
-_PARAMETER = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+=(?:\"[^\"]*\"|[^\s\",;=]+)"
+# Parameters as Digest, OAuth 1.0, SCRAM and AWS have them. No comma stands behind a space: some applications end the
+# token there.
+_PARAMETER = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+=(?:\"[^\"]*\"|[^\s\",=]+=*)"
 _PARAMETERS = re.compile(rf"{_PARAMETER}(?:,[ \t]*{_PARAMETER})+")
 # Rails takes the first parameter of these schemes as the token.
 _TOKEN_SCHEMES = frozenset({"bearer", "token"})
