@@ -3,6 +3,7 @@
 The embedded store is built without TLS; these need a redis-server that has it.
 """
 
+import asyncio
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -165,6 +166,45 @@ async def test_a_slot_that_moves_is_followed_under_tls(cluster: ClusterTrio, pap
         cluster.end_move(slot_of("moved"), target)
         assert (await proxy.ask(asking("moved"))).answer is Answer.PASS
         assert target.client.hget("moved", "tokens") == b"8"
+
+
+async def test_a_removed_authority_counts_no_more_for_sentinels_and_their_master(
+    papers: Papers, strangers: Papers, tmp_path: Path
+) -> None:
+    trusted = tmp_path / "trusted.pem"
+    shutil.copy(papers.path("ca"), trusted)
+    master, port = TlsServer(papers), free_port()
+    lines = [*(f"{name} {value}" for name, value in papers.of_servers), f"tls-port {port}"]
+    sentinel = SentinelServer(master.port, *lines, port=port)
+    settings = {**papers.of_sidecars, "ca_file": str(trusted)}
+    try:
+        async with sidecar(f"rediss+sentinel://127.0.0.1:{port}/{SERVICE}", **settings) as proxy:
+            assert (await proxy.ask(asking("a"))).answer is Answer.PASS
+            shutil.copy(strangers.path("ca"), trusted)
+            sentinel.stop()
+            sentinel = SentinelServer(master.port, *lines, port=port)
+            master.kill()
+            master.start()
+            async with asyncio.timeout(30):
+                while "no_master" not in [failure.reason for failure in proxy.failures if failure]:
+                    await asyncio.sleep(0.01)  # a Sentinel's certificate is refused
+            shutil.copy(papers.path("ca"), trusted)
+            await proxy.until(connected=True)
+    finally:
+        sentinel.stop()
+        master.stop()
+
+
+async def test_authorities_of_the_system_are_not_trusted_beside_those_of_the_file(
+    sentinel_url: str, papers: Papers, strangers: Papers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", papers.path("ca"))
+    own = papers.of_sidecars
+    async with sidecar(sentinel_url, cert_file=own["cert_file"], key_file=own["key_file"]) as proxy:
+        assert (await proxy.ask(asking("system"))).answer is Answer.PASS, "by default the system's are"
+    other = {**own, "ca_file": strangers.path("ca")}
+    async with sidecar(sentinel_url, connected=False, **other) as proxy:
+        assert (await proxy.ask(asking("file"))).answer is not Answer.PASS
 
 
 async def test_sentinels_refuse_a_client_without_a_valid_certificate(

@@ -228,7 +228,8 @@ function draw() {
 }
 
 function drawProblems() {
-  const problems = lostSince ? [noConnection(), ...state.overview.problems] : state.overview.problems;
+  const { problems: present = [] } = state.overview; // the sidecar may have been replaced by an earlier version
+  const problems = lostSince ? [noConnection(), ...present] : present;
   at("problems").hidden = !problems.length;
   while (at("problems").childElementCount > problems.length) at("problems").lastElementChild.remove();
   problems.forEach(({ text, since: time, runbook }, index) => {
@@ -429,7 +430,7 @@ async function followFleet() {
 function fleetRows({ sidecar, url, overview, fault }) {
   const name = url ? make("a", { href: `${url}/` }, sidecar) : `${sidecar} (this one)`;
   if (!overview) return [make("tr", {}, cell(name), make("td", { colSpan: 10, className: "bad" }, fault))];
-  const { application, store, config, problems } = overview;
+  const { application, store, config, problems = [] } = overview; // a peer may have an earlier version
   const figures = make(
     "tr", {}, cell(name), cell(number(overview.requests_per_s), "number"),
     ...CLASSES.map((each) => cell(percent(overview.responses[each]), "number")),

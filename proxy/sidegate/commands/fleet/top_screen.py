@@ -86,7 +86,8 @@ def problem_texts(overviews: Overviews) -> list[Text]:
     for reply, overview in overviews:
         if overview is None:
             texts.append(f"{reply.name}: {reply.fault}")
-        for each in overview["problems"] if overview else ():
+        # A sidecar of an earlier version has none.
+        for each in overview.get("problems", ()) if overview else ():
             shared.setdefault(each["text"], []).append((reply, each))
     for text, having in shared.items():
         first, problem = min(having, key=lambda each: datetime.fromisoformat(each[1]["since"]))

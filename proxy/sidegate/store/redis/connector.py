@@ -1,6 +1,7 @@
 """Opens connections with redis-py: TLS, credentials, database, and the present master behind Sentinels."""
 
 from collections.abc import Callable
+from ssl import create_default_context
 from typing import Any
 
 from redis.asyncio import Redis
@@ -18,6 +19,20 @@ from sidegate.store.redis.switches import watch_switches
 
 # The wait for one Sentinel before the next one is queried.
 SENTINEL_TIMEOUT_S = 0.2
+
+
+class StoreTlsConnection(SSLConnection):
+    """Verifies the server by `store.ca_file` alone, as the file is now.
+
+    redis-py trusts the system's authorities too, and keeps what it has read for all connections of a client.
+    """
+
+    def _connection_arguments(self) -> Any:
+        context = create_default_context(cafile=self.ca_certs)
+        if self.certfile:
+            context.load_cert_chain(self.certfile, self.keyfile)
+        self.ssl_context.context = context
+        return super()._connection_arguments()
 
 
 class Connector:
@@ -96,6 +111,9 @@ def sentinel(settings: StoreSettings) -> Sentinel:
     }
     untyped: Any = Sentinel
     found: Sentinel = untyped(settings.url.addresses, sentinel_kwargs={**options, **ssl(settings)})
+    if settings.url.tls:
+        for each in found.sentinels:
+            each.connection_pool.connection_class = StoreTlsConnection
     return found
 
 
@@ -109,7 +127,7 @@ def transport(settings: StoreSettings) -> dict[str, Any]:
     """TCP or TLS, as arguments for a connection pool of redis-py."""
     if not settings.url.tls:
         return {"connection_class": Connection}
-    return {"connection_class": SSLConnection, **_certificates(settings)}
+    return {"connection_class": StoreTlsConnection, **_certificates(settings)}
 
 
 def ssl(settings: StoreSettings) -> dict[str, Any]:
