@@ -1,5 +1,6 @@
 """Opens connections with redis-py: TLS, credentials, database, and the present master behind Sentinels."""
 
+import re
 from collections.abc import Callable
 from ssl import create_default_context
 from typing import Any
@@ -17,6 +18,7 @@ from sidegate.store.redis.connection import MultiplexedConnection
 from sidegate.store.redis.handshake import heed_cancellation, open_connection
 from sidegate.store.redis.switches import watch_switches
 
+_CLIENT = re.compile(r"<redis\.asyncio\.client\.Redis\(.*?,host=([^,]*),port=([0-9]*),.*?\)>\)>\)> - ")
 # The wait for one Sentinel before the next one is queried.
 SENTINEL_TIMEOUT_S = 0.2
 
@@ -80,7 +82,8 @@ class Connector:
             host, port = await self._sentinels.discover_master(service)
         except Exception as error:  # redis-py raises more than its own exceptions
             heed_cancellation()
-            raise StoreUnavailable("no_master", f"no Sentinel names a master of {service}: {error}") from error
+            faults = sentinel_faults(str(error))
+            raise StoreUnavailable("no_master", f"no Sentinel names a master of {service}{faults}") from error
         heed_cancellation()
         return Address(host, port)
 
@@ -115,6 +118,13 @@ def sentinel(settings: StoreSettings) -> Sentinel:
         for each in found.sentinels:
             each.connection_pool.connection_class = StoreTlsConnection
     return found
+
+
+def sentinel_faults(text: str) -> str:
+    """The errors in the text of redis-py's MasterNotFoundError, without the representations of its clients."""
+    faults = text.partition(" : ")[2] if text.startswith("No master found") else text
+    shown = _CLIENT.sub(r"\1:\2: ", faults)
+    return f": {shown}" if shown else ""
 
 
 def credentials(settings: StoreSettings) -> dict[str, str]:
