@@ -50,3 +50,13 @@ def test_where_case_counts_an_override_of_another_case_is_another_key(target: st
     )
     facts = RequestFacts("GET", target, CIMultiDict(), "192.0.2.1")
     assert len(compile_policies(parse(written, "c.yaml", {})).applying(facts)) == 1
+
+
+@pytest.mark.parametrize(("more", "applies"), [("key: client_ip, limit: 1/s", True), ("exempt: true", False)])
+def test_a_header_value_in_another_case_is_limited_and_not_exempt(more: str, applies: bool) -> None:
+    match = "{header: {Content-Type: [application/json*]}}"
+    everyone = "{name: all, key: client_ip, limit: 1/s}"
+    written = f"policies: [{{name: p, match: {match}, {more}}}, {everyone}]"
+    facts = RequestFacts("POST", "/", CIMultiDict({"Content-Type": "Application/JSON; charset=utf-8"}), "192.0.2.1")
+    found = [entry.policy.name for entry in compile_policies(parse(written, "c.yaml", {})).applying(facts)]
+    assert found == (["p", "all"] if applies else ["all"])

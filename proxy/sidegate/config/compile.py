@@ -29,7 +29,7 @@ def compile_policies(settings: Settings) -> PolicySet:
 
 def _policy(written: PolicySettings, on_failure: OnStoreFailure, prefix: int) -> Policy:
     if written.exempt:
-        return Policy(written.name, _match(written.match), exempt=True)
+        return Policy(written.name, _match(written.match, exempts=True), exempt=True)
     own = OnStoreFailure(written.on_store_failure) if written.on_store_failure else on_failure
     return Policy(
         name=written.name,
@@ -116,19 +116,22 @@ def _override(written: OverrideSettings, policy: PolicySettings) -> Override:
     return Override(_limit_of(policy, written), blocked=written.blocked, exempt=written.exempt)
 
 
-def _match(written: MatchSettings) -> Match:
+def _match(written: MatchSettings, *, exempts: bool = False) -> Match:
     case = re.IGNORECASE if written.ignore_case else re.NOFLAG
     return Match(
         paths=tuple(re.compile(globs.path_regex(pattern), case) for pattern in written.path),
         methods=frozenset(written.method),
-        fields=tuple(map(_field, written.header)),
+        fields=tuple(_field(each, exempts=exempts) for each in written.header),
         hosts=tuple(re.compile(globs.text_regex(pattern.removesuffix(".")), re.IGNORECASE) for pattern in written.host),
         client_ip=written.client_ip,
         client_certs=tuple(re.compile(globs.text_regex(pattern)) for pattern in written.client_cert),
     )
 
 
-def _field(written: FieldCondition) -> FieldMatch:
+def _field(written: FieldCondition, *, exempts: bool) -> FieldMatch:
     if not written.values:
         return FieldMatch(written.name, None)
-    return FieldMatch(written.name, re.compile("|".join(f"(?:{globs.text_regex(value)})" for value in written.values)))
+    # Applications read many values in any case (Content-Type: Application/JSON), but not all.
+    case = re.NOFLAG if exempts else re.IGNORECASE
+    values = "|".join(f"(?:{globs.text_regex(value)})" for value in written.values)
+    return FieldMatch(written.name, re.compile(values, case))
