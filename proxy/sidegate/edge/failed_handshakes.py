@@ -41,7 +41,8 @@ class FailedHandshakes:
 def _reason(error: OSError) -> str:
     if isinstance(error, ConnectionAbortedError):
         return _TIMEOUT  # the event loop's error for it
-    if not isinstance(error, ssl.SSLError) or isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError):
+    # The latter: the connection ended in the midst of TLS.
+    if not isinstance(error, ssl.SSLError) or isinstance(error, ssl.SSLEOFError):
         return _CLOSED
     words = error.reason or ""
     return next((reason for part, reason in _PARTS.items() if part in words), _OTHER)
