@@ -67,7 +67,7 @@ class CompileHook(BuildHookInterface[WheelBuilderConfig]):
         return ["mypy>=2", "setuptools", *self.metadata.core.dependencies] if is_wanted() else []
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-        """Compile, and add the extension modules to the wheel. Raises RuntimeError without a C compiler."""
+        """Compile, and add the extension modules to the wheel. Raises RuntimeError where that cannot be done."""
         if version == "editable" or not is_wanted():
             return
         compiler = shlex.split(os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc")[0]
@@ -79,7 +79,8 @@ class CompileHook(BuildHookInterface[WheelBuilderConfig]):
         folder, root = Path(self._copy.name), Path(self.root)
         shutil.copytree(root / "proxy" / "sidegate", folder / "sidegate")
         arguments = [f"--config-file={root / 'pyproject.toml'}", *compiled_modules(folder)]
-        subprocess.run([sys.executable, "-c", _SETUP, ",".join(arguments)], cwd=folder, check=True)
+        if subprocess.run([sys.executable, "-c", _SETUP, ",".join(arguments)], cwd=folder, check=False).returncode:
+            raise RuntimeError("the modules cannot be compiled, see above; SIDEGATE_COMPILE=0 builds pure Python")
         build_data["pure_python"], build_data["infer_tag"] = False, True
         extensions = [*folder.glob("*.so"), *(folder / "sidegate").rglob("*.so")]
         build_data["force_include"] |= {str(each): str(each.relative_to(folder)) for each in extensions}

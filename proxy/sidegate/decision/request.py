@@ -46,7 +46,7 @@ _PARENT_SEGMENT = re.compile(r"/\.\.(?:[/;]|$)")
 _SLASHES = re.compile(r"/{2,}")
 _PARAMETERS = re.compile(r";[^/]*")
 # Bytes that were not valid UTF-8, as surrogate escapes.
-_NOT_UTF8 = re.compile("[\udc80-\udcff]+")
+_NOT_UTF8 = re.compile(r"[\udc80-\udcff]+")
 # Stands for an encoded slash that is read as itself (private use).
 _KEPT_SLASH = "\ue02f"
 _ESCAPED_KEPT_SLASH = "%EE%80%AF"
