@@ -70,11 +70,8 @@ class CompileHook(BuildHookInterface[WheelBuilderConfig]):
         """Compile, and add the extension modules to the wheel. Raises RuntimeError where that cannot be done."""
         if version == "editable" or not is_wanted():
             return
-        compiler = shlex.split(os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc")[0]
-        if shutil.which(compiler) is None:
-            raise RuntimeError(
-                f"SIDEGATE_COMPILE=1 needs a C compiler: {compiler} is not installed (apt-get install gcc)"
-            )
+        if missing := lacking():
+            raise RuntimeError(f"SIDEGATE_COMPILE=1 needs {missing}")
         self._copy = tempfile.TemporaryDirectory(prefix="sidegate-compile-")  # ends with this object at the latest
         folder, root = Path(self._copy.name), Path(self.root)
         shutil.copytree(root / "proxy" / "sidegate", folder / "sidegate")
@@ -95,6 +92,15 @@ def is_wanted() -> bool:
     if value not in ("", "0", "1"):
         raise ValueError(f"SIDEGATE_COMPILE is {value!r}; 1 compiles, 0 does not")
     return value == "1"
+
+
+def lacking() -> str:
+    """What this machine lacks to compile; empty if nothing."""
+    compiler = shlex.split(os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc")[0]
+    if shutil.which(compiler) is None:
+        return f"a C compiler: {compiler} is not installed (apt-get install gcc)"
+    header = Path(sysconfig.get_path("include"), "Python.h")
+    return "" if header.exists() else f"Python's headers: there is no {header} (apt-get install python3-dev)"
 
 
 def compiled_modules(folder: Path) -> list[str]:

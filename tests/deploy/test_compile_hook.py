@@ -7,11 +7,12 @@ import importlib
 import os
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 import pytest
 
-from hatch_build import PURE, compiled_modules
+from hatch_build import PURE, compiled_modules, lacking
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -39,6 +40,11 @@ def test_a_build_without_a_c_compiler_fails_with_its_name(tmp_path: Path) -> Non
     done = build(tmp_path, SIDEGATE_COMPILE="1", CC="/nowhere/cc -O2")
     assert done.returncode != 0
     assert "SIDEGATE_COMPILE=1 needs a C compiler: /nowhere/cc is not installed" in done.stderr
+
+
+def test_missing_headers_of_python_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(sysconfig, "get_path", {"include": str(tmp_path)}.get)
+    assert lacking() == f"Python's headers: there is no {tmp_path}/Python.h (apt-get install python3-dev)"
 
 
 @pytest.mark.slow
