@@ -29,7 +29,7 @@ HOP_BY_HOP = {"connection", "keep-alive", "te", "trailer", "transfer-encoding", 
 async def main(port: int, upstream: str, redis_url: str) -> None:
     """Serve on a port of 127.0.0.1 until killed."""
     session = ClientSession(connector=TCPConnector(limit=256), auto_decompress=False)
-    # redis-py opens 100 connections at most unless told otherwise, and fails the requests beyond.
+    # redis-py opens 100 connections at most by default, and fails the requests beyond.
     store = redis.from_url(redis_url, max_connections=1024)
     decide = store.register_script(SCRIPT)
 

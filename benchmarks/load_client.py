@@ -98,7 +98,7 @@ async def limits_of(session: aiohttp.ClientSession, target: str, status_path: st
     try:
         async with session.get(url, headers={"X-User-ID": user}, allow_redirects=False) as response:
             if response.status != 200:
-                raise SidecarFault(f"{url} answered {response.status}; a sidecar would tell the caller's limits there")
+                raise SidecarFault(f"{url} answered {response.status}; a sidecar reports the caller's limits there")
             return read_status(await response.json(content_type=None), asked_s)
     except (TimeoutError, aiohttp.ClientError, OSError) as error:
         number = getattr(error, "errno", None)
@@ -107,7 +107,7 @@ async def limits_of(session: aiohttp.ClientSession, target: str, status_path: st
     except StatusError as error:
         raise SidecarFault(f"{url} answered no status: {error}") from error
     except ValueError as error:
-        raise SidecarFault(f"{url} answered no JSON; a sidecar would tell the caller's limits there") from error
+        raise SidecarFault(f"{url} answered no JSON; a sidecar reports the caller's limits there") from error
 
 
 async def check_all(session: aiohttp.ClientSession, targets: Sequence[str], status_path: str, user: str) -> None:

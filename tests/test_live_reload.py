@@ -65,9 +65,9 @@ class Edited:
         return self.text(yaml.safe_dump(config), save=save)
 
     def text(self, text: str, *, save: Save = in_place, event: str = "config_reloaded") -> dict[str, Any]:
-        told = len(self.sidecar.events(event))
+        before = len(self.sidecar.events(event))
         save(self.file, text)
-        return self.sidecar.wait_for_event(event, told + 1)[-1]
+        return self.sidecar.wait_for_event(event, before + 1)[-1]
 
     def ask(self, user: str) -> Reply:
         return get(self.sidecar.port, "/api/data", f"X-User-ID: {user}")
@@ -113,7 +113,7 @@ def test_an_edit_is_in_force_however_the_file_is_saved(save: Save, edited: Edite
 
 
 def test_sighup_applies_an_edit_that_changed_neither_size_nor_time(edited: Edited) -> None:
-    told = len(edited.sidecar.events("config_reloaded"))
+    before = len(edited.sidecar.events("config_reloaded"))
     text, status = edited.file.read_text(), edited.file.stat()
     new = text.replace("burst: 15", "burst: 16")
     assert len(new) == len(text)
@@ -121,7 +121,7 @@ def test_sighup_applies_an_edit_that_changed_neither_size_nor_time(edited: Edite
     edited.file.write_text(new)
     os.utime(edited.file, ns=(status.st_atime_ns, status.st_mtime_ns))
     os.kill(edited.sidecar.pid, signal.SIGHUP)
-    edited.sidecar.wait_for_event("config_reloaded", told + 1)
+    edited.sidecar.wait_for_event("config_reloaded", before + 1)
     assert edited.ask("hangup").value("X-RateLimit-Limit") == "16"
 
 
@@ -187,8 +187,8 @@ def test_an_edit_of_the_key_prefix_moves_buckets_probe_and_announcements(
 def test_a_renamed_policy_starts_new_buckets_and_logs_it(edited: Edited, store_server: StoreServer) -> None:
     edited.policies({**LIMIT, "burst": 1})
     assert [edited.ask("mover").status for _ in range(2)] == [200, 429]
-    told = edited.policies({**LIMIT, "burst": 1, "name": "renamed"})
-    assert (told["gone"], told["new_with_new_buckets"]) == (["limit"], ["renamed"])
+    changes = edited.policies({**LIMIT, "burst": 1, "name": "renamed"})
+    assert (changes["gone"], changes["new_with_new_buckets"]) == (["limit"], ["renamed"])
     assert [edited.ask("mover").status for _ in range(2)] == [200, 429]
     assert store_server.buckets() == [f"{PREFIX}{policy}:mover".encode() for policy in ("limit", "renamed")]
 
@@ -197,9 +197,9 @@ def test_a_renamed_policy_starts_new_buckets_and_logs_it(edited: Edited, store_s
 
 
 def test_settings_that_need_a_restart_are_named(edited: Edited) -> None:
-    told = len(edited.sidecar.events("config_needs_restart"))
+    before = len(edited.sidecar.events("config_needs_restart"))
     edited.policies(LIMIT, listen={"port": 9}, store={"url": "redis://elsewhere"}, log={"requests": "none"})
-    warning = edited.sidecar.wait_for_event("config_needs_restart", told + 1)[-1]
+    warning = edited.sidecar.wait_for_event("config_needs_restart", before + 1)[-1]
     config = ask(edited.sidecar, "/overview")[2]["config"]
     assert (config["status"], config["needs_restart"]) == ("ok", warning["settings"])
     assert (warning["level"], warning["settings"]) == ("warning", ["listen.port", "store.url"])
@@ -208,7 +208,7 @@ def test_settings_that_need_a_restart_are_named(edited: Edited) -> None:
 
 def test_an_invalid_edit_changes_nothing_is_logged_once_and_shows_in_health_until_fixed(edited: Edited) -> None:
     edited.policies({**LIMIT, "burst": 2})
-    told = len(edited.sidecar.events("config_refused"))
+    before = len(edited.sidecar.events("config_refused"))
     refused = edited.text("policies: [{name: a, limit: 10/min}]\nlog: {level: loud}\n", event="config_refused")
     assert [fault.partition("config.yaml")[2][:6] for fault in refused["faults"]] == [":1:12:", ":1:29:", ":2:14:"]
     assert [edited.ask("keeper").status for _ in range(3)] == [200, 200, 429]
@@ -217,7 +217,7 @@ def test_an_invalid_edit_changes_nothing_is_logged_once_and_shows_in_health_unti
     assert stale["since"].endswith("Z")
     edited.text("policies: 3\n", event="config_refused")
     assert edited.config_health()["since"] == stale["since"]
-    assert len(edited.sidecar.events("config_refused")) == told + 2
+    assert len(edited.sidecar.events("config_refused")) == before + 2
     edited.policies(LIMIT)
     assert edited.config_health()["status"] == "ok"
 

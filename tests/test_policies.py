@@ -123,8 +123,8 @@ def test_the_structured_fields_of_an_allowed_answer_list_each_policy(sidecar: Si
         ("tenant", {"q": 4, "w": 3_600}),
     ]
     left = items_of(reply.value("RateLimit"))
-    assert [(name, told["r"]) for name, told in left] == [("user", 2), ("hourly", 4), ("tenant", 3)]
-    assert [told["t"] for _, told in left] == [28_800, 720, 900]
+    assert [(name, item["r"]) for name, item in left] == [("user", 2), ("hourly", 4), ("tenant", 3)]
+    assert [item["t"] for _, item in left] == [28_800, 720, 900]
     assert [reply.value(f"X-RateLimit-{name}") for name in ("Limit", "Remaining", "Reset")] == ["3", "2", "28800"]
 
 
@@ -134,9 +134,9 @@ def test_the_structured_fields_of_a_refusal_list_each_policy(sidecar: Sidecar) -
     reply = send(sidecar, "ivy", "ivy-co")
     assert reply.status == 429
     assert reply.value("RateLimit-Policy") == passed.value("RateLimit-Policy")
-    told = dict(items_of(reply.value("RateLimit")))
-    assert told["user"]["r"] == 0
-    assert 0 < told["user"]["t"] <= int(reply.value("Retry-After"))
+    item = dict(items_of(reply.value("RateLimit")))
+    assert item["user"]["r"] == 0
+    assert 0 < item["user"]["t"] <= int(reply.value("Retry-After"))
     assert reply.value("X-RateLimit-Limit") == "3"
 
 

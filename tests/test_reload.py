@@ -125,8 +125,8 @@ async def test_an_edit_logs_changed_policies_and_policies_with_new_buckets(
     file.write_text(TWO + "listen: {port: 81}\n")
     with caplog.at_level(logging.INFO):
         await reloader.reload()
-    told = {record.getMessage(): getattr(record, "fields", None) for record in caplog.records}
-    reloaded = dict(told["config_reloaded"] or {})
+    logged = {record.getMessage(): getattr(record, "fields", None) for record in caplog.records}
+    reloaded = dict(logged["config_reloaded"] or {})
     assert reloaded.pop("hash") == digest(reloader.settings)
     assert reloaded == {
         "policies": 1,
@@ -140,7 +140,7 @@ async def test_an_edit_logs_changed_policies_and_policies_with_new_buckets(
         ],
     }
     assert (reloader.results, reloader.needing_restart) == ({"taken": 1, "refused": 0}, ("listen.port",))
-    assert told["config_needs_restart"] == {"settings": ["listen.port"]}
+    assert logged["config_needs_restart"] == {"settings": ["listen.port"]}
 
 
 def test_limits_need_no_restart_and_addresses_do(tmp_path: Path) -> None:

@@ -200,11 +200,11 @@ class ClusterTrio:
 
     def state(self) -> str:
         """Each node's view of the Cluster and its log, for a test that fails."""
-        told = []
+        states = []
         for node in self.nodes:
             nodes = self._seen_by(node) if node.runs else ""
-            told.append(f"-- the node at {node.port}\n{nodes}{node.log()}")
-        return "\n".join(told)
+            states.append(f"-- the node at {node.port}\n{nodes}{node.log()}")
+        return "\n".join(states)
 
     def stop(self) -> None:
         print(self.state())  # noqa: T201  (pytest shows it with a test that fails)

@@ -1,7 +1,7 @@
 """`make soak SECONDS=600`: mixed traffic at half of capacity, with clients that leave, errors and reloads.
 
 Exit 0: every answer was expected, and open files did not grow; 1 otherwise; 2 nothing to load with. Slopes of memory
-and open files after the first third are told.
+and open files after the first third are printed.
 """
 
 import asyncio

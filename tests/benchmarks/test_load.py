@@ -87,7 +87,7 @@ async def test_something_that_is_no_sidecar_is_named(
 ) -> None:
     urls = await start(limiter)
     assert await run(urls, "test", "--status-path", "/api/elsewhere") == 1
-    assert "answered 404; a sidecar would tell" in capsys.readouterr().err
+    assert "answered 404; a sidecar reports" in capsys.readouterr().err
     assert await run(urls, "test", "--status-path", "/api/data") == 1
     assert "answered no status: policies: Field required" in capsys.readouterr().err
 

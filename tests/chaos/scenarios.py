@@ -200,7 +200,7 @@ SCENARIOS = [
     ),
     Scenario("FB01", "CLIENT PAUSE", paused),
     Scenario("FB02", "an endless script: silence, BUSY", busy),
-    Scenario("FB03", "a password nobody told: NOAUTH", locked),
+    Scenario("FB03", "requirepass set on the store: NOAUTH", locked),
     Scenario("FB04", "no connection left: MAXCLIENTS", crowded),
     Scenario("FB05", "half of each reply, then silence", through(truncated)),
     Scenario("FB06", "half of each reply, then the end", through(cut)),

@@ -60,7 +60,7 @@ def described(schema: Any) -> Iterator[tuple[str, bool]]:
 
 def test_every_key_is_described() -> None:
     sections = [SCHEMA, *(section for section in SCHEMA["$defs"].values() if "properties" in section)]
-    assert [key for section in sections for key, told in described(section) if not told] == []
+    assert [key for section in sections for key, text in described(section) if not text] == []
 
 
 def test_defaults_are_shown_as_they_are_written() -> None:

@@ -1,4 +1,4 @@
-"""One decision over all policies of a request: what is answered, told and shown."""
+"""One decision over all policies of a request: its answer, its log line and its page."""
 
 import pytest
 from sidegate.decision.bucket import Charge, Level, Limit, Rate

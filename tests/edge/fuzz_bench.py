@@ -102,8 +102,8 @@ class Wire(asyncio.Transport):
         return {"socket": self._socket, "peername": ("127.0.0.1", 4711)}.get(name, default)
 
 
-def _pass(_: object, told: Callable[[Verdict], None]) -> None:
-    told(PASSES)
+def _pass(_: object, then: Callable[[Verdict], None]) -> None:
+    then(PASSES)
 
 
 class Edge:

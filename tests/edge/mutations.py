@@ -3,8 +3,8 @@
 import random
 from collections.abc import Callable
 
-# Every request carries its number in its target and in a field, so that what arrives can be told whose it is even where
-# a change has spoilt one of them.
+# Every request carries its number in its target and in a field, so that each arrival can be matched with its request even
+# where a change has spoilt one of them.
 Change = Callable[[bytes, random.Random], bytes]
 
 _METHODS = [b"GET", b"POST", b"PUT", b"DELETE", b"HEAD", b"OPTIONS", b"PATCH", b"PROPFIND"]

@@ -108,23 +108,23 @@ def test_a_chunked_body_that_becomes_too_large_is_broken_off_at_the_application(
 
 
 def test_the_time_for_a_body_is_a_bucket_of_waiting_time() -> None:
-    patience = BodyAllowance(10.0, 100)
-    assert patience.left_s == 10.0
-    patience.received(500, 4.0)  # five seconds' worth in four
-    assert patience.left_s == 10.0
-    patience.received(100, 4.0)
-    assert patience.left_s == 7.0
-    patience.received(10**9, 0.0)  # a fast start buys no long stall later
-    assert patience.left_s == 10.0
-    patience.received(0, 10.5)
-    assert patience.left_s < 0
+    allowance = BodyAllowance(10.0, 100)
+    assert allowance.left_s == 10.0
+    allowance.received(500, 4.0)  # five seconds' worth in four
+    assert allowance.left_s == 10.0
+    allowance.received(100, 4.0)
+    assert allowance.left_s == 7.0
+    allowance.received(10**9, 0.0)  # a fast start buys no long stall later
+    assert allowance.left_s == 10.0
+    allowance.received(0, 10.5)
+    assert allowance.left_s < 0
 
 
 def test_without_a_rate_each_piece_has_the_whole_time() -> None:
-    patience = BodyAllowance(10.0, 0)
-    patience.received(1, 9.0)
-    patience.received(1, 9.0)
-    assert patience.left_s == 10.0
+    allowance = BodyAllowance(10.0, 0)
+    allowance.received(1, 9.0)
+    allowance.received(1, 9.0)
+    assert allowance.left_s == 10.0
 
 
 @pytest.mark.slow
@@ -317,11 +317,11 @@ def test_a_soft_limit_of_file_descriptors_is_raised_and_a_low_hard_one_logged(
 ) -> None:
     config = configuration(store_server.url, recorder.url, listen={"max_connections": 1000})
     limits: Mapping[str, Any] = {"soft": (200, 4096), "hard": (200, 200)}
-    told = {}
+    warnings = {}
     for name, (soft, hard) in limits.items():
         with Sidecar(config | {"admin": {"port": free_port()}}, file_limits=(soft, hard)) as sidecar:
-            told[name] = sidecar.events("few_file_descriptors")
+            warnings[name] = sidecar.events("few_file_descriptors")
             assert get(sidecar.port).status == 200
-    assert told["soft"] == []
-    (line,) = told["hard"]
+    assert warnings["soft"] == []
+    (line,) = warnings["hard"]
     assert (line["limit"], line["connections"]) == (136, 1256)

@@ -60,17 +60,17 @@ class Request:
         self.connection: UpstreamConnection | None = None
         self.error: UpstreamError | None = None
         self.told_ns = 0
-        self._told = asyncio.Event()
+        self._ended = asyncio.Event()
         self._answered = asyncio.Event()
 
     def on_connection(self, connection: UpstreamConnection) -> None:
         self.connection = connection
-        self._told.set()
+        self._ended.set()
 
     def on_upstream_error(self, error: UpstreamError) -> None:
         self.error = error
         self.told_ns = time.perf_counter_ns()
-        self._told.set()
+        self._ended.set()
 
     def on_answer(self, head: ResponseHead, content: bytes, ended: bool) -> None:
         assert ended
@@ -93,15 +93,15 @@ class Request:
 
     @property
     def waits(self) -> bool:
-        return not self._told.is_set()
+        return not self._ended.is_set()
 
-    async def told(self) -> "Request":
+    async def outcome(self) -> "Request":
         async with asyncio.timeout(PATIENCE_S):
-            await self._told.wait()
+            await self._ended.wait()
         return self
 
     async def connected(self) -> UpstreamConnection:
-        await self.told()
+        await self.outcome()
         assert self.connection is not None, self.error
         return self.connection
 
@@ -213,7 +213,7 @@ async def test_an_idle_connection_that_the_application_has_closed_unnoticed_is_n
     pool = bench.pool()
     used = await bench.want(pool).give_back()
     bench.application.writers[0].transport.abort()
-    await asyncio.sleep(0)  # the transport closes; this side has not been told yet
+    await asyncio.sleep(0)  # the transport closes; this side does not know it yet
     request = bench.want(pool)
     assert request.connection is not used
     (await request.connected()).abort()
@@ -306,13 +306,13 @@ async def test_requests_that_wait_too_long_fail_in_the_order_of_waiting(bench: B
     await holding.connected()
     order: list[Request] = []
 
-    async def told(request: Request) -> None:
-        order.append(await request.told())
+    async def append(request: Request) -> None:
+        order.append(await request.outcome())
 
     first = bench.want(pool)
     await asyncio.sleep(0.2)
     second = bench.want(pool)
-    await asyncio.gather(told(second), told(first))
+    await asyncio.gather(append(second), append(first))
     assert order == [first, second]
     assert isinstance(first.error, Busy)
     assert isinstance(second.error, Busy)
@@ -328,8 +328,8 @@ async def test_a_request_waits_as_long_as_its_connection_may_take_to_be_made(ben
         url = f"http://127.0.0.1:{deaf.getsockname()[1]}"
         pool = bench.pool(url, max_connections=1, queue_timeout="20ms", connect_timeout="100ms")
         first, second = bench.want(pool), bench.want(pool)
-        assert isinstance((await second.told()).error, Busy)
-        assert isinstance((await first.told()).error, ConnectTimedOut)
+        assert isinstance((await second.outcome()).error, Busy)
+        assert isinstance((await first.outcome()).error, ConnectTimedOut)
 
 
 async def test_a_cancelled_request_gets_no_connection(bench: Bench) -> None:
@@ -355,7 +355,7 @@ async def test_an_unused_connection_is_kept_for_the_next_request_until_its_timeo
 async def test_all_waiting_requests_fail_when_the_application_is_unreachable(bench: Bench) -> None:
     pool = bench.pool(f"http://127.0.0.1:{free_port()}", max_connections=1)
     for request in [bench.want(pool) for _ in range(3)]:
-        assert isinstance((await request.told()).error, ConnectFailed)
+        assert isinstance((await request.outcome()).error, ConnectFailed)
     assert pool.open == 0
 
 
@@ -381,8 +381,8 @@ async def test_requests_fail_in_order_when_the_application_stays_away(bench: Ben
     first = bench.want(pool)
     await asyncio.sleep(0.1)
     second = bench.want(pool)
-    assert isinstance((await first.told()).error, ConnectRefused)
-    assert isinstance((await second.told()).error, ConnectRefused)
+    assert isinstance((await first.outcome()).error, ConnectRefused)
+    assert isinstance((await second.outcome()).error, ConnectRefused)
     assert (first.told_ns - began_ns >= 250e6, second.told_ns - first.told_ns >= 50e6) == (True, True)
     await until(lambda: not bench.tasks)
     assert pool.open == 0
@@ -404,7 +404,7 @@ async def test_after_a_restart_the_queue_has_its_own_timeout_again(bench: Bench)
     await until(lambda: pool.retries)
     await bench.application.start(at=bench.application.url)
     await holding.connected()
-    assert isinstance((await waiting.told()).error, Busy)
+    assert isinstance((await waiting.outcome()).error, Busy)
     await holding.give_back()
 
 
@@ -415,7 +415,7 @@ async def test_a_connection_timeout_is_not_tried_again(bench: Bench) -> None:
             filler.setblocking(False)
             filler.connect_ex(deaf.getsockname())
         pool = bench.pool(f"http://127.0.0.1:{deaf.getsockname()[1]}", retry="30s", connect_timeout="50ms")
-        assert isinstance((await bench.want(pool).told()).error, ConnectTimedOut)
+        assert isinstance((await bench.want(pool).outcome()).error, ConnectTimedOut)
         assert pool.retries == 0
 
 

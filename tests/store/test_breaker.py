@@ -18,8 +18,8 @@ def opened(breaker: Breaker, now_s: float = 0.0) -> float:
 
 def test_the_breaker_opens_after_three_failures_in_a_row_and_reports_it_once() -> None:
     breaker = Breaker()
-    told = [breaker.failed("timeout", second, second + 0.05) for second in range(FAILURES_TO_OPEN + 2)]
-    assert told == [False] * (FAILURES_TO_OPEN - 1) + [True, False, False]
+    opened = [breaker.failed("timeout", second, second + 0.05) for second in range(FAILURES_TO_OPEN + 2)]
+    assert opened == [False] * (FAILURES_TO_OPEN - 1) + [True, False, False]
     assert breaker.state is BreakerState.OPEN
     assert breaker.reason == "timeout"
 

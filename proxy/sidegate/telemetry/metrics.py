@@ -100,7 +100,7 @@ class Metrics(Collector):
             self._note_decision(decision_s)
             if passes:
                 self._note_upstream(total_s - decision_s)
-            # Everything that tells verdicts apart here, without computing the outcomes each time.
+            # Everything that distinguishes verdicts here, without computing the outcomes each time.
             shape: object
             if len(applied) == 1:
                 level = levels[0]

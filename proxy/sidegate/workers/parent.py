@@ -72,13 +72,13 @@ class Parent:
         self._source = source
         self._count = count
         self._port = port
-        self._patience_s = drain_timeout_s + KILL_AFTER_S
+        self._stop_timeout_s = drain_timeout_s + KILL_AFTER_S
         self._stop = asyncio.Event()
         self._failed = False
         self._running: dict[int, asyncio.subprocess.Process] = {}
         self._channels: dict[int, Channel] = {}
         self._ready: set[int] = set()
-        self._heard_s: dict[int, float] = {}
+        self._reported_s: dict[int, float] = {}
         self._proxies: dict[int, int] = {}
         self._snapshots: dict[int, Snapshot] = {}
         self._reports: dict[int, object] = {}
@@ -97,7 +97,7 @@ class Parent:
             await self._stop.wait()
             watching.cancel()
             self._pass_on(signal.SIGTERM)
-            _ = loop.call_later(self._patience_s, self._kill)
+            _ = loop.call_later(self._stop_timeout_s, self._kill)
         return 1 if self._failed else 0
 
     def _pass_on(self, passed: signal.Signals) -> None:
@@ -121,8 +121,8 @@ class Parent:
             late, looked_s = loop.time() - looked_s > HUNG_AFTER_S / 2, loop.time()
             for number in self._ready & self._running.keys():
                 if late:  # the parent itself was stopped, perhaps with its workers: unread reports come first
-                    self._heard_s[number] = looked_s
-                elif (silent_s := looked_s - self._heard_s[number]) > HUNG_AFTER_S:
+                    self._reported_s[number] = looked_s
+                elif (silent_s := looked_s - self._reported_s[number]) > HUNG_AFTER_S:
                     fields = {"worker": number, "pid": self._running[number].pid, "silent_s": round(silent_s, 1)}
                     logger.error("worker_hung", extra={"fields": fields})
                     self._running[number].kill()
@@ -135,7 +135,7 @@ class Parent:
         while not self._stop.is_set():
             began_s = loop.time()
             status = await self._live(number)
-            has_served |= number in self._heard_s
+            has_served |= number in self._reported_s
             self._ready.discard(number)
             if self._stop.is_set():
                 self._failed |= status not in (0, -signal.SIGTERM)  # -SIGTERM: it was still starting
@@ -176,8 +176,8 @@ class Parent:
             process.send_signal(signal.SIGTERM)
         channel = self._channels[number] = await open_channel(ours)
         if number == 0:
-            self._tell_leading()
-        await channel.listen(lambda message: self._heard(number, message))
+            self._send_to_leader()
+        await channel.listen(lambda message: self._receive(number, message))
         status = await process.wait()
         await channel.close()
         del self._running[number], self._channels[number]
@@ -185,13 +185,13 @@ class Parent:
         self._reports.pop(number, None)
         return status
 
-    def _heard(self, number: int, message: Message) -> None:
+    def _receive(self, number: int, message: Message) -> None:
         if "forget" in message:  # a bucket was reset: forward it to the other workers
             for each, channel in self._channels.items():
                 if each != number:
                     channel.send(message)
             return
-        self._heard_s[number] = asyncio.get_running_loop().time()
+        self._reported_s[number] = asyncio.get_running_loop().time()
         self._snapshots[number], self._reports[number] = message["metrics"], message["report"]
         self._proxies[number] = message["proxies"]
         if number not in self._ready:
@@ -199,9 +199,9 @@ class Parent:
             if len(self._ready) == self._count:
                 logger.info("workers_ready", extra={"fields": {"workers": self._count, "port": self._port}})
         if number == 0:
-            self._tell_leading()
+            self._send_to_leader()
 
-    def _tell_leading(self) -> None:
+    def _send_to_leader(self) -> None:
         others = [taken for each, taken in self._snapshots.items() if each != 0]
         reports = [report for each, report in self._reports.items() if each != 0]
         self._channels[0].send({"others": merged([self._retired, *others]), "reports": reports})

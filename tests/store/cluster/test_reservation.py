@@ -25,17 +25,17 @@ class Asked:
         self.answers: list[tuple[Levels | StoreUnavailable, float]] = []
         self.given_back: list[tuple[int, list[str]]] = []
         self.asked: list[int] = []
-        self._heard: dict[int, OnLevels] = {}
+        self._waiting: dict[int, OnLevels] = {}
         positions = {slot: [slot - 1] for slot in (1, 2, 3)}
         self.reservation = Reservation(
             charges, positions, lambda *answer: self.answers.append(answer), self._ask, self._give_back
         )
         self.reservation.begin(first, failed)
 
-    def hear(self, **answers: Level | StoreUnavailable | None) -> "Asked":
+    def reply(self, **answers: Level | StoreUnavailable | None) -> "Asked":
         for at, (name, answer) in enumerate(answers.items()):
             slot = int(name.removeprefix("slot"))
-            self._heard[slot](answer if isinstance(answer, StoreUnavailable) else (answer,), 10.0 - at)
+            self._waiting[slot](answer if isinstance(answer, StoreUnavailable) else (answer,), 10.0 - at)
         return self
 
     def part(self) -> PartlyUnavailable:
@@ -47,7 +47,7 @@ class Asked:
     def _ask(self, slot: int, charges: Sequence[Charge], then: OnLevels) -> None:
         assert [charge.key for charge in charges] == [f"k{slot}"]
         self.asked.append(slot)
-        self._heard[slot] = then
+        self._waiting[slot] = then
 
     def _give_back(self, slot: int, charges: Sequence[Charge], left: Sequence[Level]) -> None:
         assert list(left) == [PAID] * len(charges)
@@ -55,35 +55,35 @@ class Asked:
 
 
 def test_a_request_that_all_slots_pass_is_charged_without_a_return() -> None:
-    asked = Asked().hear(slot1=PAID, slot3=PAID, slot2=PAID)
+    asked = Asked().reply(slot1=PAID, slot3=PAID, slot2=PAID)
     assert asked.given_back == []
     assert asked.answers == [([PAID, PAID, PAID], 8.0)]  # asked when the first of them was
 
 
 def test_no_answer_is_given_before_all_slots_have_answered() -> None:
-    assert Asked().hear(slot1=PAID, slot2=LACKING).answers == []
+    assert Asked().reply(slot1=PAID, slot2=LACKING).answers == []
 
 
 @pytest.mark.parametrize("order", [(1, 2, 3), (2, 1, 3), (3, 2, 1)])
 def test_a_refusal_gives_back_the_other_charges_in_any_order_of_replies(order: tuple[int, ...]) -> None:
     said = {1: PAID, 2: LACKING, 3: PAID}
-    asked = Asked().hear(**{f"slot{slot}": said[slot] for slot in order})
+    asked = Asked().reply(**{f"slot{slot}": said[slot] for slot in order})
     assert sorted(asked.given_back) == [(1, ["k1"]), (3, ["k3"])]
     assert asked.answers[0][0] == [BACK, LACKING, BACK]
 
 
 def test_a_shadow_charge_without_tokens_refuses_nothing() -> None:
-    asked = Asked(2).hear(slot1=PAID, slot2=LACKING, slot3=PAID)
+    asked = Asked(2).reply(slot1=PAID, slot2=LACKING, slot3=PAID)
     assert asked.given_back == []
     assert asked.answers[0][0] == [PAID, LACKING, PAID]
 
 
 def test_a_shadow_that_was_charged_gets_its_tokens_back_too() -> None:
-    assert Asked(1).hear(slot1=PAID, slot2=LACKING, slot3=LACKING).given_back == [(1, ["k1"])]
+    assert Asked(1).reply(slot1=PAID, slot2=LACKING, slot3=LACKING).given_back == [(1, ["k1"])]
 
 
 def test_where_a_slot_fails_the_charges_of_the_others_stand_until_they_are_given_back() -> None:
-    asked = Asked().hear(slot1=PAID, slot2=LOST, slot3=PAID)
+    asked = Asked().reply(slot1=PAID, slot2=LOST, slot3=PAID)
     assert (asked.part().reason, list(asked.part().levels)) == ("timeout", [PAID, None, PAID])
     assert asked.given_back == []
     asked.part().give_back()
@@ -92,19 +92,19 @@ def test_where_a_slot_fails_the_charges_of_the_others_stand_until_they_are_given
 
 
 def test_a_request_whose_slots_all_fail_has_failed() -> None:
-    asked = Asked().hear(slot1=LOST, slot2=LOST, slot3=LOST)
+    asked = Asked().reply(slot1=LOST, slot2=LOST, slot3=LOST)
     assert asked.answers == [(LOST, 8.0)]
 
 
 def test_a_slot_that_is_known_to_be_unavailable_is_not_charged() -> None:
     asked = Asked(failed={2: LOST})
     assert asked.asked == [1, 3]
-    assert list(asked.hear(slot1=PAID, slot3=PAID).part().levels) == [PAID, None, PAID]
+    assert list(asked.reply(slot1=PAID, slot3=PAID).part().levels) == [PAID, None, PAID]
     assert Asked(first=2, failed={2: LOST}).asked == [1, 3]
 
 
 def test_beside_a_bucket_that_cannot_be_read_nothing_stays_charged() -> None:
-    asked = Asked().hear(slot1=PAID, slot2=None, slot3=PAID)
+    asked = Asked().reply(slot1=PAID, slot2=None, slot3=PAID)
     assert asked.given_back == [(1, ["k1"]), (3, ["k3"])]
     assert asked.answers == [([BACK, None, BACK], 8.0)]
 
@@ -144,13 +144,13 @@ def two_slots(first: Levels, second: Levels, *, shadow: bool = False) -> tuple[o
 
 
 def test_a_refusal_stands_beside_a_failed_slot() -> None:
-    asked = Asked().hear(slot1=PAID, slot2=LOST, slot3=LACKING)
+    asked = Asked().reply(slot1=PAID, slot2=LOST, slot3=LACKING)
     assert asked.given_back == [(1, ["k1"])]
     assert asked.answers[0][0] == [BACK, None, LACKING]
 
 
 def test_a_look_takes_nothing_and_gives_nothing_back() -> None:
-    asked = Asked(cost=0).hear(slot1=PAID, slot2=LOST, slot3=PAID)
+    asked = Asked(cost=0).reply(slot1=PAID, slot2=LOST, slot3=PAID)
     asked.part().give_back()
     assert asked.given_back == []
 
@@ -161,21 +161,21 @@ def test_a_look_takes_nothing_and_gives_nothing_back() -> None:
 def test_the_other_slots_are_charged_once_the_first_has_passed() -> None:
     asked = Asked(first=2)
     assert asked.asked == [2]
-    assert asked.hear(slot2=PAID).asked == [2, 1, 3]
-    assert asked.hear(slot1=PAID, slot3=PAID).answers[0][0] == [PAID, PAID, PAID]
+    assert asked.reply(slot2=PAID).asked == [2, 1, 3]
+    assert asked.reply(slot1=PAID, slot3=PAID).answers[0][0] == [PAID, PAID, PAID]
     assert asked.given_back == []
 
 
 def test_a_first_slot_that_refuses_ends_the_request_without_other_charges() -> None:
-    asked = Asked(first=2).hear(slot2=LACKING)
+    asked = Asked(first=2).reply(slot2=LACKING)
     assert (asked.asked, asked.given_back) == ([2], [])
     assert asked.answers == [([None, LACKING, None], 10.0)]
 
 
 def test_a_first_slot_that_fails_leaves_the_decision_to_the_others() -> None:
-    asked = Asked(first=2).hear(slot2=LOST)
+    asked = Asked(first=2).reply(slot2=LOST)
     assert asked.asked == [2, 1, 3]
-    assert list(asked.hear(slot1=PAID, slot3=PAID).part().levels) == [PAID, None, PAID]
+    assert list(asked.reply(slot1=PAID, slot3=PAID).part().levels) == [PAID, None, PAID]
 
 
 def test_a_first_slot_that_is_slow_does_not_keep_the_others_from_deciding() -> None:
@@ -183,16 +183,16 @@ def test_a_first_slot_that_is_slow_does_not_keep_the_others_from_deciding() -> N
     asked.reservation.hurry()
     assert asked.asked == [2, 1, 3]
     asked.reservation.hurry()
-    assert asked.hear(slot1=PAID, slot3=PAID).answers == []
+    assert asked.reply(slot1=PAID, slot3=PAID).answers == []
     asked.reservation.expire(LOST)
     assert list(asked.part().levels) == [PAID, None, PAID]
-    asked.hear(slot2=PAID)
+    asked.reply(slot2=PAID)
     assert asked.given_back == [(2, ["k2"])]  # its failure mode has decided
 
 
 def test_a_refusal_after_the_first_slot_gives_its_charge_back() -> None:
-    asked = Asked(first=2).hear(slot2=PAID)
-    asked.hear(slot1=LACKING, slot3=PAID)
+    asked = Asked(first=2).reply(slot2=PAID)
+    asked.reply(slot1=LACKING, slot3=PAID)
     assert sorted(asked.given_back) == [(2, ["k2"]), (3, ["k3"])]
     assert asked.answers[0][0] == [LACKING, BACK, BACK]
 
@@ -201,12 +201,12 @@ def test_a_request_that_expires_before_its_first_slot_answers_charges_no_others(
     asked = Asked(first=2)
     asked.reservation.expire(LOST)
     asked.reservation.hurry()
-    assert asked.hear(slot2=PAID).given_back == [(2, ["k2"])]
+    assert asked.reply(slot2=PAID).given_back == [(2, ["k2"])]
     assert (asked.asked, asked.answers) == ([2], [(LOST, 0.0)])
 
 
 def test_a_request_that_has_ended_does_not_expire() -> None:
-    asked = Asked(first=2).hear(slot2=LACKING)
+    asked = Asked(first=2).reply(slot2=LACKING)
     asked.reservation.expire(LOST)
     assert len(asked.answers) == 1
 

@@ -52,7 +52,7 @@ class MultiplexedConnection(asyncio.Protocol):
         # whose deadline has passed; their replies come first.
         self._waiting: deque[tuple[float, OnReply, CheckLate | None]] = deque()
         self._late: deque[CheckLate | None] = deque()
-        self._heard_s = 0.0  # when a reply, or the first of the late ones, was last received or due
+        self._received_s = 0.0  # when a reply, or the first of the late ones, was last received or due
         self._timer: asyncio.TimerHandle | None = None
         self._lost: StoreUnavailable | None = None
         self._retiring = False
@@ -103,7 +103,7 @@ class MultiplexedConnection(asyncio.Protocol):
                 self._waiting.popleft()[1](reply)
                 self.answered = True
             if self._late:
-                self._heard_s = time.monotonic()
+                self._received_s = time.monotonic()
             if self._retiring and not self._waiting:
                 self.close()
         except (hiredis.ProtocolError, BadReply) as error:
@@ -121,14 +121,14 @@ class MultiplexedConnection(asyncio.Protocol):
             return
         if not grace:
             self._expire(now)
-        if self._late and (now >= self._heard_s + self._silence_s or len(self._late) > MOST_LATE):
+        if self._late and (now >= self._received_s + self._silence_s or len(self._late) > MOST_LATE):
             self._fail(self._timed_out())
             return
         if self._lost is not None:
             return
         due = self._waiting[0][0] if self._waiting else now + self._silence_s
         if self._late:
-            due = min(due, self._heard_s + self._silence_s)
+            due = min(due, self._received_s + self._silence_s)
         elif not self._waiting:
             return
         if self._timer is not None:  # a callback has sent another command
@@ -141,7 +141,7 @@ class MultiplexedConnection(asyncio.Protocol):
         while self._waiting and self._waiting[0][0] <= now:
             due, on_reply, check = self._waiting.popleft()
             if not self._late:
-                self._heard_s = due
+                self._received_s = due
             self._late.append(check)
             on_reply(failure)
         if self._retiring and not self._waiting:
