@@ -107,7 +107,7 @@ bench-memory: $(DEV) ## measure memory with 4,096 idle connections and with 4,09
 	@$(VENV)/python -m benchmarks.bench.idle_memory $(ARGS)
 bench-watching: $(DEV) ## measure the overhead of scrapes, dashboard and top; 5 minutes (ARGS='--pairs 10')
 	@$(VENV)/python -m benchmarks.bench.watching $(ARGS)
-bench-extras: $(DEV) ## measure the overhead of request ids, spans and the log of all requests; 3 minutes
+bench-extras: $(DEV) ## measure the overhead of request ids, spans, the log of all requests, and kinds of limit; 4 minutes
 	@$(VENV)/python -m benchmarks.bench.extras $(ARGS)
 bench-tools: ## install the peers and the chart library of `make bench` into .venv-bench
 	@$(DEPLOY) bench-tools

@@ -1,7 +1,8 @@
-"""`make bench-extras`: the overhead of request ids, spans and the log of all requests.
+"""`make bench-extras`: the overhead of request ids, spans, the log of all requests, and the other kinds of limit.
 
-One sidecar for each, all on one core, measured in turn under the same closed load; figures are paired with those of the
-sidecar without extras that was measured in the same round.
+The other kinds replace the rate of the sidecar without extras. One sidecar for each, all on one core, measured in turn
+under the same closed load; figures are paired with those of the sidecar without extras that was measured in the same
+round.
 """
 
 import argparse
@@ -19,6 +20,8 @@ from benchmarks.bench.laboratory import Laboratory, cpu_us, free_port, python
 
 CONNECTIONS = 32
 PLAIN = "without extras"
+_POLICY = {"name": "wide", "match": {"path": "/wide"}, "key": "header:X-User-ID"}
+_RATE = {**_POLICY, "limit": "1000000/s"}
 
 
 def extras(collector: int) -> Mapping[str, Mapping[str, Any]]:
@@ -30,6 +33,9 @@ def extras(collector: int) -> Mapping[str, Mapping[str, Any]]:
         "spans, all": {"tracing": {"endpoint": endpoint, "sample": 1.0}},
         "spans, 1 in 100": {"tracing": {"endpoint": endpoint, "sample": 0.01}},
         "log of all requests": {"log": {"requests": "all"}},
+        "requests in flight": {"policies": [{**_POLICY, "in_flight": 1_000_000}]},
+        "settled by status": {"policies": [{**_RATE, "settle": {"when": ["4xx", "5xx"]}}]},
+        "wait": {"policies": [{**_RATE, "wait": "1s"}]},
     }
 
 
@@ -57,12 +63,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def lines(rounds: Sequence[Mapping[str, float]]) -> list[str]:
-    """Medians of CPU µs per request and of the increase by each extra within a round, with quartiles."""
+    """Medians of CPU µs per request; of the increase by each extra within a round, with quartiles; and of its ratio."""
     found = []
     for name in rounds[0]:
         added = [each[name] - each[PLAIN] for each in rounds]
         low, middle, high = quantiles(added, n=4, method="inclusive") if len(added) > 1 else added * 3
-        more = "" if name == PLAIN else f", adds {middle:+.2f} µs, quartiles {low:+.2f} to {high:+.2f}"
+        ratio = median(each[name] / each[PLAIN] for each in rounds)
+        more = (
+            f", adds {middle:+.2f} µs, quartiles {low:+.2f} to {high:+.2f}; {ratio:.2f} times" if name != PLAIN else ""
+        )
         found.append(f"{name}: {median(each[name] for each in rounds):.2f} µs of CPU a request{more}")
     return found
 
@@ -81,7 +90,7 @@ def _start_all(laboratory: Laboratory) -> dict[str, tuple[int, int]]:
             "admin": {"port": free_port()},
             "upstream": {"url": f"http://127.0.0.1:{upstream}"},
             "store": {"url": f"redis://127.0.0.1:{store}", "timeout": "1s"},
-            "policies": [{"name": "wide", "match": {"path": "/wide"}, "key": "header:X-User-ID", "limit": "1000000/s"}],
+            "policies": [_RATE],
             **sections,
         }
         config["listen"] = {"host": "127.0.0.1", "port": port, **config.get("listen", {})}

@@ -27,7 +27,7 @@ def test_the_cost_of_an_extra_is_paired_within_a_round() -> None:
     rounds = [{extras.PLAIN: 20.0, "ids": 21.0}, {extras.PLAIN: 200.0, "ids": 201.0}]
     plain, ids = extras.lines(rounds)
     assert plain == "without extras: 110.00 µs of CPU a request"
-    assert ids == "ids: 111.00 µs of CPU a request, adds +1.00 µs, quartiles +1.00 to +1.00"
+    assert ids == "ids: 111.00 µs of CPU a request, adds +1.00 µs, quartiles +1.00 to +1.00; 1.03 times"
 
 
 def test_every_extra_is_a_configuration_that_a_sidecar_takes() -> None:
