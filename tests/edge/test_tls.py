@@ -512,6 +512,7 @@ def test_a_removed_authority_of_operators_is_refused_and_open_connections_stay(
             each.close()
 
 
+@pytest.mark.long
 def test_fleet_commands_and_peers_use_tls(
     store_server: StoreServer, recorder: Recorder, authority: Authority, tmp_path: Path
 ) -> None:
