@@ -369,14 +369,20 @@ def test_requests_within_tls_end_before_the_sidecar_does(
             client.__exit__(None, None, None)
 
 
+def two_authorities(server: Authority, folder: Path) -> tuple[Path, Authority, ssl.SSLContext, ssl.SSLContext]:
+    """A file with two authorities of clients, the second one, and the context of a client of each."""
+    people, others = Authority(folder, "people"), Authority(folder, "others")
+    trusted = folder / "trusted.pem"
+    trusted.write_bytes(people.file.read_bytes() + others.file.read_bytes())
+    former, present = server.client(people.issue("alice")), server.client(others.issue("bob"))
+    former.maximum_version = ssl.TLSVersion.TLSv1_2  # its handshake fails as a whole
+    return trusted, others, former, present
+
+
 def test_a_removed_authority_of_clients_is_refused_also_in_a_resumed_session(
     store_server: StoreServer, recorder: Recorder, authority: Authority, tmp_path: Path
 ) -> None:
-    people, others = Authority(tmp_path, "people"), Authority(tmp_path, "others")
-    trusted = tmp_path / "trusted.pem"
-    trusted.write_bytes(people.file.read_bytes() + others.file.read_bytes())
-    former, present = (authority.client(each.issue(name)) for each, name in ((people, "alice"), (others, "bob")))
-    former.maximum_version = ssl.TLSVersion.TLSv1_2  # its handshake fails as a whole
+    trusted, others, former, present = two_authorities(authority, tmp_path)
     with Sidecar(serving(store_server, recorder, {**authority.issue("a"), "client_ca_file": str(trusted)})) as sidecar:
         with tls_client(sidecar.port, former) as client, tls_client(sidecar.port, present) as other:
             assert (client.get().status, other.get().status) == (200, 200)
@@ -477,11 +483,7 @@ def test_the_admin_listener_has_its_own_tls(
 def test_a_removed_authority_of_operators_is_refused_and_open_connections_stay(
     store_server: StoreServer, recorder: Recorder, authority: Authority, tmp_path: Path
 ) -> None:
-    people, others = Authority(tmp_path, "people"), Authority(tmp_path, "others")
-    trusted = tmp_path / "trusted.pem"
-    trusted.write_bytes(people.file.read_bytes() + others.file.read_bytes())
-    former, present = (authority.client(each.issue(name)) for each, name in ((people, "alice"), (others, "bob")))
-    former.maximum_version = ssl.TLSVersion.TLSv1_2  # its handshake fails as a whole
+    trusted, others, former, present = two_authorities(authority, tmp_path)
     config = configuration(store_server.url, recorder.url)
     config["admin"]["tls"] = {**authority.issue("admin"), "client_ca_file": str(trusted)}
 
