@@ -55,11 +55,11 @@ def undoing(charge: Charge, level: Level) -> Charge | None:
     """
     match charge.kind:
         case ChargeKind.HOLD:
-            return charge._replace(kind=ChargeKind.SETTLE, detail=(0, level.at_us))
+            return charge.as_kind(ChargeKind.SETTLE, (0, level.at_us))
         case ChargeKind.BOOK:
-            return charge._replace(kind=ChargeKind.UNBOOK, detail=(level.tokens, level.at_us - level.age_us))
+            return charge.as_kind(ChargeKind.UNBOOK, (level.tokens, level.at_us - level.age_us))
         case ChargeKind.PLACE:
-            return charge._replace(kind=ChargeKind.LEAVE)
+            return charge.as_kind(ChargeKind.LEAVE, charge.detail)
         case _:
             return None
 

@@ -37,7 +37,7 @@ PORTION = 256
 KEPT_S = {ChargeKind.LEAVE: LEASE_US / 1e6, ChargeKind.SETTLE: HOLD_EPOCH_US / 1e6, ChargeKind.UNBOOK: 0.0}
 
 _RESULTS = ("kept", "given_back", "measured", "unread", "lost")
-_HOLD, _PLACE = ChargeKind.HOLD, ChargeKind.PLACE
+_HOLD, _PLACE, _LEAVE = ChargeKind.HOLD, ChargeKind.PLACE, ChargeKind.LEAVE
 # Beyond any moment of a clock.
 _ALWAYS_US = 2**53
 
@@ -57,7 +57,7 @@ class Admissions:
         # Ends to be sent again, each with the time until which.
         self._unsent: deque[tuple[Charge, float]] = deque()
         self._resuming = 0  # of these, how many are still to be tried in the present round
-        # The leases of this process, by bucket, each with the charge that renews it.
+        # The leases of this process, by bucket, each with the charge that took its place.
         self._leases: dict[str, dict[str, Charge]] = {}
         self._process = secrets.token_hex(6)
         self._numbers = count()
@@ -83,7 +83,7 @@ class Admissions:
         return [
             entry
             if entry.charge is None or entry.charge.kind is not _PLACE
-            else entry._replace(charge=entry.charge._replace(detail=(f"{self._process}:{next(self._numbers)}",)))
+            else PolicyMatch(entry.policy, entry.charge.as_kind(_PLACE, (f"{self._process}:{next(self._numbers)}",)))
             for entry in applied
         ]
 
@@ -102,14 +102,12 @@ class Admissions:
             if charge is None or not charge.cost or not (position in local if level is None else level.enough):
                 continue
             if charge.kind is _HOLD and level is not None:
-                holds[position] = charge._replace(kind=ChargeKind.SETTLE, detail=(charge.cost, level.at_us))
+                holds[position] = charge.as_kind(ChargeKind.SETTLE, (charge.cost, level.at_us))
             elif charge.kind is ChargeKind.BOOK and level is not None and level.tokens < 0:
-                bookings.append(
-                    charge._replace(kind=ChargeKind.UNBOOK, detail=(level.tokens, level.at_us - level.age_us))
-                )
+                bookings.append(charge.as_kind(ChargeKind.UNBOOK, (level.tokens, level.at_us - level.age_us)))
             elif charge.kind is _PLACE:
                 leases.append((policy.name, charge))
-                self._leases.setdefault(charge.key, {})[str(charge.detail[0])] = charge._replace(kind=ChargeKind.RENEW)
+                self._leases.setdefault(charge.key, {})[str(charge.detail[0])] = charge
                 self.places[policy.name] += 1
         if not (holds or leases or bookings):
             return None
@@ -119,13 +117,13 @@ class Admissions:
         """Free the places of a request that does not pass, in case that the store took them: its reply was lost."""
         for charge in (entry.charge for entry in applied):
             if charge is not None and charge.kind is _PLACE:
-                self._keep(charge._replace(kind=ChargeKind.LEAVE), time.monotonic() + KEPT_S[ChargeKind.LEAVE])
+                self._keep(charge.as_kind(_LEAVE, charge.detail), time.monotonic() + KEPT_S[_LEAVE])
 
     def settle(self, hold: Charge, cost: int | None, *, local: bool) -> None:
         """Settle a hold at its final cost; None: the held cost stays charged."""
         final = hold.cost if cost is None else cost
         self._settled[_result(hold.cost, cost)] += 1
-        charge = hold._replace(detail=(final, hold.detail[1]))
+        charge = hold.as_kind(hold.kind, (final, hold.detail[1]))
         if local:
             self._local.settle(charge)
             return
@@ -146,13 +144,13 @@ class Admissions:
         if not leases:
             del self._leases[key]
         self.places[policy] -= 1
-        self._end(place._replace(kind=ChargeKind.LEAVE))
+        self._end(place.as_kind(_LEAVE, place.detail))
         self._forget(key, time.monotonic())
 
     def renew(self) -> None:
         """Keep all places of this process: in one call, or one for each portion of buckets."""
         for leases in list(self._leases.values()):
-            charges = tuple(leases.values())
+            charges = [place.as_kind(ChargeKind.RENEW, place.detail) for place in leases.values()]
             for begin in range(0, len(charges), PORTION):
                 self._store.ask(charges[begin : begin + PORTION], _ignore)
 
@@ -204,7 +202,7 @@ class Admissions:
     def _sent(self, charge: Charge, until_s: float, answer: Levels | StoreUnavailable, _: float) -> None:
         if not isinstance(answer, StoreUnavailable):
             return
-        if answer.reason not in FATE_UNKNOWN or charge.kind is ChargeKind.LEAVE:
+        if answer.reason not in FATE_UNKNOWN or charge.kind is _LEAVE:
             self._keep(charge, until_s)
         else:
             self._give_up(charge)

@@ -119,7 +119,7 @@ class LocalStore:
         if not share.cost or not level.enough:
             return
         if share.kind is ChargeKind.HOLD:
-            self.settle(share._replace(kind=ChargeKind.SETTLE, detail=(0, level.at_us)))
+            self.settle(share.as_kind(ChargeKind.SETTLE, (0, level.at_us)))
         elif share.kind is ChargeKind.TAKE:
             self.repay(share.key, share.cost)
             owed = self._owed.pop(share.key, None)
