@@ -99,6 +99,21 @@ async def test_late_replies_fail_their_own_calls_and_leave_the_connection(relay:
         assert relay.accepted == 1
 
 
+async def test_a_call_beside_a_late_reply_has_its_own_deadline(
+    own_store_server: StoreServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The connection's timer then watches the silence; a probe's late reply closed the breaker in an outage."""
+    monkeypatch.setattr("sidegate.store.redis.connection.SHORTEST_SILENCE_S", 600.0)
+    async with sidecar(own_store_server.url, timeout_s=0.05) as proxy:
+        own_store_server.pause()
+        try:
+            for _ in range(2):
+                (verdict,) = await all_of([proxy.ask(asking("k", ROOMY))])
+                assert verdict.reason == "timeout"
+        finally:
+            own_store_server.resume()
+
+
 async def test_a_reply_in_the_kernel_counts_though_the_loop_is_late(own_store_server: StoreServer) -> None:
     async with sidecar(own_store_server.url, timeout_s=0.05) as proxy:
         await proxy.ask(asking("k", ROOMY))

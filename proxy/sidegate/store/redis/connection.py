@@ -8,12 +8,13 @@ A missed deadline does not: it fails its command alone. The place of the command
 checked and discarded there, so it can never reach another callback. The connection ends when nothing at all has been
 received for several timeouts, or when too many replies are late.
 
-Deadlines cost nothing per command: they all have the same length, so the oldest command's deadline is the next one to
-pass, and one timer that re-arms itself watches that one. A command that is sent late in a turn of the event loop loses
-nothing of its time.
+Deadlines cost a comparison per command: they all have the same length, so the oldest command's deadline is the next one
+to pass, and one timer that re-arms itself watches that one, or the silence after late replies. A command that is sent
+late in a turn of the event loop loses nothing of its time.
 """
 
 import asyncio
+import math
 import time
 from collections import deque
 from collections.abc import Callable
@@ -54,6 +55,7 @@ class MultiplexedConnection(asyncio.Protocol):
         self._late: deque[CheckLate | None] = deque()
         self._received_s = 0.0  # when a reply, or the first of the late ones, was last received or due
         self._timer: asyncio.TimerHandle | None = None
+        self._timer_s = math.inf  # when the timer fires
         self._lost: StoreUnavailable | None = None
         self._retiring = False
         self.answered = False  # whether a command was answered in time
@@ -75,10 +77,12 @@ class MultiplexedConnection(asyncio.Protocol):
         if self._lost is not None:
             on_reply(self._lost)
             return
-        self._waiting.append((time.monotonic() + self._timeout_s, on_reply, check_late))
+        now = time.monotonic()
+        due = now + self._timeout_s
+        self._waiting.append((due, on_reply, check_late))
         self._transport.write(_pack(command))
-        if self._timer is None:
-            self._timer = self._loop.call_later(self._timeout_s, self._check_deadline)
+        if due < self._timer_s:  # there is none, or it watches the silence after late replies
+            self._set_timer(due, now)
 
     def close(self, failure: StoreUnavailable | None = None) -> None:
         """Close the connection; commands in flight fail."""
@@ -112,12 +116,18 @@ class MultiplexedConnection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._fail(StoreUnavailable("connection_lost", str(exc or "the store closed the connection")))
 
-    def _check_deadline(self, grace: bool = True) -> None:
-        self._timer = None
+    def _set_timer(self, due_s: float, now_s: float, grace: bool = True) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_s = due_s
+        self._timer = self._loop.call_later(max(0.0, due_s - now_s), self._check_deadline, grace)
+
+    def _check_deadline(self, grace: bool) -> None:
+        self._timer, self._timer_s = None, math.inf
         now = time.monotonic()
         if grace and self._waiting and self._waiting[0][0] <= now:
             # The reply may be unread in the socket because this process was late, not the store: read once more first.
-            self._timer = self._loop.call_later(0.001, self._check_deadline, False)
+            self._set_timer(now + 0.001, now, grace=False)
             return
         if not grace:
             self._expire(now)
@@ -131,9 +141,7 @@ class MultiplexedConnection(asyncio.Protocol):
             due = min(due, self._received_s + self._silence_s)
         elif not self._waiting:
             return
-        if self._timer is not None:  # a callback has sent another command
-            self._timer.cancel()
-        self._timer = self._loop.call_later(max(0.0, due - now), self._check_deadline)
+        self._set_timer(due, now)  # also where a callback has sent another command
 
     def _expire(self, now: float) -> None:
         """Fail the commands whose deadline has passed; their replies are discarded."""
