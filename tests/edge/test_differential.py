@@ -216,6 +216,7 @@ def accepts(port: int) -> bool:
     return False
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.timeout(180)
 def test_every_difference_from_nginx_is_explained(

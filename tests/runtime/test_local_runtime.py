@@ -178,7 +178,7 @@ def test_a_sidecar_that_exits_at_start_stops_everything_and_its_last_log_lines_a
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("sign", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.long)])
 def test_an_interrupted_start_leaves_nothing_behind(demonstration: Demonstration, sign: signal.Signals) -> None:
     with demonstration.begin("start") as start:
         deadline = time.monotonic() + 20

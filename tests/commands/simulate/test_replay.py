@@ -161,6 +161,7 @@ def test_a_replay_and_a_sidecar_give_every_request_the_same_verdict(
     assert replay.tally.passed + replay.tally.refused + replay.tally.unlimited + replay.tally.ambiguous == len(history)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @given(configurations(), histories)
 def test_a_request_is_charged_on_all_its_limits_or_on_none_and_no_key_gets_more_than_burst_and_rate(

@@ -316,6 +316,7 @@ def test_report_fits_the_width_of_the_terminal(columns: int) -> None:
     assert max(map(len, plain.splitlines())) <= columns
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_progress_bar_and_colours_appear_on_terminals_only() -> None:
     arguments = ("simulate", DEMONSTRATION, SAMPLE_LOG)

@@ -225,6 +225,7 @@ async def test_three_sidecars_that_reserve_from_each_other_never_admit_more_than
             assert limit.burst - 1 <= admitted[key] + level.tokens <= limit.burst
 
 
+@pytest.mark.long
 @pytest.mark.slow
 async def test_buckets_that_fill_fast_admit_no_more_than_burst_and_rate_while_they_are_reserved_from(
     cluster: ClusterTrio,

@@ -179,6 +179,7 @@ def assert_all_or_nothing(decided: Decided, before: dict[str, Bucket | None], no
         assert level.enough == (held >= charge.cost)
 
 
+@pytest.mark.long
 @settings(max_examples=150)
 @given(policies=documents(), history=histories)
 def test_script_reference_and_simulate_decide_alike_and_charge_all_or_nothing(
@@ -219,6 +220,7 @@ def edited(draw: st.DrawFn) -> tuple[dict[str, Any], dict[str, Any]]:
     return before, after
 
 
+@pytest.mark.long
 @settings(max_examples=150)
 @given(edit=edited(), history=st.lists(st.tuples(steps(), st.booleans()), min_size=1, max_size=40))
 def test_a_reload_at_any_point_never_admits_more_than_old_and_new_together(
