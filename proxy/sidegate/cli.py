@@ -7,6 +7,7 @@ import argparse
 import signal
 from collections.abc import Callable, Sequence
 from functools import partial
+from pkgutil import resolve_name
 
 import sidegate
 from sidegate.commands.command_parser import CommandParser
@@ -17,6 +18,22 @@ from sidegate.commands.request_arguments import add_explain, add_simulate
 
 _MISUSED = 2
 _INTERRUPTED = 128 + signal.SIGINT  # as shells report it
+# The function that carries each command out, in sidegate.commands.
+_IMPLEMENTATIONS = {
+    "run": "run:run",
+    "init": "init:init",
+    "doctor": "doctor.examination:doctor",
+    "check": "check:check",
+    "diff": "diff:diff",
+    "schema": "print_schema:print_schema",
+    "explain": "explain:explain_request",
+    "simulate": "simulate.command:simulate",
+    "status": "fleet.status:status",
+    "top": "fleet.top:top",
+    "tail": "fleet.tail:tail",
+    "buckets": "fleet.buckets:buckets",
+    "completion": "completion:print_completion",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -54,60 +71,7 @@ def _parser() -> CommandParser:
     return parser
 
 
-def _implementation(  # noqa: C901, PLR0911, PLR0912  (one case for each command)
-    options: argparse.Namespace, parser: CommandParser
-) -> Callable[[argparse.Namespace], int]:
+def _implementation(options: argparse.Namespace, parser: CommandParser) -> Callable[[argparse.Namespace], int]:
     """The function that carries the command out. Its modules are loaded for this command alone."""
-    match options.command:
-        case "run":
-            from sidegate.commands.run import run
-
-            return run
-        case "init":
-            from sidegate.commands.init import init
-
-            return init
-        case "doctor":
-            from sidegate.commands.doctor.examination import doctor
-
-            return doctor
-        case "check":
-            from sidegate.commands.check import check
-
-            return check
-        case "diff":
-            from sidegate.commands.diff import diff
-
-            return diff
-        case "schema":
-            from sidegate.commands.print_schema import print_schema
-
-            return print_schema
-        case "explain":
-            from sidegate.commands.explain import explain_request
-
-            return explain_request
-        case "simulate":
-            from sidegate.commands.simulate.command import simulate
-
-            return simulate
-        case "status":
-            from sidegate.commands.fleet.status import status
-
-            return status
-        case "top":
-            from sidegate.commands.fleet.top import top
-
-            return top
-        case "tail":
-            from sidegate.commands.fleet.tail import tail
-
-            return tail
-        case "buckets":
-            from sidegate.commands.fleet.buckets import buckets
-
-            return buckets
-        case _:
-            from sidegate.commands.completion import print_completion
-
-            return partial(print_completion, parser)
+    found: Callable[..., int] = resolve_name(f"sidegate.commands.{_IMPLEMENTATIONS[options.command]}")
+    return partial(found, parser) if options.command == "completion" else found

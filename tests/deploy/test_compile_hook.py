@@ -54,7 +54,7 @@ def test_an_unknown_value_of_the_variable_is_an_error(tmp_path: Path) -> None:
     assert "SIDEGATE_COMPILE is 'yes'; 1 compiles, 0 does not" in done.stderr
 
 
-def test_the_path_of_a_request_is_compiled_and_every_exception_is_a_module_of_it() -> None:
+def test_the_path_of_a_request_is_compiled_and_what_stays_python_exists() -> None:
     compiled = compiled_modules(ROOT / "proxy")
     for module in ("decision/bucket", "edge/client", "store/limiter", "store/redis/batch", "telemetry/metrics"):
         assert f"sidegate/{module}.py" in compiled

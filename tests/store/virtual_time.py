@@ -103,12 +103,9 @@ class ScriptStore:
             transaction.pttl(key)
             transaction.persist(key)
         replies = transaction.execute()[bool(gone) :]
-        charges = [charge for request in requests for charge in request]
-        limits = [charge.limit for charge in charges]
+        limits = [charge.limit for request in requests for charge in request]
         for key, left_ms in zip(keys, (left - LATER_MS for left in replies[1::2]), strict=True):
-            if left_ms > -SLOW_MS and not any(
-                charge.key == key and charge.limit.in_flight for charge in charges
-            ):  # written just now, so what is left is what was set, less what the server took to answer
+            if left_ms > -SLOW_MS:  # written just now: what was set, less what the server took to answer
                 ttl_ms = min(
                     (limit.ttl_ms for limit in limits if 0 <= limit.ttl_ms - left_ms <= SLOW_MS), default=left_ms
                 )
